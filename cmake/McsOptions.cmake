@@ -1,0 +1,62 @@
+# Language level, warnings, hardening and sanitizers: one place for all targets.
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_EXTENSIONS ON)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+option(MCS_WERROR "Treat warnings as errors (presets and CI)" OFF)
+option(MCS_ASAN "AddressSanitizer and UndefinedBehaviorSanitizer" OFF)
+option(MCS_TSAN "ThreadSanitizer" OFF)
+option(MCS_COVERAGE "gcov instrumentation" OFF)
+option(MCS_TESTS "Build the C tests" ON)
+option(MCS_FUZZ "Build the libFuzzer targets (clang)" OFF)
+
+include(CheckCCompilerFlag)
+add_library(mcs_flags INTERFACE)
+set(MCS_WARNINGS
+  -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes -Wmissing-prototypes
+  -Wold-style-definition -Wpointer-arith -Wcast-qual -Wwrite-strings -Wformat=2 -Wundef -Wvla -Walloca
+  -Wimplicit-fallthrough -Wnull-dereference -Wdouble-promotion -Wredundant-decls -Wnested-externs -Wdate-time -Wswitch-enum
+  -Wcast-align=strict -Wformat-signedness -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wjump-misses-init
+  -Warith-conversion -Walloc-zero -Wtrampolines
+  -Wthread-safety -Wunreachable-code -Wcomma -Wextra-semi-stmt -Wmissing-variable-declarations -Wassign-enum
+  -Wshorten-64-to-32)
+foreach(flag IN LISTS MCS_WARNINGS)
+  string(MAKE_C_IDENTIFIER "mcs_has${flag}" var)
+  check_c_compiler_flag(${flag} ${var})
+  if(${var})
+    target_compile_options(mcs_flags INTERFACE ${flag})
+  endif()
+endforeach()
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU" AND NOT MCS_ASAN AND NOT MCS_TSAN AND NOT MCS_COVERAGE)
+  target_compile_options(mcs_flags INTERFACE -Wstack-usage=16384)
+endif()
+if(MCS_WERROR)
+  target_compile_options(mcs_flags INTERFACE -Werror)
+endif()
+target_compile_options(mcs_flags INTERFACE -fno-common -fno-strict-aliasing)
+target_compile_definitions(mcs_flags INTERFACE _GNU_SOURCE)
+target_include_directories(mcs_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/core/include)
+
+if(MCS_ASAN)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+elseif(MCS_TSAN)
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=thread)
+else()
+  target_compile_options(mcs_flags INTERFACE -fstack-protector-strong)
+  if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+    target_compile_options(mcs_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+  endif()
+  add_link_options(-Wl,-z,relro,-z,now,--as-needed)
+endif()
+if(MCS_COVERAGE)
+  add_compile_options(--coverage -O0)
+  add_link_options(--coverage)
+endif()

@@ -1,0 +1,27 @@
+# mcs_library(NAME SRCS ... DEPS ...): a static, position-independent library with the project's flags.
+# DEPS that are used in the library's headers are PUBLIC; everything here is, for static linking.
+function(mcs_library name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS;SYSTEM_DEPS" ${ARGN})
+  add_library(${name} STATIC ${A_SRCS})
+  target_link_libraries(${name} PRIVATE $<BUILD_INTERFACE:mcs_flags> PUBLIC ${A_DEPS} ${A_SYSTEM_DEPS})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/core/include)
+endfunction()
+
+# mcs_unit_test(NAME SRCS ... DEPS ... [WRAP fn ...] [TIMEOUT s] [LABELS ...]): one cmocka executable, one ctest entry.
+function(mcs_unit_test name)
+  if(NOT MCS_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;WRAP;LABELS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${A_SRCS})
+  target_link_libraries(${name} PRIVATE mcs_flags ${A_DEPS} PkgConfig::CMOCKA)
+  target_compile_options(${name} PRIVATE -Wno-missing-variable-declarations)
+  foreach(fn IN LISTS A_WRAP)
+    target_link_options(${name} PRIVATE -Wl,--wrap=${fn})
+  endforeach()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "unit;${A_LABELS}")
+endfunction()
