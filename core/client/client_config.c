@@ -1,0 +1,122 @@
+/* See client_config.h. */
+#include "core/client/client_config.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+
+#define ROW(name, env, text, kind, flags, field, min, max, doc)                                                        \
+    {                                                                                                                  \
+        name, env, text, MCS_CONFIG_##kind, (flags) | MCS_CONFIG_LENIENT_ENV, offsetof(mcs_client_config_t, field),    \
+            min, max, doc                                                                                              \
+    }
+
+static const mcs_config_row_t g_rows[] = {
+    ROW("memcpy", "MC_STORE_MEMCPY", "true", BOOL, 0, memcpy_paths, 0, 0,
+        "copy own and same-host replicas directly; false sends everything through the transport"),
+    ROW("setup_retries", "MC_STORE_CLIENT_SETUP_RETRIES", "20", UINT, 0, setup_retries, 1, 1000,
+        "ports tried when local_hostname has none"),
+    ROW("min_port", "MC_STORE_CLIENT_MIN_PORT", "12300", UINT, 0, min_port, 1, 65535,
+        "first port tried when local_hostname has none; 1024..65535 outside 32768..60999"),
+    ROW("max_port", "MC_STORE_CLIENT_MAX_PORT", "14300", UINT, 0, max_port, 1, 65535,
+        "last port tried when local_hostname has none"),
+    ROW("use_hugepage", "MC_STORE_USE_HUGEPAGE", "0", PRESENCE, 0, use_hugepage, 0, 0,
+        "segment in huge pages; any value, even 0, switches on"),
+    ROW("hugepage_size", "MC_STORE_HUGEPAGE_SIZE", "2MB", SIZE, 0, hugepage_size, 2097152, 1073741824,
+        "size of a huge page: 2MB or 1GB"),
+    ROW("numa_socket_id", "MC_STORE_NUMA_SOCKET_ID", "-1", INT, 0, numa_node, -1, 1023,
+        "NUMA node of the segment; -1 = any"),
+    ROW("rpc_timeout_ms", "MC_RPC_TIMEOUT_MS", "30000", INT, 0, rpc_timeout_ms, 0, 0,
+        "longest wait for the master's answer in ms; negative = none"),
+    ROW("rpc_connect_timeout_ms", "MC_RPC_CONNECT_TIMEOUT_MS", "30000", INT, 0, connect_timeout_ms, 0, 0,
+        "longest wait for a connection to the master in ms; negative = none"),
+    ROW("metadata_cluster_id", "MC_METADATA_CLUSTER_ID", "", STRING, 0, metadata_cluster_id, 0, 0,
+        "prefix of the keys in the metadata server"),
+    ROW("bind_address", "MC_TCP_BIND_ADDRESS", "", STRING, 0, bind_address, 0, 0,
+        "address that the data plane and the held port bind; empty = that of local_hostname"),
+    ROW("use_ipv6", "MC_USE_IPV6", "0", PRESENCE, 0, ipv6, 0, 0, "resolve names to IPv6 addresses"),
+    ROW("log_level", "MC_LOG_LEVEL", "", STRING, 0, log_level, 0, 0, "TRACE, DEBUG, INFO, WARNING, ERROR or 0 to 4"),
+    ROW("transfer_timeout", "MC_TRANSFER_TIMEOUT", "5", UINT, 0, transfer_timeout_s, 1, 86400,
+        "seconds a data transfer may take on top of its size"),
+    ROW("transfer_floor", "MC_STORE_TRANSFER_FLOOR_MBPS", "100", UINT, 0, transfer_floor_mbps, 1, 1000000,
+        "a data transfer may take its bytes at this many MB/s"),
+    ROW("ipc_dir", "MC_STORE_IPC_DIR", "", STRING, 0, ipc_dir, 0, 0,
+        "folder of the same-host sockets; empty = /tmp/mooncake-<uid>"),
+    ROW("ucx_lib", "MC_STORE_UCX_LIB", "", STRING, 0, ucx_lib, 0, 0,
+        "UCX to load: empty = newest found, system, or the path of libucp.so.0"),
+    ROW("cluster_token", "MC_STORE_CLUSTER_TOKEN", "", STRING, MCS_CONFIG_SECRET, cluster_token, 0, 0,
+        "secret that members of the cluster prove to each other; empty = none"),
+    ROW("fault_window", "MC_STORE_FAULT_WINDOW", "256MB", SIZE, 0, fault_window, 0, 0,
+        "segment memory kept populated ahead of use"),
+    ROW("view_limit", "MC_STORE_VIEW_LIMIT", "0", SIZE, 0, view_limit, 0, 0,
+        "bytes that zero-copy views may hold; 0 = half the segment that is viewed"),
+    ROW("spin_us", "MC_STORE_SPIN_US", "-1", INT, 0, spin_us, -1, 10000,
+        "microseconds a call polls for an answer before it sleeps; -1 = by the number of CPUs"),
+    ROW("max_workers", "MC_STORE_MAX_WORKERS", "3", UINT, 0, max_workers, 1, 16, "transport workers callers share"),
+    ROW("call_connections", "MC_STORE_CALL_CONNECTIONS", "8", UINT, 0, call_connections, 1, 64,
+        "connections to the master that calls share"),
+    ROW("force_tcp", "MC_FORCE_TCP", "0", PRESENCE, MCS_CONFIG_IGNORED, ignored_presence, 0, 0,
+        "TCP is what protocol tcp uses anyway"),
+    ROW("rpc_protocol", "MC_RPC_PROTOCOL", "tcp", STRING, MCS_CONFIG_IGNORED, ignored_string, 0, 0,
+        "the master is reached over TCP or a UNIX socket"),
+};
+
+const mcs_config_table_t mcs_client_config_table = {"Client", g_rows, MCS_ARRAY_LEN(g_rows)};
+
+static bool port_allowed(uint64_t port)
+{
+    return port >= 1024 && port <= 65535 && (port < 32768 || port > 60999);
+}
+
+/* What a single row cannot say: values that must fit each other. */
+static mcs_status_t settle(mcs_client_config_t *config)
+{
+    if (!port_allowed(config->min_port) || !port_allowed(config->max_port) || config->min_port > config->max_port) {
+        mcs_warn("config", "ports %llu..%llu: not in 1024..65535 outside 32768..60999; 12300..14300 is used",
+                 (unsigned long long)config->min_port, (unsigned long long)config->max_port);
+        config->min_port = 12300;
+        config->max_port = 14300;
+    }
+    if (config->hugepage_size != 2 * MCS_MIB && config->hugepage_size != MCS_GIB) {
+        mcs_warn("config", "MC_STORE_HUGEPAGE_SIZE: only 2MB and 1GB; 2MB is used");
+        config->hugepage_size = 2 * MCS_MIB;
+    }
+    if (config->log_level[0] != '\0' && !mcs_log_set_level_name(config->log_level)) {
+        mcs_warn("config", "MC_LOG_LEVEL=%.40s: not a level", config->log_level);
+    }
+    if (config->spin_us < 0) {
+        config->spin_us = sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 50 : 0;
+    }
+    if (config->ipc_dir[0] == '\0') {
+        char *dir = mcs_asprintf("/tmp/mooncake-%u", (unsigned)getuid());
+        if (dir == NULL) {
+            return MCS_ERR_NO_MEMORY;
+        }
+        mcs_free(config->ipc_dir);
+        config->ipc_dir = dir;
+    }
+    return MCS_OK;
+}
+
+mcs_status_t mcs_client_config_load(mcs_client_config_t *config)
+{
+    mcs_status_t status = mcs_config_init(&mcs_client_config_table, config);
+    if (status != MCS_OK) {
+        return status;
+    }
+    status = mcs_config_load_env(&mcs_client_config_table, config, NULL);
+    if (status == MCS_OK) {
+        status = settle(config);
+    }
+    if (status != MCS_OK) {
+        mcs_config_fini(&mcs_client_config_table, config);
+    }
+    return status;
+}
+
+void mcs_client_config_fini(mcs_client_config_t *config)
+{
+    mcs_config_fini(&mcs_client_config_table, config);
+}
