@@ -1,0 +1,131 @@
+/* The master's config table: every documented flag, its file key, default and bounds. `--help` and docs/configuration.md print from it.
+ *
+ * Flags that a memory-only build cannot honour are kept as UNSUPPORTED rows: their default is accepted, anything else is an error that says
+ * so. IGNORED rows change nothing by design (another mechanism does their job); the doc says which. */
+#include "master/master.h"
+
+#define OFF(field) offsetof(mcs_master_config_t, field)
+#define BOOL_ROW(name, def, field, doc)                                                                                \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_BOOL, 0, OFF(field), 0, 0, doc                                                     \
+    }
+#define UINT_ROW(name, def, field, lo, hi, doc)                                                                        \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_UINT, 0, OFF(field), lo, hi, doc                                                   \
+    }
+#define STRING_ROW(name, def, field, doc)                                                                              \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_STRING, 0, OFF(field), 0, 0, doc                                                   \
+    }
+#define DURATION_ROW(name, def, field, lo, hi, doc)                                                                    \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_DURATION, 0, OFF(field), lo, hi, doc                                               \
+    }
+#define RATIO_ROW(name, def, field, doc)                                                                               \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_DOUBLE, 0, OFF(field), 0, 1, doc                                                   \
+    }
+#define NO_BOOL(name, doc)                                                                                             \
+    {                                                                                                                  \
+        name, NULL, "false", MCS_CONFIG_BOOL, MCS_CONFIG_UNSUPPORTED, OFF(unsupported_bool), 0, 0, doc                 \
+    }
+#define SKIP(name, def, kind_suffix, field, doc)                                                                       \
+    {                                                                                                                  \
+        name, NULL, def, MCS_CONFIG_##kind_suffix, MCS_CONFIG_IGNORED, OFF(field), 0, 0, doc                           \
+    }
+
+static const mcs_config_row_t rows[] = {
+    STRING_ROW("config_path", "", config_path, "JSON or YAML file with keys named like the flags; flags win over it"),
+    UINT_ROW("port", "50051", port, 0, 65535, "RPC port (older spelling of rpc_port)"),
+    UINT_ROW("rpc_port", "0", rpc_port, 0, 65535, "RPC port; 0: the value of port"),
+    UINT_ROW("max_threads", "16", max_threads, 1, 256, "upper bound of RPC threads (older spelling)"),
+    UINT_ROW("rpc_thread_num", "0", rpc_thread_num, 0, 256, "RPC event loops; 0: min(max_threads, cores)"),
+    STRING_ROW("rpc_address", "0.0.0.0", rpc_address, "address the RPC server binds"),
+    STRING_ROW("rpc_interface", "", rpc_interface, "bind the IPv4 address of this interface instead"),
+    UINT_ROW("rpc_conn_timeout_seconds", "0", rpc_conn_timeout_seconds, 0, 86400,
+             "close an RPC connection idle this long; 0: never"),
+    BOOL_ROW("rpc_enable_tcp_no_delay", "true", rpc_enable_tcp_no_delay, "TCP_NODELAY on RPC connections"),
+    {"ipc_dir", "MC_STORE_IPC_DIR", "", MCS_CONFIG_STRING, 0, OFF(ipc_dir), 0, 0,
+     "folder of the UNIX socket for clients of this host; \"\": /tmp/mooncake-<uid>; \"none\": no socket"},
+    {"cluster_token", "MC_STORE_CLUSTER_TOKEN", "", MCS_CONFIG_STRING, MCS_CONFIG_SECRET, OFF(cluster_token), 0, 0,
+     "shared secret that every client must prove; \"\": no authentication"},
+    {"cluster_id", "MC_METADATA_CLUSTER_ID", "mooncake_cluster", MCS_CONFIG_STRING, 0, OFF(cluster_id), 0, 0,
+     "name of the cluster in metadata keys and labels"},
+    BOOL_ROW("enable_metric_reporting", "true", enable_metric_reporting, "log the metrics summary every 10 s"),
+    UINT_ROW("metrics_port", "9003", metrics_port, 0, 65535, "port of the admin HTTP server; 0: any free port"),
+    STRING_ROW("metrics_host", "0.0.0.0", metrics_host, "address of the admin HTTP server"),
+    BOOL_ROW("enable_http_metadata_server", "false", enable_http_metadata_server,
+             "serve the transfer metadata at /metadata"),
+    UINT_ROW("http_metadata_server_port", "8080", http_metadata_server_port, 0, 65535, "port of the metadata server"),
+    STRING_ROW("http_metadata_server_host", "0.0.0.0", http_metadata_server_host, "address of the metadata server"),
+    BOOL_ROW("enable_metadata_cleanup_on_timeout", "false", enable_metadata_cleanup_on_timeout,
+             "delete the ram/ and rpc_meta/ records of clients that died from the embedded metadata server"),
+    DURATION_ROW("default_kv_lease_ttl", "10000", default_kv_lease_ttl, 0, 86400000.0,
+                 "lease that a read or exist grants (ms; also 5s, 30m, 1h)"),
+    DURATION_ROW("default_kv_soft_pin_ttl", "1800000", default_kv_soft_pin_ttl, 0, 86400000.0 * 365,
+                 "soft pin without a TTL of its own (ms; also 5s, 30m, 1h)"),
+    DURATION_ROW("max_kv_soft_pin_ttl", "86400000", max_kv_soft_pin_ttl, 0, 86400000.0 * 365,
+                 "longest soft pin that a put may ask for (ms; also 5s, 30m, 1h)"),
+    BOOL_ROW("allow_evict_soft_pinned_objects", "true", allow_evict_soft_pinned_objects,
+             "evict soft-pinned objects when nothing else is left"),
+    RATIO_ROW("eviction_ratio", "0.05", eviction_ratio, "share of the objects that an eviction round frees"),
+    RATIO_ROW("eviction_high_watermark_ratio", "0.90", eviction_high_watermark_ratio,
+              "used / capacity above which eviction runs"),
+    DURATION_ROW("eviction_wait_ms", "50", eviction_wait_ms, 0, 10000,
+                 "a put that finds no space waits this long for eviction before -200; 0: not at all (ms)"),
+    STRING_ROW("eviction_policy", "lru", eviction_policy, "order of eviction: lru"),
+    UINT_ROW("client_ttl", "10", client_ttl, 1, 86400, "a client silent this long is dropped (s)"),
+    {"client_live_ttl_sec", NULL, "10", MCS_CONFIG_UINT, MCS_CONFIG_ALIAS, OFF(client_ttl), 1, 86400,
+     "the config file's name of client_ttl (s)"},
+    UINT_ROW("put_start_discard_timeout_sec", "30", put_start_discard_timeout_sec, 1, 86400,
+             "an unfinished put may be pre-empted after this time (s)"),
+    UINT_ROW("put_start_release_timeout_sec", "600", put_start_release_timeout_sec, 1, 86400 * 7,
+             "an unfinished put is discarded after this time at the latest; must exceed the discard timeout (s)"),
+    DURATION_ROW("lease_guard_ms", "20", lease_guard_ms, 0, 10000,
+                 "added to a lease before its memory is asked back (ms)"),
+    STRING_ROW("memory_allocator", "offset", memory_allocator,
+               "offset or cachelib: both select the extent allocator of this build"),
+    STRING_ROW("allocation_strategy", "random", allocation_strategy, "random, free_ratio_first or local_first"),
+    UINT_ROW("max_objects", "0", max_objects, 0, 1e12, "most objects the index takes; 0: as memory allows"),
+    UINT_ROW("max_clients", "4096", max_clients, 1, 65536, "most client sessions"),
+    STRING_ROW("log_level", "INFO", log_level, "TRACE, DEBUG, INFO, WARNING or ERROR"),
+    /* glog's flags, which launch scripts pass. */
+    SKIP("logtostderr", "true", BOOL, ignored_bool, "the log always goes to stderr"),
+    SKIP("alsologtostderr", "false", BOOL, ignored_bool, "the log always goes to stderr"),
+    SKIP("minloglevel", "0", INT, ignored_int, "use log_level"),
+    SKIP("v", "0", INT, ignored_int, "use log_level"),
+    SKIP("log_dir", "", STRING, ignored_string, "the log goes to stderr"),
+    /* Other tiers and services of the original. */
+    NO_BOOL("enable_ha", "high availability through etcd, Redis or Kubernetes"),
+    NO_BOOL("enable_oplog", "operation log for hot standby"),
+    NO_BOOL("enable_snapshot", "periodic snapshots to an object store"),
+    NO_BOOL("enable_snapshot_restore", "restore from a snapshot"),
+    NO_BOOL("enable_offload", "SSD offload tier"),
+    NO_BOOL("offload_on_evict", "SSD offload at eviction"),
+    NO_BOOL("offload_force_evict", "SSD offload at eviction"),
+    NO_BOOL("promotion_on_hit", "promotion from the SSD tier"),
+    NO_BOOL("enable_multi_tenants", "tenants with quotas"),
+    NO_BOOL("enable_cxl", "CXL memory"),
+    NO_BOOL("enable_kv_events", "ZMQ event publisher"),
+    SKIP("root_fs_dir", "", STRING, ignored_string, "no file tier: memory replicas only"),
+    SKIP("enable_disk_eviction", "true", BOOL, ignored_bool, "no file tier"),
+    SKIP("quota_bytes", "0", UINT, ignored_uint, "no file tier"),
+    SKIP("global_file_segment_size", "9223372036854775807", UINT, ignored_uint, "no file tier"),
+    SKIP("nof_eviction_ratio", "0.05", DOUBLE, ignored_double, "no NVMe-oF tier"),
+    SKIP("nof_eviction_high_watermark_ratio", "0.90", DOUBLE, ignored_double, "no NVMe-oF tier"),
+    SKIP("offloading_queue_limit", "50000", UINT, ignored_uint, "no SSD tier"),
+    SKIP("offload_cap_ratio", "0.5", DOUBLE, ignored_double, "no SSD tier"),
+    SKIP("promotion_admission_threshold", "2", UINT, ignored_uint, "no SSD tier"),
+    SKIP("promotion_queue_limit", "50000", UINT, ignored_uint, "no SSD tier"),
+    SKIP("promotion_max_per_heartbeat", "1", UINT, ignored_uint, "no SSD tier"),
+    SKIP("dynamic_replication_mode", "off", STRING, ignored_string, "replicas are made as the put asks"),
+    SKIP("ha_backend_type", "etcd", STRING, ignored_string, "no high availability backend"),
+    SKIP("ha_backend_connstring", "", STRING, ignored_string, "no high availability backend"),
+    SKIP("etcd_endpoints", "", STRING, ignored_string, "no high availability backend"),
+};
+
+const mcs_config_table_t mcs_master_config_table = {
+    .title = "mooncake_master",
+    .rows = rows,
+    .row_count = MCS_ARRAY_LEN(rows),
+};
