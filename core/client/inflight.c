@@ -6,6 +6,7 @@
 #include "core/base/log.h"
 
 #define UNDECIDED_MAX ((size_t)16 << 20)
+#define DOUBTFUL_MAX  ((size_t)1 << 20)
 
 typedef struct undecided {
     uint64_t generation;
@@ -18,6 +19,8 @@ void mcs_inflight_init(mcs_inflight_t *table, void (*ack)(void *, const uint64_t
     mcs_list_init(&table->rounds);
     table->next_ticket = 1;
     mcs_buf_init(&table->undecided, UNDECIDED_MAX);
+    mcs_buf_init(&table->doubtful, DOUBTFUL_MAX);
+    table->doubt_all = false;
     table->ack = ack;
     table->ack_arg = ack_arg;
 }
@@ -26,6 +29,7 @@ void mcs_inflight_fini(mcs_inflight_t *table)
 {
     MCS_ENSURE(mcs_list_empty(&table->rounds));
     mcs_buf_fini(&table->undecided);
+    mcs_buf_fini(&table->doubtful);
     mcs_mutex_fini(&table->lock);
 }
 
@@ -50,9 +54,25 @@ static bool round_has(const mcs_put_round_t *round, uint64_t generation)
     return false;
 }
 
-/* Puts the generation where it belongs: with its round, or (true) into `ack`, or back with the undecided. */
+static bool in_doubt_locked(const mcs_inflight_t *table, uint64_t generation)
+{
+    if (table->doubt_all) {
+        return true;
+    }
+    for (size_t at = 0; at < table->doubtful.len; at += sizeof(uint64_t)) {
+        if (mcs_load_u64(table->doubtful.bytes + at) == generation) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Puts the generation where it belongs: with its round, or (true) into `ack`, or back with the undecided; or drops it when it is in doubt. */
 static bool settle_locked(mcs_inflight_t *table, undecided_t entry, mcs_buf_t *keep)
 {
+    if (in_doubt_locked(table, entry.generation)) {
+        return false;
+    }
     MCS_LIST_FOR_EACH(node, &table->rounds)
     {
         mcs_put_round_t *round = MCS_CONTAINER_OF(node, mcs_put_round_t, node);
@@ -114,10 +134,32 @@ void mcs_put_round_end(mcs_inflight_t *table, mcs_put_round_t *round)
     mcs_buf_init(&ack, UNDECIDED_MAX);
     mcs_mutex_lock(&table->lock);
     mcs_list_remove(&round->node);
+    for (size_t at = 0; at < round->revoked.len; at += sizeof(uint64_t)) {
+        uint64_t generation = mcs_load_u64(round->revoked.bytes + at);
+        if (!in_doubt_locked(table, generation)) {
+            mcs_buf_put_u64(&ack, generation);
+        }
+    }
     settle_all_locked(table, &ack);
     mcs_mutex_unlock(&table->lock);
-    send_acks(table, &round->revoked);
+    mcs_buf_fini(&round->revoked);
     send_acks(table, &ack);
+}
+
+void mcs_put_round_doubt(mcs_inflight_t *table, uint64_t generation)
+{
+    mcs_mutex_lock(&table->lock);
+    mcs_buf_put_u64(&table->doubtful, generation);
+    table->doubt_all = table->doubt_all || mcs_buf_status(&table->doubtful) != MCS_OK;
+    mcs_mutex_unlock(&table->lock);
+}
+
+void mcs_inflight_new_session(mcs_inflight_t *table)
+{
+    mcs_mutex_lock(&table->lock);
+    mcs_buf_reset(&table->doubtful);
+    table->doubt_all = false;
+    mcs_mutex_unlock(&table->lock);
 }
 
 void mcs_inflight_revoked(mcs_inflight_t *table, const uint64_t *generations, size_t count)

@@ -1,6 +1,9 @@
 /* Puts in flight: which generations this client may still write to, so that a revoked one is acknowledged only when nobody here will touch it any more
  * (rule 5: an owner forgets a revoked generation once its session acknowledged).
  *
+ * A store whose transfer ended without the owner's answer (deadline, lost endpoint) may still lie in a socket on its way: its generation is in
+ * doubt and is never acknowledged, so that the owner remembers it until this session ends.
+ *
  * A put round begins before its put_start is sent, because the master may revoke a reservation before the reply with its generations has been
  * read. A revoked generation that no known round has is therefore undecided while a round that had begun before is still without its
  * reply. Rounds are as many as threads in put, revocations are rare: lists, no index. Thread-safe: MCS_RANK_CLIENT_SESSION. */
@@ -16,6 +19,8 @@ typedef struct mcs_inflight {
     mcs_list_t rounds; /* in order of their tickets */
     uint64_t next_ticket;
     mcs_buf_t undecided; /* pairs of u64: generation, ticket of the last round that had begun */
+    mcs_buf_t doubtful;  /* u64 generations of this session */
+    bool doubt_all;      /* the list was full: nothing is acknowledged any more in this session */
     /* Runs without locks: these generations will not be written to any more. */
     void (*ack)(void *arg, const uint64_t *generations, size_t count);
     void *ack_arg;
@@ -37,10 +42,15 @@ void mcs_inflight_fini(mcs_inflight_t *table);
 void mcs_put_round_begin(mcs_inflight_t *table, mcs_put_round_t *round);
 /* The reservations that the reply named; the array stays the caller's and valid until the end. Once per round. */
 void mcs_put_round_known(mcs_inflight_t *table, mcs_put_round_t *round, const uint64_t *generations, size_t count);
+/* A store of `generation` may have been sent and was not answered. Between known and end. */
+void mcs_put_round_doubt(mcs_inflight_t *table, uint64_t generation);
 /* No access with any of them will be made any more. */
 void mcs_put_round_end(mcs_inflight_t *table, mcs_put_round_t *round);
 
 /* The master revoked these. Those nobody writes to are acknowledged at once. */
 void mcs_inflight_revoked(mcs_inflight_t *table, const uint64_t *generations, size_t count);
+
+/* A new session has begun: generations of the old one need no acknowledgement any more. */
+void mcs_inflight_new_session(mcs_inflight_t *table);
 
 #endif

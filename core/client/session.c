@@ -288,6 +288,7 @@ static mcs_status_t begin_new(mcs_session_t *session, const mcs_hello_result_t *
 {
     outbox_clear(session, &session->released);
     outbox_clear(session, &session->acks);
+    mcs_inflight_new_session(&session->inflight);
     session->hello = *hello;
     mcs_count(session->config.counters, sessions, 1);
     mcs_link_set_session(session->link, hello, false);
