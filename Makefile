@@ -1,0 +1,101 @@
+# The two commands are `make demo` and `make test`; `make help` lists the rest. Everything goes through CMake presets (CMakePresets.json):
+# this file only strings them together, and first lets tools/deps.sh install what the machine lacks.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-print-directory
+
+BUILD ?= build/release
+VENV ?= .venv
+JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+# Warnings are errors in CI and in the dev and sanitizer presets; a newer compiler's new warning does not stop a user's build.
+WERROR ?= $(if $(CI),ON,OFF)
+# Processes of pytest; `make test PYTEST_JOBS=0` runs the tests one by one in one process.
+PYTEST_JOBS ?= $(JOBS)
+PYTEST_ARGS ?=
+SOAK_SECONDS ?= 600
+
+# With MCS_SKIP_DEPS=1 there may be no .venv: then the python3 on PATH must have what tools/requirements.txt lists.
+PY = $(shell test -x $(VENV)/bin/python && echo $(CURDIR)/$(VENV)/bin/python || command -v python3)
+# The environment of everything that runs from the build tree.
+RUN_ENV = env PYTHONPATH=$(CURDIR)/$(BUILD)/python MCS_BUILD_DIR=$(CURDIR)/$(BUILD) PATH=$(CURDIR)/$(BUILD)/master:$$PATH
+
+export VENV
+
+.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan test-gpu cov lint format tidy \
+	bench bench-smoke soak wheel install clean distclean help
+
+all: build ## release build (the default)
+
+deps: ## install what the build and the tests need and the machine lacks
+	@tools/deps.sh build test
+
+deps-lint: deps
+	@tools/deps.sh build test lint
+
+build: deps
+	@mkdir -p build
+	@cmake --preset release -B $(BUILD) -DMCS_WERROR=$(WERROR) -DPython3_EXECUTABLE=$(PY) >build/configure.log 2>&1 \
+		|| { cat build/configure.log; exit 1; }
+	@cmake --build $(BUILD) -j $(JOBS)
+
+demo: build ## two processes put and get KV blocks through an embedded master
+	@$(RUN_ENV) $(PY) bench/demo.py
+
+test: build ## unit tests (C), module tests and system tests (pytest)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) tests/python tests/system $(PYTEST_ARGS)
+
+test-unit: build ## the C tests only
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+test-python: build ## the pytest suites only; PYTEST_ARGS="-k name"
+	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) tests/python tests/system $(PYTEST_ARGS)
+
+test-asan: deps ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@tools/sanitize.sh asan
+
+test-tsan: deps ## the C tests without UCX under ThreadSanitizer
+	@tools/sanitize.sh tsan
+
+test-gpu: build ## the tests that need a GPU; says so and passes where there is none
+	@tools/test_gpu.sh $(BUILD)
+
+cov: deps ## line and branch coverage of the C tests
+	@tools/deps.sh build test cov
+	@tools/coverage.sh
+
+lint: deps-lint build ## all gates: format, dependency rule, banned calls, headers, exports, sizes, cppcheck
+	@tools/lint.sh $(BUILD)
+
+tidy: build ## clang-tidy over the C files (slow)
+	@tools/deps.sh build test lint tidy
+	@tools/tidy.sh $(BUILD)
+
+format: deps-lint ## clang-format every C file in place
+	@tools/format.sh
+
+bench-smoke: build ## put/get GB/s of 4 KiB, 64 KiB, 1 MiB beside memcpy
+	@$(RUN_ENV) $(PY) bench/bench_smoke.py
+
+bench: bench-smoke ## bench-smoke and a trace replay (TRACE=file.jsonl for a real one)
+	@$(RUN_ENV) $(PY) bench/trace_replay.py $(if $(TRACE),--trace "$(TRACE)")
+
+soak: build ## replay a trace for SOAK_SECONDS (default 600), every byte verified
+	@$(RUN_ENV) $(PY) bench/trace_replay.py --seconds $(SOAK_SECONDS) $(if $(TRACE),--trace "$(TRACE)")
+
+wheel: deps ## dist/*.whl
+	@$(PY) -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w dist .
+
+install: build ## into PREFIX (default /usr/local), below DESTDIR
+	@DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean: ## remove the builds; keeps .venv
+	@rm -rf build dist
+
+distclean: clean ## remove everything that was made, .venv too
+	@rm -rf $(VENV)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
