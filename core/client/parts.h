@@ -3,15 +3,9 @@
 #ifndef MCS_CLIENT_PARTS_H
 #define MCS_CLIENT_PARTS_H
 
+#include "core/ops/embed.h"
 #include "core/ops/metadata.h"
 #include "core/ops/transport.h"
-
-/* Runs a master inside this process ("embedded"). */
-typedef struct mcs_embed_ops {
-    /* `port` 0: no TCP port. `address_out`: "unix:/path" or "host:port" for the client's link. */
-    mcs_status_t (*start)(uint16_t port, void **master_out, char *address_out, size_t address_size);
-    void (*stop)(void *master);
-} mcs_embed_ops_t;
 
 typedef struct mcs_parts {
     const mcs_transport_ops_t *transport; /* "tcp" */
