@@ -65,8 +65,8 @@ static mcs_status_t bind_tcp(const struct addrinfo *ai, int *fd_out, uint16_t *p
     return MCS_OK;
 }
 
-mcs_status_t mcs_rpc_listen_tcp(const char *address, const char *interface, uint16_t port, int *fd_out,
-                                uint16_t *port_out)
+mcs_status_t mcs_rpc_listen_tcp(const char *what, const char *address, const char *interface, uint16_t port,
+                                int *fd_out, uint16_t *port_out)
 {
     char host[NI_MAXHOST];
     char service[8];
@@ -87,7 +87,7 @@ mcs_status_t mcs_rpc_listen_tcp(const char *address, const char *interface, uint
     struct addrinfo *list = NULL;
     int rc = getaddrinfo(host, service, &hints, &list);
     if (rc != 0) {
-        mcs_error(AREA, "rpc address %s: %s: %s", host, gai_strerror(rc), mcs_status_name(MCS_ERR_INVALID_PARAMS));
+        mcs_error(AREA, "%s address %s: %s: %s", what, host, gai_strerror(rc), mcs_status_name(MCS_ERR_INVALID_PARAMS));
         return MCS_ERR_INVALID_PARAMS;
     }
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
@@ -95,7 +95,7 @@ mcs_status_t mcs_rpc_listen_tcp(const char *address, const char *interface, uint
         status = bind_tcp(ai, fd_out, port_out);
     }
     if (status != MCS_OK) {
-        mcs_error(AREA, "rpc port %s:%u not bound: %s: %s", host, port, strerror(errno), mcs_status_name(status));
+        mcs_error(AREA, "%s port %s:%u not bound: %s: %s", what, host, port, strerror(errno), mcs_status_name(status));
     }
     freeaddrinfo(list);
     return status;

@@ -318,7 +318,7 @@ mcs_status_t mcs_rpc_server_create(const mcs_rpc_config_t *config, mcs_rpc_serve
         goto err_destroy;
     }
     if (config->tcp) {
-        status = mcs_rpc_listen_tcp(config->address, config->interface, config->port, &server->tcp_fd, &server->port);
+        status = mcs_rpc_listen_tcp("rpc", config->address, config->interface, config->port, &server->tcp_fd, &server->port);
         if (status != MCS_OK) {
             goto err_destroy;
         }
