@@ -12,8 +12,7 @@ if [ "${1:-}" != --check ]; then
     exit 0
 fi
 # Printed as file:line:col: error: code should be clang-formatted.
-if ! "$tool" --dry-run -Werror --ferror-limit=1 "${files[@]}" 2>&1 | grep ': error:' >&2; then
-    exit 0
-fi
-echo "format: run make format" >&2
+found=$("$tool" --dry-run -Werror --ferror-limit=1 "${files[@]}" 2>&1 | grep ': error:' || true)
+[ -n "$found" ] || exit 0
+printf '%s\nformat: %d files differ: run make format\n' "$found" "$(wc -l <<<"$found")"
 exit 1

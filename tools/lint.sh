@@ -18,14 +18,7 @@ gate() {
     fi
 }
 
-check_cppcheck() {
-    local files
-    mapfile -t files < <(. tools/sources.sh && sources 'core/*.c' 'master/*.c' 'ucx_transport/*.c' 'gpu/*.c' 'python/*.c')
-    cppcheck -q -j "$(nproc)" --std=c11 --language=c --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-        --suppressions-list=tools/cppcheck.supp --template='{file}:{line}: {severity}: {message} [{id}]' \
-        -D_GNU_SOURCE -D__linux__ -D__x86_64__ -I. -Icore/include "${files[@]}"
-}
-
+gate gates tools/test_gates.sh
 gate format tools/format.sh --check
 gate deps tools/check_deps.py
 gate banned tools/check_banned.py
@@ -33,6 +26,6 @@ gate text tools/check_text.sh
 gate size tools/check_size.sh
 gate headers tools/check_headers.sh "$build"
 gate exports tools/check_exports.sh "$build"
-gate cppcheck check_cppcheck
+gate cppcheck tools/cppcheck.sh
 [ ${#failed[@]} = 0 ] || { echo "lint: failed: ${failed[*]}"; exit 1; }
 echo "lint: all gates passed"
