@@ -45,13 +45,13 @@ demo: build ## two processes put and get KV blocks through an embedded master
 
 test: build ## unit tests (C), module tests and system tests (pytest)
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
-	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) tests/python tests/system $(PYTEST_ARGS)
+	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS)
 
 test-unit: build ## the C tests only
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 test-python: build ## the pytest suites only; PYTEST_ARGS="-k name"
-	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) tests/python tests/system $(PYTEST_ARGS)
+	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS)
 
 test-asan: deps ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@tools/sanitize.sh asan
