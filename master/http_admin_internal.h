@@ -1,0 +1,21 @@
+/* What http_admin.c and http_listing.c share. Not for others. */
+#ifndef MCS_MASTER_HTTP_ADMIN_INTERNAL_H
+#define MCS_MASTER_HTTP_ADMIN_INTERNAL_H
+
+#include "master/http_admin.h"
+
+struct mcs_http_admin {
+    mcs_http_admin_config_t config;
+    mcs_http_server_t *server;
+};
+
+/* http_listing.c; `arg` is the mcs_http_admin_t. */
+void mcs_i_admin_query_key(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_batch_query_keys(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_all_keys(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_all_segments(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_segments_detail(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_query_segment(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_segment_status(void *arg, mcs_http_request_t *request);
+
+#endif

@@ -1,0 +1,91 @@
+/* A small HTTP server on libmicrohttpd: routes, bounded requests, replies. What is served is in http_metadata.c and
+ * http_admin.c.
+ *
+ * A request is read whole (its body is bounded), then its route's handler runs on one of the server's few threads and
+ * gives one reply: a text, a buffer, or a stream that a producer writes from a thread of its own. Handlers may take
+ * locks for short stretches; they never wait for the network.
+ *
+ * Hostile peers (rule 10): header size, body size, bytes of all bodies together, connections and streams are bounded; a
+ * length header above the bound is answered 413 before a byte of the body is read; a request that does not arrive, or
+ * an answer that is not taken, ends its connection after a time, sooner when connections run short.
+ *
+ * Life cycle: create (binds) -> start (threads) -> stop (ends connections, joins) -> destroy. Thread-safe handlers are
+ * the caller's duty.
+ */
+#ifndef MCS_MASTER_HTTP_SERVER_H
+#define MCS_MASTER_HTTP_SERVER_H
+
+#include "core/base/buf.h"
+
+typedef struct mcs_http_server mcs_http_server_t;
+typedef struct mcs_http_request mcs_http_request_t;
+
+/* Bytes of request line and headers; a longer one is answered 413, 414 or 431. */
+#define MCS_HTTP_HEADERS_MAX ((size_t)64 << 10)
+/* A request must have arrived this long after its connection was opened or became idle; under pressure the shorter time
+ * counts. */
+#define MCS_HTTP_RECEIVE_NS       (20 * UINT64_C(1000000000))
+#define MCS_HTTP_RECEIVE_SHORT_NS (2 * UINT64_C(1000000000))
+/* An answer must have been taken. */
+#define MCS_HTTP_ANSWER_NS (300 * UINT64_C(1000000000))
+
+typedef void (*mcs_http_handler_fn)(void *arg, mcs_http_request_t *request);
+
+typedef struct mcs_http_route {
+    const char *method; /* "GET" also serves HEAD */
+    const char *path;
+    mcs_http_handler_fn handler;
+} mcs_http_route_t;
+
+typedef struct mcs_http_config {
+    const char *name; /* "admin": for logs and thread names; a literal */
+    const char *address;
+    uint16_t port; /* 0: any free one */
+    const mcs_http_route_t *routes;
+    size_t route_count;
+    void *arg;         /* of the handlers */
+    size_t body_max;   /* of one request */
+    size_t bodies_max; /* of all requests in flight */
+    uint32_t threads;  /* 2 to 4 */
+    uint32_t max_connections;
+    uint32_t max_streams;
+    uint64_t receive_ns; /* 0: MCS_HTTP_RECEIVE_NS */
+    uint64_t answer_ns;  /* 0: MCS_HTTP_ANSWER_NS */
+} mcs_http_config_t;
+
+/* MCS_ERR_INVALID_PARAMS: bad address, port in use; logged. */
+mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_server_t **server_out) MCS_MUST_CHECK;
+mcs_status_t mcs_http_server_start(mcs_http_server_t *server) MCS_MUST_CHECK;
+void mcs_http_server_stop(mcs_http_server_t *server);    /* idempotent; NULL is fine */
+void mcs_http_server_destroy(mcs_http_server_t *server); /* stops first; NULL is fine */
+uint16_t mcs_http_server_port(const mcs_http_server_t *server);
+
+/* In a handler. A query parameter: percent-decoded ("+" stays what it is, as in the original), or as it was sent.
+ * Terminated; `len_out` (may be NULL) tells where a value with a zero byte in it ends. NULL when there is none; the
+ * first of several. Lives as long as the request. */
+const char *mcs_http_query(const mcs_http_request_t *request, const char *name, size_t *len_out);
+const char *mcs_http_query_raw(const mcs_http_request_t *request, const char *name, size_t *len_out);
+const uint8_t *mcs_http_body(const mcs_http_request_t *request, size_t *len_out);
+
+#define MCS_HTTP_TEXT "text/plain; charset=utf-8"
+#define MCS_HTTP_JSON "application/json; charset=utf-8"
+
+/* One reply a request; a handler that gives none answers 500. */
+void mcs_http_reply(mcs_http_request_t *request, unsigned code, const char *type, const void *bytes, size_t len);
+void mcs_http_reply_text(mcs_http_request_t *request, unsigned code, const char *text);
+/* Takes the buffer's memory, also on failure. */
+void mcs_http_reply_buf(mcs_http_request_t *request, unsigned code, const char *type, mcs_buf_t *buf);
+
+/* A long answer: `produce` runs on a thread of its own, with at most 256 KiB between it and the client, and writes with
+ * mcs_http_pipe_write. `done(arg)` runs exactly once, also when the stream could not begin (then the reply is 503). */
+typedef struct mcs_http_pipe mcs_http_pipe_t;
+typedef struct mcs_http_stream {
+    void (*produce)(void *arg, mcs_http_pipe_t *pipe);
+    void (*done)(void *arg); /* may be NULL */
+    void *arg;
+} mcs_http_stream_t;
+void mcs_http_reply_stream(mcs_http_request_t *request, const char *type, const mcs_http_stream_t *stream);
+/* Blocks while the client is behind. False: the client is gone, produce no more. */
+bool mcs_http_pipe_write(mcs_http_pipe_t *pipe, const void *bytes, size_t len);
+
+#endif
