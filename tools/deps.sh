@@ -53,11 +53,15 @@ missing() {
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
-    elif command -v sudo >/dev/null; then
-        sudo --preserve-env=DEBIAN_FRONTEND "$@"
     else
-        die "root rights are needed to install packages, and there is no sudo: run as root: apt-get install ${todo[*]}"
+        sudo --preserve-env=DEBIAN_FRONTEND "$@"
     fi
+}
+
+# Asks for the password once, before apt's tries and with the terminal still there.
+need_root() {
+    [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo true; } ||
+        die "packages are missing and root rights could not be had; as root: apt-get install ${todo[*]%%|*}"
 }
 
 # apt may find its lists or dpkg locked by an unattended upgrade, or the mirror may hiccup: a few tries, then give up loudly.
@@ -94,7 +98,8 @@ install_packages() {
     if [ ${#todo[@]} = 0 ]; then
         return
     fi
-    say "${#todo[@]} packages are missing: ${todo[*]}"
+    say "missing packages (${#todo[@]}): ${todo[*]}"
+    need_root
     try_apt update || say "apt-get update failed; going on with the lists there are"
     local entry names=()
     for entry in "${todo[@]}"; do
