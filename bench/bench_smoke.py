@@ -47,7 +47,7 @@ class Worker:
         self.number = 0
 
     def round(self, size: int, total: int) -> tuple[float, float, int]:
-        """(put GB/s, get GB/s, wrong bytes) for `total` bytes of new objects; the objects are removed afterwards."""
+        """(put GB/s, get GB/s, wrong bytes) for `total` bytes of new objects."""
         count = batch_of(size)
         pointers = [self.buffer.ptr + i * size for i in range(count)]
         sizes = [size] * count
