@@ -1,7 +1,9 @@
-/* The master as a library: what master/main.c runs as a daemon and what `master_server_addr="embedded"` runs inside a client.
+/* The master as a library: what master/main.c runs as a daemon and what `master_server_addr="embedded"` runs inside a
+ * client.
  *
- * Threads: `rpc_thread_num` event loops (libuv), one housekeeping thread (liveness, deadlines, releases, eviction), libmicrohttpd's own.
- * No signal handlers, no process-wide state: several masters may live in one process (tests do that). */
+ * Threads: `rpc_thread_num` event loops (libuv), one housekeeping thread (liveness, deadlines, releases, eviction),
+ * libmicrohttpd's own. No signal handlers, no process-wide state: several masters may live in one process (tests do
+ * that). */
 #ifndef MCS_MASTER_MASTER_H
 #define MCS_MASTER_MASTER_H
 
@@ -10,12 +12,13 @@
 
 typedef struct mcs_master mcs_master_t;
 
-/* Filled by the config table of master/flags.c: one field per documented flag (reference names). */
+/* Filled by the config table of master/flags.c: one field per documented flag (reference names). Zero it first: the
+ * fields without a flag (rpc_ephemeral, rpc_no_tcp, http_off, epoch_floor) are not the table's. */
 typedef struct mcs_master_config {
     /* RPC */
     char *config_path;
-    uint64_t port;     /* deprecated spelling of rpc_port */
-    uint64_t rpc_port; /* 0: `port` */
+    uint64_t port;      /* deprecated spelling of rpc_port */
+    uint64_t rpc_port;  /* 0: `port` */
     bool rpc_ephemeral; /* embedded and tests: any free port, see mcs_master_rpc_port */
     bool rpc_no_tcp;    /* embedded without a port: the UNIX socket alone */
     uint64_t max_threads;
@@ -24,7 +27,7 @@ typedef struct mcs_master_config {
     char *rpc_interface;
     uint64_t rpc_conn_timeout_seconds;
     bool rpc_enable_tcp_no_delay;
-    char *ipc_dir;       /* folder of the UNIX socket; "" = none */
+    char *ipc_dir;       /* folder of the UNIX socket; "" = /tmp/mooncake-<uid>, "none" = no socket */
     char *cluster_token; /* "" = no authentication */
     char *cluster_id;
     /* HTTP */
@@ -35,11 +38,11 @@ typedef struct mcs_master_config {
     uint64_t http_metadata_server_port;
     char *http_metadata_server_host;
     bool enable_metadata_cleanup_on_timeout;
-    bool http_off; /* embedded: no admin server */
+    bool http_off; /* embedded: no HTTP server at all */
     /* objects */
-    uint64_t default_kv_lease_ttl;     /* ms */
-    uint64_t default_kv_soft_pin_ttl;  /* ms */
-    uint64_t max_kv_soft_pin_ttl;      /* ms */
+    uint64_t default_kv_lease_ttl;    /* ms */
+    uint64_t default_kv_soft_pin_ttl; /* ms */
+    uint64_t max_kv_soft_pin_ttl;     /* ms */
     bool allow_evict_soft_pinned_objects;
     double eviction_ratio;
     double eviction_high_watermark_ratio;
@@ -53,7 +56,8 @@ typedef struct mcs_master_config {
     char *allocation_strategy;
     uint64_t max_objects; /* 0 = no limit */
     uint64_t max_clients;
-    char *log_level;
+    char *log_level;      /* the daemon's; mcs_master_start leaves the level alone */
+    uint64_t epoch_floor; /* the lowest epoch to take, persisted + 1; 0 = none */
     /* where rows without effect land */
     bool unsupported_bool;
     bool ignored_bool;
@@ -65,14 +69,15 @@ typedef struct mcs_master_config {
 
 extern const mcs_config_table_t mcs_master_config_table;
 
-/* Starts everything; when it returns OK the ports are bound and serving. On failure (a port in use, a bad address) nothing is left and the log
- * says which. The config is copied. */
+/* Starts everything; when it returns OK the ports are bound and serving. On failure (a port in use, a bad address)
+ * nothing is left and the log says which. The config is copied. */
 mcs_status_t mcs_master_start(const mcs_master_config_t *config, mcs_master_t **master_out) MCS_MUST_CHECK;
 /* Closes the ports, ends connections, joins the threads, frees. Within 5 s. NULL is fine. */
 void mcs_master_stop(mcs_master_t *master);
 /* The bound port of the RPC server (0 without TCP) and the path of its UNIX socket ("" = none). */
 uint16_t mcs_master_rpc_port(const mcs_master_t *master);
 const char *mcs_master_unix_path(const mcs_master_t *master);
+/* 0: not served. */
 uint16_t mcs_master_metrics_port(const mcs_master_t *master);
 uint16_t mcs_master_metadata_port(const mcs_master_t *master);
 

@@ -1,0 +1,21 @@
+/* The master's configuration file: JSON or YAML, one flat mapping with keys named like the flags.
+ *
+ * "x.json" is JSON, "x.yaml" and "x.yml" are YAML; other names by their first character. Values are scalars; null (and
+ * an empty YAML value) leaves the default. A key that no flag has is warned about and skipped: files of other versions
+ * go on working. Everything else that is wrong is an error that names the file, the key or the line. Set-up path; not
+ * thread-safe. */
+#ifndef MCS_MASTER_CONFIG_FILE_H
+#define MCS_MASTER_CONFIG_FILE_H
+
+#include "core/base/config.h"
+
+/* Longer files are refused. */
+#define MCS_CONFIG_FILE_MAX ((size_t)1 << 20)
+
+/* Sets fields of `conf`, which has been initialised. MCS_ERR_INVALID_PARAMS, MCS_ERR_FILE_OPEN_FAIL,
+ * MCS_ERR_FILE_READ_FAIL, MCS_ERR_LIMIT, MCS_ERR_NO_MEMORY; `why` (may be NULL) says what. Fields before the error have
+ * been set. */
+mcs_status_t mcs_config_file_load(const char *path, const mcs_config_table_t *table, void *conf, mcs_buf_t *why)
+    MCS_MUST_CHECK;
+
+#endif

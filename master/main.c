@@ -1,0 +1,155 @@
+/* mooncake_master: the daemon. Configuration (defaults < file < environment < flags), signals, exit codes; the rest is
+ * master.h.
+ *
+ * Exit codes: 0 after SIGINT or SIGTERM, --help, --version; 1 for bad configuration and for a port that cannot be
+ * bound. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core/base/log.h"
+#include "master/config_file.h"
+#include "master/master.h"
+
+#define AREA         "main"
+#define STOP_SECONDS 4
+
+static const mcs_config_table_t *const g_table = &mcs_master_config_table;
+
+/* "-h", "--help", "-help", "--version", … anywhere on the line. */
+static bool asks_for(int argc, char **argv, const char *name, const char *letter)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        const char *word = arg[0] == '-' ? arg + (arg[1] == '-' ? 2 : 1) : "";
+        if (strcmp(word, name) == 0 || (letter != NULL && strcmp(arg, letter) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int print_help(void)
+{
+    mcs_buf_t text;
+    mcs_buf_init(&text, (size_t)1 << 20);
+    mcs_buf_printf(&text, "mooncake_master: the metadata master of the Mooncake store\n\n"
+                          "usage: mooncake_master [--flag=value | --flag value | --flag | --noflag] ...\n\n"
+                          "A flag wins over the environment, that over the file of --config_path. Flags:\n\n");
+    mcs_config_help(g_table, &text);
+    mcs_buf_printf(&text, "\n  --help, -h\n  --version\n");
+    fputs(mcs_buf_cstr(&text), stdout);
+    mcs_buf_fini(&text);
+    return fflush(stdout) == 0 ? 0 : 1;
+}
+
+static int print_version(void)
+{
+    printf("mooncake_master %s\n", MCS_VERSION);
+    return fflush(stdout) == 0 ? 0 : 1;
+}
+
+/* The flags are read twice: first for config_path, and again over what the file and the environment said. */
+static mcs_status_t load_config(int argc, char **argv, mcs_master_config_t *config, mcs_buf_t *why)
+{
+    mcs_master_config_t first;
+    memset(&first, 0, sizeof(first));
+    mcs_status_t status = mcs_config_init(g_table, &first);
+    if (status != MCS_OK) {
+        return status;
+    }
+    /* Warnings about flags without effect would come twice. */
+    mcs_log_set_level(MCS_LOG_ERROR);
+    status = mcs_config_load_flags(g_table, &first, argc, argv, why);
+    mcs_log_set_level(MCS_LOG_INFO);
+    if (status == MCS_OK && first.config_path[0] != '\0') {
+        status = mcs_config_file_load(first.config_path, g_table, config, why);
+    }
+    mcs_config_fini(g_table, &first);
+    if (status == MCS_OK) {
+        status = mcs_config_load_env(g_table, config, why);
+    }
+    if (status == MCS_OK) {
+        status = mcs_config_load_flags(g_table, config, argc, argv, why);
+    }
+    if (status == MCS_OK && !mcs_log_set_level_name(config->log_level)) {
+        mcs_buf_printf(why, "log_level \"%s\": TRACE, DEBUG, INFO, WARNING or ERROR is wanted", config->log_level);
+        status = MCS_ERR_INVALID_PARAMS;
+    }
+    return status;
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* Nothing is lost by it: the ports are closed and the index is not kept. */
+static void on_slow_stop(int number)
+{
+    static const char text[] = "mooncake_master: stopping took too long, leaving\n";
+    (void)number;
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)ignored;
+    _exit(0);
+}
+
+static int run(const mcs_master_config_t *config)
+{
+    mcs_master_t *master = NULL;
+    sigset_t stops;
+    int number = 0;
+    raise_descriptor_limit();
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &stops, NULL); /* before any thread, so that sigwait gets them */
+    if (mcs_master_start(config, &master) != MCS_OK) {
+        fprintf(stderr, "mooncake_master: not started, see the log above\n");
+        return 1;
+    }
+    while (sigwait(&stops, &number) != 0) {
+    }
+    mcs_info(AREA, "signal %d: stopping", number);
+    signal(SIGALRM, on_slow_stop);
+    alarm(STOP_SECONDS);
+    mcs_master_stop(master);
+    alarm(0);
+    mcs_info(AREA, "stopped");
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    mcs_master_config_t config;
+    mcs_buf_t why;
+    if (asks_for(argc, argv, "help", "-h")) {
+        return print_help();
+    }
+    if (asks_for(argc, argv, "version", NULL)) {
+        return print_version();
+    }
+    memset(&config, 0, sizeof(config));
+    mcs_buf_init(&why, (size_t)64 << 10);
+    int code = 1;
+    if (mcs_config_init(g_table, &config) != MCS_OK) {
+        fprintf(stderr, "mooncake_master: out of memory\n");
+        return 1;
+    }
+    mcs_status_t status = load_config(argc, argv, &config, &why);
+    if (status == MCS_OK) {
+        code = run(&config);
+    } else {
+        fprintf(stderr, "mooncake_master: %s\n", why.len > 0 ? mcs_buf_cstr(&why) : mcs_status_name(status));
+    }
+    mcs_buf_fini(&why);
+    mcs_config_fini(g_table, &config);
+    return code;
+}
