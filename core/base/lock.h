@@ -18,6 +18,7 @@ typedef enum mcs_rank {
     MCS_RANK_CLIENT_SESSION = 30,
     MCS_RANK_CLIENT_PEERS = 40,
     MCS_RANK_CLIENT_REGTABLE = 50,
+    MCS_RANK_CLIENT_COPY = 55,
     MCS_RANK_LINK_POOL = 60,
     MCS_RANK_LINK_CONN = 70,
     /* segment and owner */
@@ -36,6 +37,7 @@ typedef enum mcs_rank {
     MCS_RANK_SESSIONS = 310,
     MCS_RANK_SESSION = 320,
     MCS_RANK_SHARD = 330,
+    MCS_RANK_GROUP = 335,
     MCS_RANK_SEGMENTS = 340,
     MCS_RANK_RELEASE = 350,
     MCS_RANK_EVICT = 360,
@@ -47,6 +49,7 @@ typedef enum mcs_rank {
     /* leaves */
     MCS_RANK_METRICS = 900,
     MCS_RANK_CONFIG = 910,
+    MCS_RANK_SLAB = 980,
     MCS_RANK_LEAF = 990
 } mcs_rank_t;
 

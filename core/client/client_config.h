@@ -1,18 +1,19 @@
-/* The client's knobs: one table for the documented environment of the store client and for ours. Read once at each setup; afterwards constant. */
+/* The client's knobs: one table for the documented environment of the store client and for ours. Read once at each
+ * setup; afterwards constant. */
 #ifndef MCS_CLIENT_CONFIG_H
 #define MCS_CLIENT_CONFIG_H
 
 #include "core/base/config.h"
 
 typedef struct mcs_client_config {
-    bool memcpy_paths;         /* own and same-host replicas are copied directly */
+    bool memcpy_paths; /* own and same-host replicas are copied directly */
     uint64_t setup_retries;
     uint64_t min_port;
     uint64_t max_port;
     bool use_hugepage;
     uint64_t hugepage_size;
     int64_t numa_node;
-    int64_t rpc_timeout_ms;    /* negative = none */
+    int64_t rpc_timeout_ms; /* negative = none */
     int64_t connect_timeout_ms;
     char *metadata_cluster_id;
     char *bind_address;

@@ -19,7 +19,7 @@
 #include "core/client/interrupt.h"
 
 #define AREA         "link"
-#define POLL_SLICE   100          /* ms between two looks at the hook and at cancel */
+#define POLL_SLICE   100 /* ms between two looks at the hook and at cancel */
 #define READ_AHEAD   ((size_t)65536)
 #define KEEP_BUFFERS ((size_t)1 << 20) /* buffers larger than this are given back after use */
 

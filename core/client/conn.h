@@ -1,8 +1,8 @@
 /* One connection to the master: a non-blocking stream socket that the calling thread writes to and reads from itself.
  *
- * A caller waits in slices of at most 100 ms, so that its interrupt hook runs and a close of the client is noticed. Whatever comes from
- * the other side is hostile (rule 10): bad frames are MCS_ERR_PROTOCOL, lengths are bounded, and the caller closes the connection.
- * Not thread-safe: one user at a time. */
+ * A caller waits in slices of at most 100 ms, so that its interrupt hook runs and a close of the client is noticed.
+ * Whatever comes from the other side is hostile (rule 10): bad frames are MCS_ERR_PROTOCOL, lengths are bounded, and
+ * the caller closes the connection. Not thread-safe: one user at a time. */
 #ifndef MCS_CLIENT_CONN_H
 #define MCS_CLIENT_CONN_H
 
@@ -35,12 +35,14 @@ static inline bool mcs_conn_is_open(const mcs_conn_t *conn)
     return conn->fd >= 0;
 }
 
-/* `address`: "host:port", "host" (default port) or "unix:/path". The name is resolved each time. MCS_ERR_RPC_FAIL: refused, unresolved,
- * unreachable; MCS_ERR_RPC_TIMEOUT; MCS_ERR_CLOSED; MCS_ERR_INTERRUPTED. Failures are logged at debug: the caller knows how often. */
+/* `address`: "host:port", "host" (default port) or "unix:/path". The name is resolved each time. MCS_ERR_RPC_FAIL:
+ * refused, unresolved, unreachable; MCS_ERR_RPC_TIMEOUT; MCS_ERR_CLOSED; MCS_ERR_INTERRUPTED. Failures are logged at
+ * debug: the caller knows how often. */
 #define MCS_MASTER_PORT 50051
 mcs_status_t mcs_conn_open(mcs_conn_t *conn, const char *address, bool ipv6, const mcs_io_t *io) MCS_MUST_CHECK;
 
-/* Room for a request of `length` bytes of payload: returns where it goes (the caller fills it), NULL when memory is short or it is too long. */
+/* Room for a request of `length` bytes of payload: returns where it goes (the caller fills it), NULL when memory is
+ * short or it is too long. */
 uint8_t *mcs_conn_prepare(mcs_conn_t *conn, const mcs_frame_header_t *header, size_t length);
 /* Sends what was prepared. MCS_ERR_RPC_FAIL: the connection is lost. */
 mcs_status_t mcs_conn_flush(mcs_conn_t *conn, const mcs_io_t *io) MCS_MUST_CHECK;

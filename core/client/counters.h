@@ -12,6 +12,7 @@ typedef struct mcs_counters {
 
 #define mcs_count(counters, field, n) ((void)__atomic_fetch_add(&(counters)->field, (uint64_t)(n), __ATOMIC_RELAXED))
 
-void mcs_counters_each(const mcs_counters_t *counters, void (*fn)(void *arg, const char *name, uint64_t value), void *arg);
+void mcs_counters_each(const mcs_counters_t *counters, void (*fn)(void *arg, const char *name, uint64_t value),
+                       void *arg);
 
 #endif

@@ -1,4 +1,5 @@
-/* The hello of a connection to the master: opens, resumes or joins a session; proves the cluster token when the master asks for it. */
+/* The hello of a connection to the master: opens, resumes or joins a session; proves the cluster token when the master
+ * asks for it. */
 #ifndef MCS_CLIENT_HELLO_H
 #define MCS_CLIENT_HELLO_H
 
@@ -30,13 +31,15 @@ typedef struct mcs_hello_result {
     char unix_path[MCS_UNIX_PATH_MAX]; /* of the master, when this host may use it, else "" */
 } mcs_hello_result_t;
 
-/* On a fresh connection. `session`: none opens a new one (control only). MCS_ERR_SESSION_ENDED: the master does not know that session;
- * MCS_ERR_ILLEGAL_CLIENT: the token is refused; MCS_ERR_INVALID_VERSION: another protocol or data plane generation (logged with the master's words);
- * MCS_ERR_PROTOCOL: not a master. Other failures as mcs_conn_receive. The caller closes the connection on failure. */
+/* On a fresh connection. `session`: none opens a new one (control only). MCS_ERR_SESSION_ENDED: the master does not
+ * know that session; MCS_ERR_ILLEGAL_CLIENT: the token is refused; MCS_ERR_INVALID_VERSION: another protocol or data
+ * plane generation (logged with the master's words); MCS_ERR_PROTOCOL: not a master. Other failures as
+ * mcs_conn_receive. The caller closes the connection on failure. */
 mcs_status_t mcs_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, mcs_hello_role_t role, mcs_id_t session,
                        const mcs_io_t *io, mcs_hello_result_t *result_out) MCS_MUST_CHECK;
 
-/* /proc/sys/kernel/random/boot_id: the same for all processes of one running kernel. "" when it cannot be read. Constant. */
+/* /proc/sys/kernel/random/boot_id: the same for all processes of one running kernel. "" when it cannot be read.
+ * Constant. */
 const char *mcs_boot_id(void);
 
 /* The text of an error reply (ErrorDetail), printable, "" when there is none. */

@@ -67,7 +67,8 @@ static bool in_doubt_locked(const mcs_inflight_t *table, uint64_t generation)
     return false;
 }
 
-/* Puts the generation where it belongs: with its round, or (true) into `ack`, or back with the undecided; or drops it when it is in doubt. */
+/* Puts the generation where it belongs: with its round, or (true) into `ack`, or back with the undecided; or drops it
+ * when it is in doubt. */
 static bool settle_locked(mcs_inflight_t *table, undecided_t entry, mcs_buf_t *keep)
 {
     if (in_doubt_locked(table, entry.generation)) {
@@ -106,7 +107,8 @@ static void settle_all_locked(mcs_inflight_t *table, mcs_buf_t *ack)
     mcs_buf_fini(&old);
 }
 
-/* Without memory an acknowledgement is lost: the owner then remembers the generation until this session ends, which is safe. */
+/* Without memory an acknowledgement is lost: the owner then remembers the generation until this session ends, which is
+ * safe. */
 static void send_acks(mcs_inflight_t *table, mcs_buf_t *ack)
 {
     if (ack->len > 0) {

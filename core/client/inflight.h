@@ -1,12 +1,13 @@
-/* Puts in flight: which generations this client may still write to, so that a revoked one is acknowledged only when nobody here will touch it any more
- * (rule 5: an owner forgets a revoked generation once its session acknowledged).
+/* Puts in flight: which generations this client may still write to, so that a revoked one is acknowledged only when
+ * nobody here will touch it any more (rule 5: an owner forgets a revoked generation once its session acknowledged).
  *
- * A store whose transfer ended without the owner's answer (deadline, lost endpoint) may still lie in a socket on its way: its generation is in
- * doubt and is never acknowledged, so that the owner remembers it until this session ends.
+ * A store whose transfer ended without the owner's answer (deadline, lost endpoint) may still lie in a socket on its
+ * way: its generation is in doubt and is never acknowledged, so that the owner remembers it until this session ends.
  *
- * A put round begins before its put_start is sent, because the master may revoke a reservation before the reply with its generations has been
- * read. A revoked generation that no known round has is therefore undecided while a round that had begun before is still without its
- * reply. Rounds are as many as threads in put, revocations are rare: lists, no index. Thread-safe: MCS_RANK_CLIENT_SESSION. */
+ * A put round begins before its put_start is sent, because the master may revoke a reservation before the reply with
+ * its generations has been read. A revoked generation that no known round has is therefore undecided while a round that
+ * had begun before is still without its reply. Rounds are as many as threads in put, revocations are rare: lists, no
+ * index. Thread-safe: MCS_RANK_CLIENT_SESSION. */
 #ifndef MCS_CLIENT_INFLIGHT_H
 #define MCS_CLIENT_INFLIGHT_H
 

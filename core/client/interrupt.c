@@ -8,6 +8,7 @@
 
 static _Thread_local int (*t_check)(void *arg);
 static _Thread_local void *t_check_arg;
+static _Thread_local bool t_seen;
 
 void mcs_thread_set_interrupt(int (*check)(void *arg), void *arg)
 {
@@ -17,7 +18,21 @@ void mcs_thread_set_interrupt(int (*check)(void *arg), void *arg)
 
 bool mcs_interrupt_pending(void)
 {
-    return t_check != NULL && t_check(t_check_arg) != 0;
+    /* The hook may make calls of its own, which begin anew: what it answers is stored after it has returned. */
+    if (!t_seen && t_check != NULL && t_check(t_check_arg) != 0) {
+        t_seen = true;
+    }
+    return t_seen;
+}
+
+void mcs_interrupt_begin(void)
+{
+    t_seen = false;
+}
+
+bool mcs_interrupt_seen(void)
+{
+    return t_seen;
 }
 
 /* Descriptor + 1, 0 = free. Lock-free, because the reader is a child between fork and exec. */

@@ -1,14 +1,20 @@
-/* The interrupt hook of the calling thread (mcs_thread_set_interrupt): asked while a call waits, so that Ctrl-C in an interpreter ends it. */
+/* The interrupt hook of the calling thread (mcs_thread_set_interrupt): asked while a call waits, so that Ctrl-C in an
+ * interpreter ends it. */
 #ifndef MCS_CLIENT_INTERRUPT_H
 #define MCS_CLIENT_INTERRUPT_H
 
 #include "core/base/macros.h"
 
-/* True when this thread has a hook and it wants the call to end. May run the embedding program's code: call it without locks. */
+/* True when this thread has a hook and it wants the call to end, and from then on until mcs_interrupt_begin. May run
+ * the embedding program's code: call it without locks. */
 bool mcs_interrupt_pending(void);
+/* A new call of the API begins on this thread: forgets what the hook said before. */
+void mcs_interrupt_begin(void);
+/* Has the hook ended the present call? Does not ask it again. */
+bool mcs_interrupt_seen(void);
 
-/* A forked child closes these descriptors at once (rule 11): the parent's connections must end with the parent. Bounded; beyond the bound a
- * descriptor is merely not closed early. -1 is ignored. */
+/* A forked child closes these descriptors at once (rule 11): the parent's connections must end with the parent.
+ * Bounded; beyond the bound a descriptor is merely not closed early. -1 is ignored. */
 void mcs_fork_guard_add(int fd);
 void mcs_fork_guard_remove(int fd);
 

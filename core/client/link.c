@@ -1,10 +1,12 @@
 /* See link.h.
  *
- * Pool: a stack of idle connections (the last used is the warmest) and a count of those that exist. A connection belongs to the session
- * serial it said hello for; when the serial has moved on it is closed instead of being put back or taken.
+ * Pool: a stack of idle connections (the last used is the warmest) and a count of those that exist. A connection
+ * belongs to the session serial it said hello for; when the serial has moved on it is closed instead of being put back
+ * or taken.
  *
- * Sequences: each mutating call in flight has a node in a list in order of its sequence; `ack` is the sequence of the head (or the next one to be
- * given out when the list is empty), because everything below has been answered. Taken out when the call returns, whatever its result. */
+ * Sequences: each mutating call in flight has a node in a list in order of its sequence; `ack` is the sequence of the
+ * head (or the next one to be given out when the list is empty), because everything below has been answered. Taken out
+ * when the call returns, whatever its result. */
 #include "core/client/link.h"
 
 #include <string.h>
@@ -20,6 +22,7 @@
 #define BACKOFF_MIN (10 * MCS_NS_PER_MS)
 #define BACKOFF_MAX (200 * MCS_NS_PER_MS)
 #define WAIT_SLICE  (100 * MCS_NS_PER_MS)
+#define FINISH_MS   1000 /* for the answer of an interrupted call that must be known */
 #define REPLY_ARENA ((size_t)256 << 20)
 
 typedef struct pooled {
@@ -113,7 +116,8 @@ void mcs_link_set_session(mcs_link_t *link, const mcs_hello_result_t *hello, boo
 {
     mcs_mutex_lock(&link->lock);
     if (link->serial == 0 || !mcs_id_equal(link->session.session, hello->session)) {
-        /* A session that was only dropped and then resumed keeps its sequences: their outcomes are still kept by the master. */
+        /* A session that was only dropped and then resumed keeps its sequences: their outcomes are still kept by the
+         * master. */
         bool same = mcs_id_equal(link->session.session, hello->session);
         link->serial = ++link->last_serial;
         if (!same) {
@@ -158,7 +162,8 @@ static mcs_status_t check_limits(const mcs_link_t *link, const attempt_t *attemp
     return attempt->io.interruptible && mcs_interrupt_pending() ? MCS_ERR_INTERRUPTED : MCS_OK;
 }
 
-/* Waits a slice, or until something in the link changed. Entered and left with the lock held; the hook is asked without it. */
+/* Waits a slice, or until something in the link changed. Entered and left with the lock held; the hook is asked without
+ * it. */
 static mcs_status_t wait_changed_locked(mcs_link_t *link, const attempt_t *attempt)
 {
     uint64_t slice_end = MCS_MIN(mcs_now_ns() + WAIT_SLICE, attempt->io.deadline_ns);
@@ -310,7 +315,8 @@ static mcs_status_t connect_call(mcs_link_t *link, pooled_t *pooled, attempt_t *
     mcs_hello_result_t result;
     status = mcs_hello(&pooled->conn, link->config.self, MCS_HELLO_CALL, attempt->session, &io, &result);
     if (status == MCS_OK && (result.epoch != attempt->epoch || !mcs_id_equal(result.session, attempt->session))) {
-        /* Another master than that of the control connection (rule 12: epochs agree): the session is settled there first. */
+        /* Another master than that of the control connection (rule 12: epochs agree): the session is settled there
+         * first. */
         status = MCS_ERR_SESSION_ENDED;
     }
     if (status != MCS_OK) {
@@ -410,13 +416,14 @@ static mcs_status_t take_reply(const mcs_call_t *call, const mcs_frame_t *frame,
     return reply->message != NULL ? MCS_OK : MCS_ERR_PROTOCOL;
 }
 
-/* Sends the request and reads its reply. MCS_ERR_PROTOCOL, MCS_ERR_RPC_FAIL, MCS_ERR_RPC_TIMEOUT … are the connection's; *answered says that
- * the result is the master's own. */
+/* Sends the request and reads its reply. MCS_ERR_PROTOCOL, MCS_ERR_RPC_FAIL, MCS_ERR_RPC_TIMEOUT … are the
+ * connection's; *answered says that the result is the master's own. */
 static mcs_status_t exchange(pooled_t *pooled, mcs_call_t *call, const attempt_t *attempt, mcs_reply_t *reply,
                              bool *answered)
 {
     mcs_conn_t *conn = &pooled->conn;
-    mcs_frame_header_t header = {.kind = MCS_FRAME_REQUEST, .verb = (uint16_t)call->verb, .id = ++conn->last_id, .epoch = attempt->epoch};
+    mcs_frame_header_t header = {
+        .kind = MCS_FRAME_REQUEST, .verb = (uint16_t)call->verb, .id = ++conn->last_id, .epoch = attempt->epoch};
     uint8_t *payload = mcs_conn_prepare(conn, &header, protobuf_c_message_get_packed_size(call->request));
     if (payload == NULL) {
         *answered = true; /* nothing was sent */
@@ -444,8 +451,8 @@ static mcs_status_t exchange(pooled_t *pooled, mcs_call_t *call, const attempt_t
 }
 
 /* One try: connection, sequence, exchange. */
-static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *attempt, in_flight_t *mine, mcs_reply_t *reply,
-                             bool *answered)
+static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *attempt, in_flight_t *mine,
+                             mcs_reply_t *reply, bool *answered)
 {
     pooled_t *pooled;
     mcs_status_t status = check_out(link, attempt, &pooled);
@@ -490,6 +497,18 @@ static mcs_status_t judge(mcs_link_t *link, const mcs_call_t *call, attempt_t *a
     return back_off(link, attempt);
 }
 
+/* The hook has ended the call. True: go on without it for a little while. */
+static bool finish_interrupted(mcs_call_t *call, attempt_t *attempt)
+{
+    if ((call->flags & MCS_CALL_FINISH) == 0 || call->interrupted) {
+        return false;
+    }
+    call->interrupted = true;
+    attempt->io.interruptible = false;
+    attempt->io.deadline_ns = MCS_MIN(attempt->io.deadline_ns, mcs_deadline_after_ms(FINISH_MS));
+    return true;
+}
+
 mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *reply)
 {
     const mcs_client_config_t *config = link->config.config;
@@ -502,14 +521,22 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
     mcs_list_init(&mine.node);
     mcs_reply_init(reply);
     call->sent_ns = 0;
+    call->interrupted = false;
+    call->session = (mcs_id_t){0, 0};
     mcs_count(link->config.counters, rpc_calls, 1);
 
     mcs_status_t status;
     for (;;) {
         bool answered = false;
         status = try_call(link, call, &attempt, &mine, reply, &answered);
-        if (answered && status == MCS_ERR_SESSION_ENDED && !(call->sequence != NULL && !repeatable_in_new_session(call->verb))) {
-            answered = false; /* ended between two requests of a connection that had said hello for it: go on in the next one */
+        call->session = attempt.session;
+        if (status == MCS_ERR_INTERRUPTED && finish_interrupted(call, &attempt)) {
+            continue;
+        }
+        if (answered && status == MCS_ERR_SESSION_ENDED &&
+            !(call->sequence != NULL && !repeatable_in_new_session(call->verb))) {
+            answered = false; /* ended between two requests of a connection that had said hello for it: go on in the
+                                 next one */
         }
         if (answered) {
             break;
@@ -522,6 +549,9 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         mcs_reply_init(reply);
     }
     end_sequence(link, &mine);
+    if (status != MCS_OK && call->interrupted) {
+        status = MCS_ERR_INTERRUPTED;
+    }
     if (status != MCS_OK) {
         reply->message = NULL;
         if (mcs_status_scope(status) == MCS_SCOPE_MASTER) {

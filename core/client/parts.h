@@ -1,5 +1,5 @@
-/* What a main (python/src/module.c, the client daemon, a test) plugs into the client: the parts that core/ must not know.
- * Set once before the first setup; process-wide; constant afterwards. */
+/* What a main (python/src/module.c, the client daemon, a test) plugs into the client: the parts that core/ must not
+ * know. Set once before the first setup; process-wide; constant afterwards. */
 #ifndef MCS_CLIENT_PARTS_H
 #define MCS_CLIENT_PARTS_H
 
@@ -11,7 +11,7 @@ typedef struct mcs_parts {
     const mcs_transport_ops_t *transport; /* "tcp" */
     const mcs_metadata_ops_t *metadata;   /* NULL: only P2PHANDSHAKE */
     const mcs_embed_ops_t *embed;         /* NULL: no embedded master */
-    const char *ucx_hint;                 /* library text for the transport when configuration names none; may be NULL */
+    const char *ucx_hint; /* library text for the transport when configuration names none; may be NULL */
 } mcs_parts_t;
 
 void mcs_parts_set(const mcs_parts_t *parts);

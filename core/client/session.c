@@ -1,8 +1,9 @@
 /* See session.h.
  *
- * Outboxes: `released` and `revoke_ack` are columns of generations. Each has a queue, filled by any thread, and the batch that was sent and not
- * answered yet, of the control thread alone. After a lost connection the batch is sent again (generations are never reused, so a repeat
- * says nothing new); with a new session both are dropped, because what they name went with the old one. */
+ * Outboxes: `released` and `revoke_ack` are columns of generations. Each has a queue, filled by any thread, and the
+ * batch that was sent and not answered yet, of the control thread alone. After a lost connection the batch is sent
+ * again (generations are never reused, so a repeat says nothing new); with a new session both are dropped, because what
+ * they name went with the old one. */
 #include "core/client/session.h"
 
 #include <poll.h>
@@ -21,12 +22,13 @@
 #define SEND_LIMIT_MS    2000
 #define GOODBYE_LIMIT_MS 1000
 #define BACKOFF_MIN_MS   20
+#define PATIENCE_MIN_MS  2000
 #define BACKOFF_MAX_MS   1000
 
 typedef struct outbox {
     mcs_verb_t verb;
-    mcs_buf_t queue; /* guarded by session->lock */
-    mcs_buf_t batch; /* control thread only */
+    mcs_buf_t queue;  /* guarded by session->lock */
+    mcs_buf_t batch;  /* control thread only */
     uint64_t sent_id; /* of the request that carries the batch; 0 = to be sent */
 } outbox_t;
 
@@ -40,6 +42,7 @@ struct mcs_session {
     uint32_t stop;           /* atomic */
     uint32_t connected;      /* atomic: the control connection is open and its session usable */
     uint64_t last_answer_ns; /* atomic: when a frame last came */
+    uint64_t patience_ns;    /* atomic: silence for longer is not healthy */
 
     mcs_mutex_t lock; /* guards the queues and `refused` */
     outbox_t released;
@@ -103,8 +106,10 @@ static mcs_io_t control_io(mcs_session_t *session, int64_t limit_ms)
 static mcs_status_t send_request(mcs_session_t *session, mcs_verb_t verb, const ProtobufCMessage *message,
                                  const mcs_io_t *io)
 {
-    mcs_frame_header_t header = {
-        .kind = MCS_FRAME_REQUEST, .verb = (uint16_t)verb, .id = ++session->conn.last_id, .epoch = session->hello.epoch};
+    mcs_frame_header_t header = {.kind = MCS_FRAME_REQUEST,
+                                 .verb = (uint16_t)verb,
+                                 .id = ++session->conn.last_id,
+                                 .epoch = session->hello.epoch};
     uint8_t *payload = mcs_conn_prepare(&session->conn, &header, protobuf_c_message_get_packed_size(message));
     if (payload == NULL) {
         return MCS_ERR_NO_MEMORY;
@@ -174,7 +179,8 @@ static mcs_status_t on_release(mcs_session_t *session, const mcs_frame_t *frame)
         status = mcs_column_count(notice->records.len, sizeof(mcs_col_release_t), MCS_FRAME_MAX, &count);
     }
     if (status == MCS_OK && count > 0 && session->owner != NULL) {
-        mcs_owner_release(session->owner, (const mcs_col_release_t *)(const void *)notice->records.data, (uint32_t)count);
+        mcs_owner_release(session->owner, (const mcs_col_release_t *)(const void *)notice->records.data,
+                          (uint32_t)count);
     }
     if (notice != NULL) {
         mcs__wire__notice_release__free_unpacked(notice, NULL);
@@ -304,7 +310,8 @@ static mcs_status_t begin_new(mcs_session_t *session, const mcs_hello_result_t *
 static mcs_status_t connect_once(mcs_session_t *session)
 {
     const mcs_client_config_t *config = session->config.config;
-    int64_t limit_ms = config->connect_timeout_ms < 0 ? CONNECT_LIMIT_MS : MCS_MIN(config->connect_timeout_ms, CONNECT_LIMIT_MS);
+    int64_t limit_ms =
+        config->connect_timeout_ms < 0 ? CONNECT_LIMIT_MS : MCS_MIN(config->connect_timeout_ms, CONNECT_LIMIT_MS);
     mcs_io_t io = control_io(session, limit_ms);
     mcs_status_t status = mcs_conn_open(&session->conn, session->config.address, config->ipv6, &io);
     if (status != MCS_OK) {
@@ -342,6 +349,8 @@ static mcs_status_t connect_once(mcs_session_t *session)
     }
     mcs_link_set_session(session->link, &hello, true);
     session->next_ping_ns = mcs_now_ns() + hello.heartbeat_ms * MCS_NS_PER_MS;
+    uint64_t patience_ns = MCS_MAX(3 * (uint64_t)hello.heartbeat_ms, (uint64_t)PATIENCE_MIN_MS) * MCS_NS_PER_MS;
+    __atomic_store_n(&session->patience_ns, patience_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&session->last_answer_ns, mcs_now_ns(), __ATOMIC_RELAXED);
     __atomic_store_n(&session->connected, 1, __ATOMIC_RELEASE);
     return MCS_OK;
@@ -397,7 +406,8 @@ static mcs_status_t ping_if_due(mcs_session_t *session)
     if (now < session->next_ping_ns) {
         return MCS_OK;
     }
-    /* Silence is no proof of death: a stopped master keeps its connections. After a session's time to live it is worth another try. */
+    /* Silence is no proof of death: a stopped master keeps its connections. After a session's time to live it is worth
+     * another try. */
     uint64_t patience = MCS_MAX((uint64_t)session->hello.session_ttl_ms, 3 * (uint64_t)session->hello.heartbeat_ms);
     if (now - session->last_answer_ns > MCS_MAX(patience, 3000) * MCS_NS_PER_MS) {
         return MCS_ERR_RPC_TIMEOUT;
@@ -457,7 +467,8 @@ static void control_main(void *arg)
         if (stopping(session)) {
             break;
         }
-        mcs_warn(AREA, "control connection to the master at %s lost: %s", session->config.address, mcs_status_name(status));
+        mcs_warn(AREA, "control connection to the master at %s lost: %s", session->config.address,
+                 mcs_status_name(status));
         disconnect(session);
     }
 }
@@ -592,5 +603,7 @@ void mcs_session_destroy(mcs_session_t *session)
 
 bool mcs_session_is_connected(const mcs_session_t *session)
 {
-    return __atomic_load_n(&session->connected, __ATOMIC_ACQUIRE) != 0;
+    uint64_t silence_ns = mcs_now_ns() - __atomic_load_n(&session->last_answer_ns, __ATOMIC_RELAXED);
+    return __atomic_load_n(&session->connected, __ATOMIC_ACQUIRE) != 0 &&
+           silence_ns <= __atomic_load_n(&session->patience_ns, __ATOMIC_RELAXED);
 }

@@ -1,9 +1,10 @@
 /* The session at the master: its control connection and the thread that keeps it ("mcs-control").
  *
- * The thread pings, answers the master's notices (release, revoked, forget, session ended) by telling the owner and the puts in flight, sends
- * back what they answer in batches, and reconnects with a backoff when the connection is lost. A session that the master still knows is
- * resumed with everything it had; one that it does not know any more (restart without a journal, TTL missed) is replaced: `opened` mounts anew on
- * new memory before calls go on. An answer of a lower epoch than the highest seen is refused (rule 12).
+ * The thread pings, answers the master's notices (release, revoked, forget, session ended) by telling the owner and the
+ * puts in flight, sends back what they answer in batches, and reconnects with a backoff when the connection is lost. A
+ * session that the master still knows is resumed with everything it had; one that it does not know any more (restart
+ * without a journal, TTL missed) is replaced: `opened` mounts anew on new memory before calls go on. An answer of a
+ * lower epoch than the highest seen is refused (rule 12).
  *
  * Thread-safe. Locks: MCS_RANK_CLIENT_SESSION for the outboxes, never held over I/O. */
 #ifndef MCS_CLIENT_SESSION_H
@@ -20,7 +21,8 @@ typedef struct mcs_session_config {
     const mcs_client_config_t *config;
     const mcs_hello_self_t *self;
     mcs_counters_t *counters;
-    /* A new session is open: mount. On the thread that opened it; calls with MCS_CALL_EARLY work. A failure closes the session again. */
+    /* A new session is open: mount. On the thread that opened it; calls with MCS_CALL_EARLY work. A failure closes the
+     * session again. */
     mcs_status_t (*opened)(void *arg, const mcs_hello_result_t *hello);
     /* The session was resumed, perhaps under a new epoch. */
     void (*resumed)(void *arg, const mcs_hello_result_t *hello);

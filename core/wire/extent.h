@@ -22,6 +22,8 @@
 #define MCS_EXTENT_HEADER 64
 #define MCS_EXTENT_INLINE_CRCS 4
 #define MCS_EXTENT_CRC_BLOCK (UINT64_C(1) << 20)
+/* Seed of the key hash in headers: the same in every client, or readers refuse what writers wrote. */
+#define MCS_EXTENT_KEY_SEED UINT64_C(0x6d6f6f6e63616b65)
 /* The largest payload of one object. */
 #define MCS_OBJECT_MAX (UINT64_C(1) << 40)
 
@@ -44,6 +46,11 @@ typedef struct mcs_extent_header {
 } mcs_extent_header_t;
 _Static_assert(sizeof(mcs_extent_header_t) == MCS_EXTENT_HEADER, "memory ABI");
 
+/* What a header says about its key. */
+static inline mcs_hash128_t mcs_extent_key_hash(const void *key, size_t len)
+{
+    return mcs_hash128(MCS_EXTENT_KEY_SEED, key, len);
+}
 static inline uint64_t mcs_extent_block_count(uint64_t payload_len)
 {
     return (payload_len + MCS_EXTENT_CRC_BLOCK - 1) / MCS_EXTENT_CRC_BLOCK;

@@ -1,0 +1,144 @@
+/* One set-up client: what exists between mcs_store_setup and mcs_store_close, and what every call works on.
+ *
+ *   store.c      the API's entries: who may enter, when the last one out takes the client apart
+ *   setup.c      makes a client from a mcs_setup_t and takes it apart
+ *   mount.c      the segment in the session at the master
+ *   routes.h     how the segments of others are reached
+ *   lookup.h     where objects are
+ *   move.h       moves payloads: copy.c (own and same host), remote.c (transport)
+ *   get.c handle.c put.c admin.c   the verbs
+ *
+ * Everything but the segment and the epoch is constant from open to close; the parts have their own locks. */
+#ifndef MCS_CLIENT_CLIENT_H
+#define MCS_CLIENT_CLIENT_H
+
+#include "core/base/lock.h"
+#include "core/base/memprobe.h"
+#include "core/base/parse.h"
+#include "core/client/copy.h"
+#include "core/client/parts.h"
+#include "core/client/session.h"
+#include "core/segment/bufpool.h"
+#include "core/segment/mapper.h"
+#include "core/segment/regtable.h"
+#include "mcstore/mcstore.h"
+
+#define MCS_SEGMENT_NAME_MAX 300
+
+typedef struct mcs_peers mcs_peers_t;
+typedef struct mcs_views mcs_views_t;
+
+typedef struct mcs_client {
+    mcs_client_config_t config;
+    mcs_id_t id;
+    uint64_t serial; /* no two clients of a process have the same */
+    mcs_hostport_t local;
+    char name[MCS_SEGMENT_NAME_MAX];               /* "host:port": of the segment */
+    char transport_endpoint[MCS_SEGMENT_NAME_MAX]; /* what descriptors show people */
+    int port_fd;                                   /* holds a port that was picked; -1 = none */
+    char *tenant;
+    char *protocol;
+    char *master_address;
+    char *metadata_url; /* "" = P2PHANDSHAKE */
+    bool published;
+    void *embedded; /* a master of our own, NULL = none */
+
+    mcs_hello_self_t self;
+    mcs_session_t *session;
+    mcs_link_t *link;                         /* the session's */
+    const mcs_transport_ops_t *transport_ops; /* NULL: no data plane (rpc_only) */
+    mcs_transport_t *transport;
+    mcs_transport_info_t transport_info;
+    mcs_owner_t *owner;
+    mcs_mapper_t *mapper;
+    mcs_faulter_t *faulter;
+    mcs_bufpool_t *pool;
+    mcs_regtable_t *buffers;
+    mcs_copiers_t *copiers;
+    mcs_peers_t *peers;
+    mcs_views_t *views;
+    mcs_counters_t counters;
+    mcs_transport_counters_t transport_counters;
+
+    uint32_t cancel; /* atomic: the client is being closed */
+
+    mcs_mutex_t lock;                    /* MCS_RANK_CLIENT; guards what follows */
+    mcs_segment_config_t segment_config; /* size 0: none */
+    mcs_segment_t *segment;
+    bool segment_offered; /* a mount of it has been sent: a new session takes new memory */
+    uint64_t epoch;
+} mcs_client_t;
+
+/* Everything from checking the arguments to the mounted segment. On failure nothing is left. *named_port:
+ * local_hostname gave a port. */
+mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out, bool *named_port_out) MCS_MUST_CHECK;
+/* Only what needs no other part: lets mcs_store_setup refuse bad arguments before it closes the client it has. Logs. */
+mcs_status_t mcs_setup_check(const mcs_setup_t *setup) MCS_MUST_CHECK;
+/* Ends the calls inside (MCS_ERR_CLOSED) and refuses new ones; returns at once. */
+void mcs_client_cancel(mcs_client_t *client);
+/* After the last call has left. */
+void mcs_client_close(mcs_client_t *client);
+
+static inline bool mcs_client_is_cancelled(const mcs_client_t *client)
+{
+    return __atomic_load_n(&client->cancel, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* MCS_ERR_INTERRUPTED or MCS_ERR_CLOSED when the call that runs on this thread has to end. Asks the hook. */
+mcs_status_t mcs_client_check(const mcs_client_t *client) MCS_MUST_CHECK;
+
+/* Memory that a caller named by address is there: registered ranges were asked about at their registration, everything
+ * else is now. */
+mcs_status_t mcs_client_check_memory(mcs_client_t *client, mcs_memprobe_t *probe, const struct iovec *iov, size_t count,
+                                     bool write) MCS_MUST_CHECK;
+
+/* Deadline of a transfer of `bytes` that starts now. */
+uint64_t mcs_client_transfer_deadline(const mcs_client_t *client, uint64_t bytes);
+
+/* mount.c: the session's hooks. */
+mcs_status_t mcs_client_opened(void *client, const mcs_hello_result_t *hello);
+void mcs_client_resumed(void *client, const mcs_hello_result_t *hello);
+/* A segment of the configured size, known to the owner and the mapper; not mounted yet. */
+mcs_status_t mcs_client_make_segment(mcs_client_t *client) MCS_MUST_CHECK;
+void mcs_client_drop_segment(mcs_client_t *client);
+/* Connects in the background to the segments that are there already. */
+void mcs_client_connect_early(mcs_client_t *client);
+
+/* The verbs. Keys and counts as in mcstore.h; results are public codes. The return value is MCS_OK, or why nothing was
+ * done (results are then not written: store.c does). */
+mcs_status_t mcs_client_put(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_value_t *values, size_t count,
+                            const mcs_replicate_config_t *config, unsigned flags, int *results) MCS_MUST_CHECK;
+mcs_status_t mcs_client_get_into(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_value_t *buffers,
+                                 size_t count, int64_t *results) MCS_MUST_CHECK;
+mcs_status_t mcs_client_get_handles(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, mcs_handle_t **handles,
+                                    int64_t *results) MCS_MUST_CHECK;
+mcs_status_t mcs_client_exist(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results) MCS_MUST_CHECK;
+int64_t mcs_client_object_size(mcs_client_t *client, mcs_bytes_t key);
+mcs_status_t mcs_client_remove(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, bool force, int *results)
+    MCS_MUST_CHECK;
+int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force);
+int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
+int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+void mcs_client_counters(mcs_client_t *client, mcs_counter_fn fn, void *arg);
+
+/* A get in two steps, between its calls: nothing of a client, only what a lookup said. */
+struct mcs_get;
+mcs_status_t mcs_client_get_begin(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, struct mcs_get **get_out)
+    MCS_MUST_CHECK;
+mcs_status_t mcs_client_get_run(mcs_client_t *client, struct mcs_get *get, const struct iovec *buffers,
+                                int64_t *results) MCS_MUST_CHECK;
+size_t mcs_get_count(const struct mcs_get *get);
+void mcs_get_free(struct mcs_get *get);
+/* What store.c keeps with it. */
+typedef struct mcs_get_owner {
+    mcs_store_t *store; /* a reference */
+    uint64_t client_serial;
+} mcs_get_owner_t;
+mcs_get_owner_t *mcs_get_owner(struct mcs_get *get);
+
+/* Viewed bytes of one client; referenced by the client and by every view. */
+mcs_status_t mcs_views_create(mcs_views_t **views_out) MCS_MUST_CHECK;
+mcs_views_t *mcs_views_get(mcs_views_t *views);
+void mcs_views_put(mcs_views_t *views);
+
+#endif

@@ -1,0 +1,62 @@
+/* Copies between a caller's scattered memory and the payload of an extent, with the CRC of each block summed in the
+ * same pass; and the few threads that share large copies.
+ *
+ * A copy thread has no state: a caller posts a job of numbered units, works on it itself, and any idle copy thread
+ * helps. The threads start at the first large job. Thread-safe. Lock: MCS_RANK_CLIENT_COPY, never held over a copy. */
+#ifndef MCS_CLIENT_COPY_H
+#define MCS_CLIENT_COPY_H
+
+#include <sys/uio.h>
+
+#include "core/base/status.h"
+
+/* Walks over scattered memory. */
+typedef struct mcs_cursor {
+    const struct iovec *iov;
+    size_t left; /* entries, the present one included */
+    size_t at;   /* bytes of the present entry that are behind us */
+} mcs_cursor_t;
+
+static inline mcs_cursor_t mcs_cursor(const struct iovec *iov, size_t count)
+{
+    return (mcs_cursor_t){iov, count, 0};
+}
+void mcs_cursor_skip(mcs_cursor_t *cursor, uint64_t bytes);
+/* The next piece in one stretch, at most `max` bytes; 0 at the end. */
+static inline size_t mcs_cursor_next(mcs_cursor_t *cursor, uint64_t max, uint8_t **bytes_out)
+{
+    while (cursor->left > 0 && cursor->at == cursor->iov->iov_len) {
+        cursor->iov++;
+        cursor->left--;
+        cursor->at = 0;
+    }
+    if (cursor->left == 0) {
+        return 0;
+    }
+    size_t len = (size_t)MCS_MIN((uint64_t)(cursor->iov->iov_len - cursor->at), max);
+    *bytes_out = (uint8_t *)cursor->iov->iov_base + cursor->at;
+    cursor->at += len;
+    return len;
+}
+
+/* Sum of the lengths. MCS_ERR_INVALID_PARAMS: a null pointer with a length, a piece that wraps around, or a sum over
+ * `max`. */
+mcs_status_t mcs_iov_total(const struct iovec *iov, size_t count, uint64_t max, uint64_t *total_out) MCS_MUST_CHECK;
+
+/* `from` is a multiple of the CRC block; crcs[0] is the block at `from`. The cursor stands at `from` of the caller's
+ * memory. */
+void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs);
+/* MCS_ERR_CHECKSUM_MISMATCH at the first block that does not agree; what has been copied is not to be used. */
+mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs)
+    MCS_MUST_CHECK;
+/* The block CRCs of scattered memory. */
+void mcs_crc_blocks(uint64_t len, mcs_cursor_t *source, uint32_t *crcs);
+
+typedef struct mcs_copiers mcs_copiers_t;
+mcs_status_t mcs_copiers_create(mcs_copiers_t **copiers_out) MCS_MUST_CHECK;
+void mcs_copiers_destroy(mcs_copiers_t *copiers); /* no job is running; NULL is fine */
+/* Runs unit(arg, i) for all i < count, on this thread and, when `parallel`, on idle copy threads; returns when all are
+ * done. */
+void mcs_copiers_run(mcs_copiers_t *copiers, bool parallel, void (*unit)(void *arg, size_t i), void *arg, size_t count);
+
+#endif

@@ -1,0 +1,182 @@
+/* Moves over mapped segments, own and same host: see move.h.
+ *
+ * Waves: at most WAVE moves are pinned at once, so that a batch of thousands leaves slots to other threads. Each wave
+ * is cut into units of up to UNIT bytes (a multiple of the CRC block), which the calling thread works off alone or,
+ * when the wave is large, with the copy threads. Slots make this safe without the lease: what is pinned is not given
+ * back before the unpin (rule 3). */
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "core/client/move.h"
+
+#define WAVE         64
+#define UNIT         (4 * MCS_MIB)
+#define PARALLEL_MIN (8 * MCS_MIB) /* below this a hand-over costs more than it brings */
+#define INLINE_UNITS (2 * WAVE)
+
+typedef struct pinned {
+    mcs_move_t *move;
+    mcs_pin_t pin;
+    uint32_t *crcs;      /* of the extent */
+    mcs_status_t status; /* atomic while units run */
+} pinned_t;
+
+typedef struct unit {
+    pinned_t *pinned;
+    uint64_t from;
+} unit_t;
+
+typedef struct wave {
+    mcs_client_t *client;
+    mcs_direction_t direction;
+    pinned_t pinned[WAVE];
+    size_t count;
+    uint64_t bytes;
+    unit_t *units;
+    size_t unit_count;
+} wave_t;
+
+static void run_unit(void *arg, size_t i)
+{
+    const wave_t *wave = arg;
+    pinned_t *pinned = wave->units[i].pinned;
+    const mcs_move_t *move = pinned->move;
+    uint64_t from = wave->units[i].from;
+    uint64_t len = MCS_MIN(move->payload_len - from, (uint64_t)UNIT);
+    mcs_status_t status = MCS_OK;
+    if (mcs_client_is_cancelled(wave->client)) {
+        status = MCS_ERR_CLOSED;
+    } else if (__atomic_load_n(&pinned->status, __ATOMIC_RELAXED) == MCS_OK) {
+        mcs_cursor_t cursor = mcs_cursor(move->iov, move->iov_count);
+        mcs_cursor_skip(&cursor, from);
+        uint8_t *payload = (uint8_t *)pinned->pin.payload + from;
+        uint32_t *crcs = pinned->crcs + from / MCS_EXTENT_CRC_BLOCK;
+        if (wave->direction == MCS_STORE) {
+            mcs_copy_in(payload, len, &cursor, crcs);
+        } else {
+            status = mcs_copy_out(payload, len, &cursor, crcs);
+        }
+    }
+    if (status != MCS_OK) {
+        __atomic_store_n(&pinned->status, status, __ATOMIC_RELAXED);
+    }
+}
+
+/* MCS_ERR_AGAIN: no slot is free, the move is for the next wave or the transport. */
+static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
+{
+    pinned_t *pinned = &wave->pinned[wave->count];
+    const mcs_col_replica_t *replica = move->replica;
+    mcs_status_t status = wave->direction == MCS_STORE
+                              ? mcs_pin_write(move->route->mapping, replica->offset, replica->generation,
+                                              move->payload_len, move->key_hash, &pinned->pin)
+                              : mcs_pin_read(move->route->mapping, replica->offset, replica->generation,
+                                             move->payload_len, move->key_hash, &pinned->pin);
+    if (status != MCS_OK) {
+        return status == MCS_ERR_LIMIT ? MCS_ERR_AGAIN : status;
+    }
+    pinned->move = move;
+    pinned->crcs = mcs_pin_crcs(&pinned->pin);
+    pinned->status = MCS_OK;
+    wave->count++;
+    wave->bytes += move->payload_len;
+    wave->unit_count += (size_t)((move->payload_len + UNIT - 1) / UNIT);
+    return MCS_OK;
+}
+
+static void count_bytes(mcs_client_t *client, const mcs_move_t *move, mcs_direction_t direction)
+{
+    bool own = mcs_mapping_is_own(move->route->mapping);
+    mcs_count(&client->counters, bytes_copied, move->payload_len);
+    if (direction == MCS_STORE) {
+        if (own) {
+            mcs_count(&client->counters, bytes_own_written, move->payload_len);
+        } else {
+            mcs_count(&client->counters, bytes_same_host_written, move->payload_len);
+        }
+    } else if (own) {
+        mcs_count(&client->counters, bytes_own_read, move->payload_len);
+    } else {
+        mcs_count(&client->counters, bytes_same_host_read, move->payload_len);
+    }
+}
+
+static void finish(const wave_t *wave, pinned_t *pinned)
+{
+    mcs_move_t *move = pinned->move;
+    mcs_status_t status = pinned->status;
+    if (status == MCS_OK || status == MCS_ERR_CHECKSUM_MISMATCH) {
+        count_bytes(wave->client, move, wave->direction);
+    }
+    if (wave->direction == MCS_STORE && status == MCS_OK) {
+        status = mcs_pin_seal(&pinned->pin);
+        if (move->crcs != NULL && !*move->crcs_known) {
+            memcpy(move->crcs, pinned->crcs, mcs_extent_block_count(move->payload_len) * sizeof(uint32_t));
+            *move->crcs_known = true;
+        }
+    }
+    mcs_unpin(&pinned->pin);
+    move->status = status;
+}
+
+static void run_wave(wave_t *wave)
+{
+    unit_t inlined[INLINE_UNITS];
+    mcs_status_t status = MCS_OK;
+    wave->units = inlined;
+    if (wave->unit_count > INLINE_UNITS) {
+        wave->units = MCS_NEW_ARRAY(unit_t, wave->unit_count);
+        status = wave->units == NULL ? MCS_ERR_NO_MEMORY : MCS_OK;
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < wave->count; i++) {
+        pinned_t *pinned = &wave->pinned[i];
+        pinned->status = status;
+        for (uint64_t from = 0; status == MCS_OK && from < pinned->move->payload_len; from += UNIT) {
+            wave->units[n++] = (unit_t){pinned, from};
+        }
+    }
+    mcs_copiers_run(wave->client->copiers, wave->bytes >= PARALLEL_MIN, run_unit, wave, n);
+    for (size_t i = 0; i < wave->count; i++) {
+        finish(wave, &wave->pinned[i]);
+    }
+    if (wave->units != inlined) {
+        mcs_free(wave->units);
+    }
+    wave->count = 0;
+    wave->bytes = 0;
+    wave->unit_count = 0;
+}
+
+void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                          uint64_t deadline_ns)
+{
+    wave_t wave;
+    wave.client = client;
+    wave.direction = direction;
+    wave.count = 0;
+    wave.bytes = 0;
+    wave.unit_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        mcs_move_t *move = &moves[i];
+        if (move->status != MCS_ERR_AGAIN || move->route->mapping == NULL) {
+            continue;
+        }
+        if (wave.count == 0) {
+            move->status = mcs_client_check(client);
+            if (move->status == MCS_OK && direction == MCS_STORE && mcs_deadline_passed(deadline_ns)) {
+                move->status = MCS_ERR_REPLICA_IS_GONE; /* the reservation has run out (rule 6) */
+            }
+            if (move->status != MCS_OK) {
+                continue;
+            }
+        }
+        move->status = pin(&wave, move);
+        if (wave.count == WAVE) {
+            run_wave(&wave);
+        }
+    }
+    if (wave.count > 0) {
+        run_wave(&wave);
+    }
+}

@@ -1,0 +1,45 @@
+/* Moves whole payloads between a caller's memory and replicas, over the path of each (design section 4).
+ *
+ *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
+ * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made before a store, checked
+ * after a fetch
+ *
+ * What a move reports as MCS_OK is right: for a read generation, state, length, key and every block's CRC agreed (rule
+ * 4), for a write the extent is sealed. On return no memory of the caller's is touched any more. Copies count in
+ * `bytes_copied`: one per byte on the mapped paths, none on the transport. */
+#ifndef MCS_CLIENT_MOVE_H
+#define MCS_CLIENT_MOVE_H
+
+#include "core/client/routes.h"
+
+typedef struct mcs_move {
+    mcs_route_t *route;
+    const mcs_col_replica_t *replica;
+    mcs_id_t session; /* that the replica's MAC is for */
+    uint64_t payload_len;
+    mcs_hash128_t key_hash;
+    const struct iovec *iov; /* holds at least payload_len bytes */
+    size_t iov_count;
+    /* Stores: one CRC per block of the payload, shared by the moves of one value; filled by the first that needs them.
+     * NULL for fetches. */
+    uint32_t *crcs;
+    bool *crcs_known;
+    mcs_status_t
+        status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
+                   (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
+    bool in_doubt; /* out, stores: bytes may still be on their way to the owner */
+} mcs_move_t;
+
+/* Sets every status. `deadline_ns` bounds the transport, and no write begins after it. Scratch memory comes from
+ * `arena`. */
+void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                   uint64_t deadline_ns, mcs_arena_t *arena);
+
+/* Parts of it: mapped.c and remote.c. Work on the moves whose status is MCS_ERR_AGAIN and whose route has their path; a
+ * mapped move that finds no slot stays AGAIN. */
+void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                          uint64_t deadline_ns);
+void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                          uint64_t deadline_ns, mcs_arena_t *arena);
+
+#endif

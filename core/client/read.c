@@ -1,0 +1,302 @@
+/* See read.h.
+ *
+ * One pass: pick the items that need a lookup and ask; choose a replica for each; move all at once; judge. An item
+ * leaves with MCS_OK or with an error when neither a replica nor a lookup is left, so the number of passes is bounded.
+ * A generation that failed is not tried again when a later lookup names it again: what is looked for then is a replica
+ * somewhere else. */
+#include "core/client/read.h"
+
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+
+#define AREA "client"
+
+void mcs_read_init(mcs_read_t *read, mcs_client_t *client, mcs_read_item_t *items, size_t count, mcs_arena_t *arena)
+{
+    memset(read, 0, sizeof(*read));
+    read->client = client;
+    read->items = items;
+    read->count = count;
+    read->arena = arena;
+    mcs_routes_init(&read->routes, client);
+}
+
+void mcs_read_fini(mcs_read_t *read)
+{
+    mcs_routes_fini(&read->routes);
+}
+
+/* ---- lookups ---- */
+
+static const mcs_key_t *picked_key(void *arg, size_t i)
+{
+    const mcs_read_t *read = arg;
+    return &read->items[read->picked[i]].key;
+}
+
+static mcs_found_t *picked_found(void *arg, size_t i)
+{
+    mcs_read_t *read = arg;
+    return &read->items[read->picked[i]].found;
+}
+
+static mcs_status_t add_routes(mcs_read_t *read, mcs_read_item_t *item)
+{
+    return mcs_routes_add(&read->routes, item->found.replicas, item->found.replica_count, 0);
+}
+
+static void fail_all(mcs_read_t *read, mcs_status_t status)
+{
+    for (size_t i = 0; i < read->count; i++) {
+        if (read->items[i].status == MCS_ERR_AGAIN) {
+            read->items[i].status = status;
+        }
+    }
+}
+
+static bool wants_lookup(mcs_read_t *read, const mcs_read_item_t *item)
+{
+    return item->lookups == 0 || !mcs_found_is_leased(&item->found) || mcs_read_choose(read, item) < 0;
+}
+
+/* MCS_ERR_AGAIN: look it up. */
+static mcs_status_t may_look_up(const mcs_read_item_t *item)
+{
+    if (item->lookups < MCS_READ_LOOKUPS) {
+        return MCS_ERR_AGAIN;
+    }
+    if (item->failure != MCS_OK) {
+        return item->failure;
+    }
+    return MCS_ERR_LEASE_EXPIRED;
+}
+
+static mcs_status_t pick(mcs_read_t *read, bool all)
+{
+    read->picked_count = 0;
+    if (read->picked == NULL) {
+        read->picked = mcs_arena_alloc(read->arena, read->count * sizeof(uint32_t));
+        if (read->picked == NULL) {
+            return MCS_ERR_NO_MEMORY;
+        }
+    }
+    for (size_t i = 0; i < read->count; i++) {
+        mcs_read_item_t *item = &read->items[i];
+        if (item->status != MCS_ERR_AGAIN || (!all && !wants_lookup(read, item))) {
+            continue;
+        }
+        item->status = may_look_up(item);
+        if (item->status == MCS_ERR_AGAIN) {
+            read->picked[read->picked_count++] = (uint32_t)i;
+        }
+    }
+    return MCS_OK;
+}
+
+/* After the answers: what they leave to be done. */
+static void take_answers(mcs_read_t *read)
+{
+    for (size_t i = 0; i < read->picked_count; i++) {
+        mcs_read_item_t *item = &read->items[read->picked[i]];
+        item->lookups++;
+        item->tried = 0;
+        if (item->lookups > 1) {
+            mcs_count(&read->client->counters, failovers, 1);
+        }
+        if (item->found.status != MCS_OK) {
+            item->status = item->found.status;
+            continue;
+        }
+        mcs_status_t status = add_routes(read, item);
+        if (status != MCS_OK) {
+            item->status = status;
+        }
+    }
+}
+
+mcs_status_t mcs_read_lookup(mcs_read_t *read)
+{
+    mcs_status_t status = pick(read, true);
+    if (status == MCS_OK && read->picked_count > 0) {
+        mcs_lookup(read->client, picked_key, picked_found, read, read->picked_count, read->arena);
+        take_answers(read);
+    }
+    return status;
+}
+
+static mcs_status_t look_up_needed(mcs_read_t *read)
+{
+    mcs_status_t status = pick(read, false);
+    if (status == MCS_OK && read->picked_count > 0) {
+        mcs_lookup(read->client, picked_key, picked_found, read, read->picked_count, read->arena);
+        take_answers(read);
+    }
+    return status;
+}
+
+/* ---- replicas ---- */
+
+static bool has_failed(const mcs_read_item_t *item, uint64_t generation)
+{
+    for (uint8_t i = 0; i < item->failed_count; i++) {
+        if (item->failed[i] == generation) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int mcs_read_choose(mcs_read_t *read, const mcs_read_item_t *item)
+{
+    int best = -1;
+    mcs_path_t best_path = MCS_PATH_NONE;
+    for (uint32_t i = 0; i < item->found.replica_count; i++) {
+        const mcs_col_replica_t *replica = &item->found.replicas[i];
+        const mcs_route_t *route = mcs_routes_find(&read->routes, replica->segment);
+        if ((item->tried & (1u << i)) != 0 || route == NULL || has_failed(item, replica->generation)) {
+            continue;
+        }
+        if (best < 0 || route->path < best_path) {
+            best = (int)i;
+            best_path = route->path;
+        }
+    }
+    return best;
+}
+
+static void fill_move(mcs_read_t *read, mcs_read_item_t *item, int replica, mcs_move_t *move)
+{
+    *move = (mcs_move_t){
+        .route = mcs_routes_find(&read->routes, item->found.replicas[replica].segment),
+        .replica = &item->found.replicas[replica],
+        .session = item->found.session,
+        .payload_len = item->found.size,
+        .key_hash = mcs_extent_key_hash(item->key.bytes, item->key.len),
+        .iov = item->iov,
+        .iov_count = item->iov_count,
+    };
+    item->tried = (uint16_t)(item->tried | (1u << replica));
+    item->move = move;
+}
+
+static mcs_status_t check_size(const mcs_read_t *read, const mcs_read_item_t *item)
+{
+    if (read->exact) {
+        return item->found.size == item->capacity ? MCS_ERR_AGAIN : MCS_ERR_REPLICA_IS_GONE;
+    }
+    return item->found.size <= item->capacity ? MCS_ERR_AGAIN : MCS_ERR_INVALID_PARAMS;
+}
+
+/* Moves for all items that can have one now. */
+static size_t plan_moves(mcs_read_t *read, mcs_move_t *moves, uint64_t *bytes_out)
+{
+    size_t n = 0;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < read->count; i++) {
+        mcs_read_item_t *item = &read->items[i];
+        item->move = NULL;
+        if (item->status == MCS_ERR_AGAIN) {
+            item->status = check_size(read, item);
+        }
+        if (item->status != MCS_ERR_AGAIN || !mcs_found_is_leased(&item->found)) {
+            continue;
+        }
+        int replica = mcs_read_choose(read, item);
+        if (replica >= 0) {
+            fill_move(read, item, replica, &moves[n++]);
+            bytes += item->found.size;
+        }
+    }
+    *bytes_out = bytes;
+    return n;
+}
+
+static void judge(mcs_read_t *read, mcs_read_item_t *item)
+{
+    const mcs_move_t *move = item->move;
+    mcs_client_t *client = read->client;
+    mcs_status_t status = move->status;
+    if (status == MCS_OK || status == MCS_ERR_CLOSED || status == MCS_ERR_INTERRUPTED) {
+        item->status = status;
+        return;
+    }
+    if (status == MCS_ERR_CHECKSUM_MISMATCH) {
+        mcs_count(&client->counters, crc_errors, 1);
+        mcs_error(AREA, "replica of %llu bytes in segment %s: %s", (unsigned long long)move->payload_len,
+                  move->route->peer->name, mcs_status_name(status));
+    } else {
+        mcs_debug(AREA, "replica in segment %s not read: %s",
+                  move->route->peer != NULL ? move->route->peer->name : "unknown", mcs_status_name(status));
+    }
+    mcs_count(&client->counters, failovers, 1);
+    item->failure = status;
+    if (item->failed_count < MCS_READ_MEMORY && status != MCS_ERR_LIMIT) {
+        item->failed[item->failed_count++] = move->replica->generation;
+    }
+}
+
+void mcs_read_run(mcs_read_t *read)
+{
+    mcs_move_t *moves = mcs_arena_alloc(read->arena, read->count * sizeof(mcs_move_t));
+    if (moves == NULL) {
+        fail_all(read, MCS_ERR_NO_MEMORY);
+        return;
+    }
+    for (size_t i = 0; i < read->count; i++) {
+        mcs_read_item_t *item = &read->items[i];
+        mcs_status_t status = item->status == MCS_ERR_AGAIN && item->lookups > 0 ? add_routes(read, item) : MCS_OK;
+        if (status != MCS_OK) {
+            item->status = status;
+        }
+    }
+    for (;;) {
+        mcs_status_t status = look_up_needed(read);
+        if (status != MCS_OK) {
+            fail_all(read, status);
+            return;
+        }
+        bool open = false;
+        for (size_t i = 0; i < read->count && !open; i++) {
+            open = read->items[i].status == MCS_ERR_AGAIN;
+        }
+        if (!open) {
+            return;
+        }
+        uint64_t bytes;
+        size_t n = plan_moves(read, moves, &bytes);
+        mcs_moves_run(read->client, MCS_FETCH, moves, n, mcs_client_transfer_deadline(read->client, bytes),
+                      read->arena);
+        for (size_t i = 0; i < read->count; i++) {
+            if (read->items[i].move != NULL) {
+                judge(read, &read->items[i]);
+                read->items[i].move = NULL;
+            }
+        }
+    }
+}
+
+/* ---- the result ---- */
+
+/* The transport's deadline is a failed transfer; -901 is the master's. */
+static mcs_status_t public_status(mcs_status_t status, mcs_status_t failure)
+{
+    bool of_a_replica = status == failure && (status == MCS_ERR_RPC_TIMEOUT || status == MCS_ERR_LIMIT ||
+                                              status == MCS_ERR_SESSION_ENDED || status == MCS_ERR_SEGMENT_NOT_FOUND);
+    return mcs_status_public(of_a_replica ? MCS_ERR_TRANSFER_FAIL : status);
+}
+
+int64_t mcs_read_result(mcs_client_t *client, const mcs_read_item_t *item)
+{
+    if (item->status == MCS_OK) {
+        mcs_count(&client->counters, gets, 1);
+        return (int64_t)item->found.size;
+    }
+    if (item->status == MCS_ERR_OBJECT_NOT_FOUND) {
+        mcs_count(&client->counters, misses, 1);
+    } else {
+        mcs_count(&client->counters, get_failures, 1);
+    }
+    return public_status(item->status, item->failure);
+}

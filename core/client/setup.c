@@ -1,0 +1,502 @@
+/* Makes a client from its arguments, and takes one apart. See client.h; the rules of names and ports are those of the
+ * API.
+ *
+ * Order: what this process needs alone (owner, transport, mapper, segment) is made first; then, once per name tried,
+ * the name is published and the session opened, because a name may be taken. An explicit port is only a name: it is not
+ * bound and not tried twice. */
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+#include "core/client/interrupt.h"
+#include "core/client/local.h"
+#include "core/client/routes.h"
+
+#define AREA          "client"
+#define SEGMENT_MIN   1024
+#define SEGMENT_MAX   (UINT64_C(1) << 46)
+#define BUFFER_MAX    (UINT64_C(1) << 40)
+#define TEXT_MAX      1024
+#define EMBEDDED      "embedded"
+#define P2P           "P2PHANDSHAKE"
+#define RETRY_WAIT_MS 100
+#define ADDRESS_MAX   256
+
+static uint64_t g_serial; /* atomic */
+
+/* ---- arguments ---- */
+
+static bool text_ok(const char *text)
+{
+    return text != NULL && text[0] != '\0' && strnlen(text, TEXT_MAX) < TEXT_MAX;
+}
+
+static bool starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static mcs_status_t check_sizes(const mcs_setup_t *setup)
+{
+    if (setup->global_segment_size != 0 &&
+        (setup->global_segment_size < SEGMENT_MIN || setup->global_segment_size > SEGMENT_MAX)) {
+        mcs_error(AREA, "setup: global_segment_size %llu is not 0 or %d B to 64 TB",
+                  (unsigned long long)setup->global_segment_size, SEGMENT_MIN);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (setup->local_buffer_size > BUFFER_MAX) {
+        mcs_error(AREA, "setup: local_buffer_size %llu is over 1 TB", (unsigned long long)setup->local_buffer_size);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return MCS_OK;
+}
+
+static mcs_status_t check_protocol(const char *protocol)
+{
+    if (strcmp(protocol, "rpc_only") == 0) {
+        return MCS_OK;
+    }
+    if (strcmp(protocol, "tcp") != 0) {
+        mcs_error(AREA, "setup: protocol %.40s: this build has %s rpc_only", protocol,
+                  mcs_parts()->transport != NULL ? "tcp and" : "only");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (mcs_parts()->transport == NULL) {
+        mcs_error(AREA, "setup: protocol tcp: this program has no data transport");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return MCS_OK;
+}
+
+static mcs_status_t check_metadata(const char *metadata)
+{
+    if (strcmp(metadata, P2P) == 0) {
+        return MCS_OK;
+    }
+    if (!starts_with(metadata, "http://") && !starts_with(metadata, "https://")) {
+        mcs_error(AREA, "setup: metadata_server %.200s: neither " P2P " nor http://host:port/metadata", metadata);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (mcs_parts()->metadata == NULL) {
+        mcs_error(AREA, "setup: metadata_server %.200s: this program has no HTTP client, only " P2P, metadata);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return MCS_OK;
+}
+
+static mcs_status_t embedded_port(const char *address, uint16_t *port_out)
+{
+    uint64_t port = 0;
+    const char *text = address + strlen(EMBEDDED);
+    if (*text == ':') {
+        mcs_status_t status = mcs_parse_u64(text + 1, 65535, &port);
+        if (status != MCS_OK || port == 0) {
+            return MCS_ERR_INVALID_PARAMS;
+        }
+    } else if (*text != '\0') {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    *port_out = (uint16_t)port;
+    return MCS_OK;
+}
+
+static mcs_status_t check_master(const char *address)
+{
+    mcs_hostport_t target;
+    uint16_t port;
+    mcs_status_t status;
+    if (strncmp(address, EMBEDDED, strlen(EMBEDDED)) == 0 && embedded_port(address, &port) == MCS_OK) {
+        status = mcs_parts()->embed != NULL ? MCS_OK : MCS_ERR_INVALID_PARAMS;
+        if (status != MCS_OK) {
+            mcs_error(AREA, "setup: master_server_addr embedded: this program has no master inside");
+        }
+        return status;
+    }
+    if (starts_with(address, "unix:")) {
+        status = address[5] != '\0' && strlen(address + 5) < MCS_UNIX_PATH_MAX ? MCS_OK : MCS_ERR_INVALID_PARAMS;
+    } else {
+        status = strstr(address, "://") != NULL ? MCS_ERR_INVALID_PARAMS : mcs_parse_hostport(address, &target);
+    }
+    if (status == MCS_OK && !starts_with(address, "unix:") && target.has_port && target.port == 0) {
+        status = MCS_ERR_INVALID_PARAMS;
+    }
+    if (status != MCS_OK) {
+        mcs_error(AREA, "setup: master_server_addr %.200s: not host:port, unix:/path or " EMBEDDED "[:port]", address);
+    }
+    return status;
+}
+
+static mcs_status_t parse_local(const char *text, mcs_hostport_t *local_out)
+{
+    mcs_status_t status = mcs_parse_hostport(text, local_out);
+    if (status == MCS_OK && local_out->has_port && local_out->port == 0) {
+        status = MCS_ERR_INVALID_PARAMS;
+    }
+    if (status != MCS_OK) {
+        mcs_error(AREA, "setup: local_hostname %.200s: not a host or host:port", text);
+    }
+    return status;
+}
+
+static const char *protocol_of(const mcs_setup_t *setup)
+{
+    return setup->protocol != NULL && setup->protocol[0] != '\0' ? setup->protocol : "tcp";
+}
+
+mcs_status_t mcs_setup_check(const mcs_setup_t *setup)
+{
+    mcs_hostport_t local;
+    if (!text_ok(setup->local_hostname) || !text_ok(setup->metadata_server) || !text_ok(setup->master_server_addr) ||
+        strnlen(protocol_of(setup), TEXT_MAX) == TEXT_MAX ||
+        (setup->tenant_id != NULL && strnlen(setup->tenant_id, TEXT_MAX) == TEXT_MAX) || setup->flags != 0) {
+        mcs_error(AREA,
+                  "setup: local_hostname, metadata_server or master_server_addr is empty, or an argument is too long");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    mcs_status_t status = parse_local(setup->local_hostname, &local);
+    status = status == MCS_OK ? check_sizes(setup) : status;
+    status = status == MCS_OK ? check_protocol(protocol_of(setup)) : status;
+    status = status == MCS_OK ? check_metadata(setup->metadata_server) : status;
+    return status == MCS_OK ? check_master(setup->master_server_addr) : status;
+}
+
+/* ---- the parts ---- */
+
+static bool give_up(void *arg)
+{
+    return mcs_client_check(arg) != MCS_OK;
+}
+
+static mcs_status_t start_embedded(mcs_client_t *client)
+{
+    uint16_t port;
+    if (!starts_with(client->master_address, EMBEDDED) || embedded_port(client->master_address, &port) != MCS_OK) {
+        return MCS_OK;
+    }
+    char address[ADDRESS_MAX] = "";
+    mcs_status_t status = mcs_parts()->embed->start(port, &client->embedded, address, sizeof(address));
+    if (status != MCS_OK) {
+        mcs_error(AREA, "setup: the embedded master does not start: %s", mcs_status_name(status));
+        return status;
+    }
+    char *copy = mcs_strdup(address);
+    if (copy == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_free(client->master_address);
+    client->master_address = copy;
+    return MCS_OK;
+}
+
+static mcs_status_t open_transport(mcs_client_t *client)
+{
+    if (strcmp(client->protocol, "rpc_only") == 0) {
+        return MCS_OK;
+    }
+    const mcs_parts_t *parts = mcs_parts();
+    const mcs_client_config_t *config = &client->config;
+    const char *hint = parts->ucx_hint != NULL ? parts->ucx_hint : "";
+    mcs_transport_config_t transport_config = {
+        .bind_host = config->bind_address[0] != '\0' ? config->bind_address
+                                                     : mcs_local_bind_host(client->local.host, config->ipv6),
+        .library = config->ucx_lib[0] != '\0' ? config->ucx_lib : hint,
+        .client = client->id,
+        .cluster_token = config->cluster_token,
+        .max_workers = (uint32_t)config->max_workers,
+        .spin_ns = (uint64_t)config->spin_us * MCS_NS_PER_US,
+        .connect_timeout_ns = config->transfer_timeout_s * MCS_NS_PER_SEC,
+        .owner_ops = &mcs_owner_serve_ops,
+        .owner = client->owner,
+        .counters = &client->transport_counters,
+        .give_up = give_up,
+        .give_up_arg = client,
+    };
+    mcs_status_t status = parts->transport->open(&transport_config, &client->transport);
+    if (status != MCS_OK) {
+        mcs_error(AREA, "setup: the data transport does not open on %s: %s",
+                  transport_config.bind_host[0] != '\0' ? transport_config.bind_host : "every interface",
+                  mcs_status_name(status));
+        client->transport = NULL;
+        return status;
+    }
+    client->transport_ops = parts->transport;
+    parts->transport->describe(client->transport, &client->transport_info);
+    return MCS_OK;
+}
+
+static mcs_status_t make_session(mcs_client_t *client)
+{
+    client->self = (mcs_hello_self_t){
+        .client = client->id,
+        .host_name = client->name,
+        .wire = client->transport_info.wire,
+        .tenant = client->tenant,
+        .token = client->config.cluster_token,
+    };
+    mcs_session_config_t session_config = {
+        .address = client->master_address,
+        .config = &client->config,
+        .self = &client->self,
+        .counters = &client->counters,
+        .opened = mcs_client_opened,
+        .resumed = mcs_client_resumed,
+        .arg = client,
+    };
+    mcs_status_t status = mcs_session_create(&session_config, &client->session);
+    if (status == MCS_OK) {
+        client->link = mcs_session_link(client->session);
+    }
+    return status;
+}
+
+static mcs_status_t make_owner(mcs_client_t *client)
+{
+    mcs_owner_config_t owner_config = {
+        .client = client->id,
+        .ipc_dir = client->config.memcpy_paths ? client->config.ipc_dir : "",
+        .released = mcs_session_released,
+        .released_arg = client->session,
+    };
+    return mcs_owner_create(&owner_config, &client->owner);
+}
+
+static mcs_status_t make_mapper(mcs_client_t *client)
+{
+    mcs_mapper_config_t mapper_config = {.client = client->id, .owner = client->owner};
+    return mcs_mapper_create(&mapper_config, &client->mapper);
+}
+
+static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
+{
+    mcs_status_t status = mcs_views_create(&client->views);
+    status = status == MCS_OK ? mcs_peers_create(&client->peers) : status;
+    status = status == MCS_OK ? mcs_copiers_create(&client->copiers) : status;
+    status = status == MCS_OK ? mcs_regtable_create(&client->buffers) : status;
+    status = status == MCS_OK ? mcs_bufpool_create(setup->local_buffer_size, &client->pool) : status;
+    status = status == MCS_OK ? start_embedded(client) : status;
+    status = status == MCS_OK ? make_session(client) : status;
+    status = status == MCS_OK ? make_owner(client) : status;
+    status = status == MCS_OK ? make_mapper(client) : status;
+    status = status == MCS_OK ? mcs_faulter_create(&client->faulter) : status;
+    status = status == MCS_OK ? open_transport(client) : status;
+    if (status == MCS_OK && client->segment_config.size > 0) {
+        status = mcs_client_make_segment(client);
+    }
+    return status;
+}
+
+/* ---- the name ---- */
+
+static void format_endpoint(mcs_client_t *client, bool named_port)
+{
+    mcs_hostport_t shown = client->local;
+    /* Without a server that maps names, descriptors show where the data plane is; a port that was asked for stands for
+     * itself. */
+    if (client->metadata_url[0] == '\0' && !named_port && client->transport_info.data_port != 0) {
+        shown.port = client->transport_info.data_port;
+    }
+    mcs_hostport_format(&client->local, client->name, sizeof(client->name));
+    mcs_hostport_format(&shown, client->transport_endpoint, sizeof(client->transport_endpoint));
+}
+
+static mcs_metadata_record_t metadata_record(const mcs_client_t *client)
+{
+    return (mcs_metadata_record_t){
+        .url = client->metadata_url,
+        .cluster_id = client->config.metadata_cluster_id,
+        .segment_name = client->name,
+        .protocol = client->protocol,
+        .host = client->local.host,
+        .data_port = client->transport_info.data_port,
+        .segment_bytes = client->segment_config.size,
+    };
+}
+
+static mcs_status_t publish(mcs_client_t *client)
+{
+    if (client->metadata_url[0] == '\0') {
+        return MCS_OK;
+    }
+    mcs_metadata_record_t record = metadata_record(client);
+    mcs_status_t status = mcs_parts()->metadata->publish(&record);
+    client->published = status == MCS_OK;
+    return status;
+}
+
+static void withdraw(mcs_client_t *client)
+{
+    if (client->published) {
+        mcs_metadata_record_t record = metadata_record(client);
+        mcs_parts()->metadata->withdraw(&record);
+        client->published = false;
+    }
+}
+
+static void release_port(mcs_client_t *client)
+{
+    mcs_local_release_port(client->port_fd);
+    client->port_fd = -1;
+}
+
+static mcs_status_t try_name(mcs_client_t *client, bool named_port)
+{
+    const mcs_client_config_t *config = &client->config;
+    mcs_status_t status = MCS_OK;
+    if (!named_port) {
+        status =
+            mcs_local_pick_port(config->bind_address, config->ipv6 || client->local.is_ipv6, (uint16_t)config->min_port,
+                                (uint16_t)config->max_port, &client->port_fd, &client->local.port);
+        client->local.has_port = status == MCS_OK;
+    }
+    if (status == MCS_OK) {
+        format_endpoint(client, named_port);
+        status = publish(client);
+    }
+    if (status == MCS_OK) {
+        status = mcs_session_start(client->session, client->owner);
+        if (status != MCS_OK) {
+            withdraw(client);
+        }
+    }
+    if (status != MCS_OK) {
+        release_port(client);
+    }
+    return status;
+}
+
+/* Only a name that is taken is worth another port; a master that is not there will not be there for the next one
+ * either. */
+static mcs_status_t join(mcs_client_t *client, bool named_port)
+{
+    mcs_status_t status = MCS_OK;
+    for (uint64_t i = 0; i < client->config.setup_retries; i++) {
+        status = try_name(client, named_port);
+        if (named_port || status != MCS_ERR_SEGMENT_ALREADY_EXISTS) {
+            break;
+        }
+        mcs_info(AREA, "the name %s is taken, another port is tried", client->name);
+        poll(NULL, 0, RETRY_WAIT_MS);
+        if (mcs_interrupt_pending()) {
+            status = MCS_ERR_INTERRUPTED;
+            break;
+        }
+    }
+    return status;
+}
+
+/* ---- open and close ---- */
+
+static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setup)
+{
+    mcs_status_t status = parse_local(setup->local_hostname, &client->local);
+    if (status != MCS_OK) {
+        return status;
+    }
+    client->protocol = mcs_strdup(protocol_of(setup));
+    client->master_address = mcs_strdup(setup->master_server_addr);
+    client->metadata_url = mcs_strdup(strcmp(setup->metadata_server, P2P) == 0 ? "" : setup->metadata_server);
+    client->tenant = mcs_strdup(setup->tenant_id != NULL && setup->tenant_id[0] != '\0' ? setup->tenant_id : "default");
+    if (client->protocol == NULL || client->master_address == NULL || client->metadata_url == NULL ||
+        client->tenant == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    if (setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0') {
+        mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", setup->rdma_devices, client->protocol);
+    }
+    client->segment_config = (mcs_segment_config_t){
+        .size = setup->global_segment_size,
+        .fault_window = client->config.fault_window,
+        .huge_pages = client->config.use_hugepage,
+        .huge_page_size = client->config.hugepage_size,
+        .numa_node = (int)client->config.numa_node,
+    };
+    if (client->segment_config.size > 0 && strcmp(client->protocol, "rpc_only") == 0) {
+        mcs_warn(AREA, "protocol rpc_only has no data plane: no segment is contributed");
+        client->segment_config.size = 0;
+    }
+    return MCS_OK;
+}
+
+mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out, bool *named_port_out)
+{
+    mcs_client_t *client = MCS_NEW(mcs_client_t);
+    if (client == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    client->port_fd = -1;
+    mcs_status_t status = mcs_client_config_load(&client->config);
+    if (status != MCS_OK) {
+        mcs_free(client);
+        return status;
+    }
+    mcs_mutex_init(&client->lock, MCS_RANK_CLIENT, "client");
+    client->id = mcs_id_random();
+    client->serial = __atomic_add_fetch(&g_serial, 1, __ATOMIC_RELAXED);
+    status = take_arguments(client, setup);
+    bool named_port = client->local.has_port;
+    *named_port_out = named_port;
+    status = status == MCS_OK ? make_parts(client, setup) : status;
+    status = status == MCS_OK ? join(client, named_port) : status;
+    if (status != MCS_OK) {
+        mcs_client_close(client);
+        return status;
+    }
+    mcs_client_connect_early(client);
+    mcs_info(AREA, "client %s set up: segment of %llu bytes, local buffer of %llu, master %s, data plane %s",
+             client->name, (unsigned long long)client->segment_config.size,
+             (unsigned long long)setup->local_buffer_size, client->master_address,
+             client->transport != NULL ? client->transport_info.library : "none");
+    *client_out = client;
+    return MCS_OK;
+}
+
+void mcs_client_cancel(mcs_client_t *client)
+{
+    __atomic_store_n(&client->cancel, 1, __ATOMIC_RELEASE);
+    mcs_link_close(client->link);
+}
+
+/* Half-built clients too. */
+void mcs_client_close(mcs_client_t *client)
+{
+    withdraw(client);
+    if (client->session != NULL) {
+        mcs_session_stop(client->session);
+    }
+    if (client->transport != NULL) {
+        client->transport_ops->close(client->transport);
+    }
+    if (client->mapper != NULL && client->owner != NULL) {
+        mcs_client_drop_segment(client);
+    }
+    if (client->mapper != NULL) {
+        mcs_mapper_destroy(client->mapper);
+    }
+    if (client->owner != NULL) {
+        mcs_owner_destroy(client->owner);
+    }
+    mcs_faulter_destroy(client->faulter);
+    mcs_session_destroy(client->session);
+    if (client->embedded != NULL) {
+        mcs_parts()->embed->stop(client->embedded);
+    }
+    if (client->pool != NULL) {
+        mcs_bufpool_put(client->pool);
+    }
+    if (client->buffers != NULL) {
+        mcs_regtable_destroy(client->buffers);
+    }
+    mcs_copiers_destroy(client->copiers);
+    mcs_peers_destroy(client->peers);
+    mcs_views_put(client->views);
+    release_port(client);
+    mcs_free(client->tenant);
+    mcs_free(client->protocol);
+    mcs_free(client->master_address);
+    mcs_free(client->metadata_url);
+    mcs_client_config_fini(&client->config);
+    mcs_mutex_fini(&client->lock);
+    mcs_free(client);
+}
