@@ -43,6 +43,9 @@ void mcs_arena_reset(mcs_arena_t *a)
 
 void *mcs_arena_alloc(mcs_arena_t *a, size_t size)
 {
+    if (size > SIZE_MAX / 2) { /* rounding up, and the chunk's head, must not wrap around */
+        return NULL;
+    }
     size = MCS_ALIGN_UP(size == 0 ? (size_t)1 : size, 16);
     if (size > a->cap - MCS_MIN(a->used, a->cap)) {
         return NULL;
@@ -79,7 +82,7 @@ void *mcs_arena_zalloc(mcs_arena_t *a, size_t size)
 
 char *mcs_arena_strndup(mcs_arena_t *a, const char *text, size_t len)
 {
-    char *copy = mcs_arena_alloc(a, len + 1);
+    char *copy = len < SIZE_MAX ? mcs_arena_alloc(a, len + 1) : NULL;
     if (copy != NULL) {
         memcpy(copy, text, len);
         copy[len] = '\0';

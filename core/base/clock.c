@@ -44,7 +44,7 @@ int mcs_deadline_poll_ms(uint64_t deadline_ns)
     if (now >= deadline_ns) {
         return 0;
     }
-    uint64_t ms = (deadline_ns - now + MCS_NS_PER_MS - 1) / MCS_NS_PER_MS;
+    uint64_t ms = (deadline_ns - now - 1) / MCS_NS_PER_MS + 1; /* rounded up */
     return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 

@@ -61,7 +61,7 @@ static mcs_status_t store_value(const mcs_config_row_t *row, void *conf, const c
     mcs_status_t status;
     switch (row->kind) {
     case MCS_CONFIG_BOOL: return mcs_parse_bool(value, field);
-    case MCS_CONFIG_PRESENCE: *(bool *)field = value != row->default_text; return MCS_OK; /* any text but the default */
+    case MCS_CONFIG_PRESENCE: *(bool *)field = true; return MCS_OK; /* any text */
     case MCS_CONFIG_STRING: return store_string(field, value);
     case MCS_CONFIG_INT:
         status = mcs_parse_i64(value, INT64_MIN, INT64_MAX, &integer);
@@ -98,6 +98,10 @@ mcs_status_t mcs_config_init(const mcs_config_table_t *table, void *conf)
     }
     for (size_t i = 0; i < table->row_count; i++) {
         const mcs_config_row_t *row = &table->rows[i];
+        if (row->kind == MCS_CONFIG_PRESENCE) {
+            *(bool *)field_of(row, conf) = false;
+            continue;
+        }
         mcs_status_t status = store_value(row, conf, row->default_text);
         if (status != MCS_OK) {
             MCS_ENSURE(status == MCS_ERR_NO_MEMORY); /* a default that does not parse is our bug */
@@ -151,7 +155,8 @@ static void explain(mcs_buf_t *why, const mcs_config_row_t *row, const char *nam
         return;
     }
     bool secret = (row->flags & MCS_CONFIG_SECRET) != 0;
-    mcs_buf_printf(why, "%s %s: bad value \"%s\" (%s", g_source_names[source], name, secret ? "***" : value, row->doc);
+    mcs_buf_printf(why, "%s %s: bad value \"%.200s\" (%s", g_source_names[source], name, secret ? "***" : value,
+                   row->doc);
     if (row->min != 0 || row->max != 0) {
         mcs_buf_printf(why, "; %g to %g", row->min, row->max);
     }
@@ -170,16 +175,18 @@ static mcs_status_t set_row(const mcs_config_row_t *row, void *conf, mcs_config_
     if (status != MCS_OK || (row->flags & (MCS_CONFIG_UNSUPPORTED | MCS_CONFIG_IGNORED)) == 0) {
         return status;
     }
-    bool is_default = row->kind == MCS_CONFIG_BOOL ? *(bool *)field_of(row, conf) == (strcmp(row->default_text, "true") == 0)
-                                                   : strcmp(value, row->default_text) == 0;
+    bool is_default = row->kind == MCS_CONFIG_BOOL
+                          ? *(bool *)field_of(row, conf) == (strcmp(row->default_text, "true") == 0)
+                          : strcmp(value, row->default_text) == 0;
     if (is_default) {
         return MCS_OK;
     }
     if ((row->flags & MCS_CONFIG_UNSUPPORTED) != 0) {
         if (why != NULL) {
-            mcs_buf_printf(why, "%s %s=%s: this build has no %s", g_source_names[source], name, value, row->doc);
+            mcs_buf_printf(why, "%s %s=%.200s: this build has no %s", g_source_names[source], name, value, row->doc);
         }
-        return MCS_ERR_INVALID_PARAMS;
+        status = store_value(row, conf, row->default_text);
+        return status != MCS_OK ? status : MCS_ERR_INVALID_PARAMS;
     }
     mcs_warn("config", "%s %s=%s has no effect: %s", g_source_names[source], name, value, row->doc);
     return MCS_OK;
@@ -204,10 +211,6 @@ mcs_status_t mcs_config_load_env(const mcs_config_table_t *table, void *conf, mc
         const mcs_config_row_t *row = &table->rows[i];
         const char *value = row->env != NULL ? getenv(row->env) : NULL;
         if (value == NULL) {
-            continue;
-        }
-        if (row->kind == MCS_CONFIG_PRESENCE) {
-            *(bool *)field_of(row, conf) = true;
             continue;
         }
         mcs_buf_t text;
@@ -316,7 +319,8 @@ void mcs_config_help(const mcs_config_table_t *table, mcs_buf_t *out)
 
 void mcs_config_markdown(const mcs_config_table_t *table, mcs_buf_t *out)
 {
-    mcs_buf_printf(out, "## %s\n\n| name | environment | type | default | meaning |\n|---|---|---|---|---|\n", table->title);
+    mcs_buf_printf(out, "## %s\n\n| name | environment | type | default | meaning |\n|---|---|---|---|---|\n",
+                   table->title);
     for (size_t i = 0; i < table->row_count; i++) {
         const mcs_config_row_t *row = &table->rows[i];
         const char *note = "";

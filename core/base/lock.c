@@ -1,4 +1,5 @@
-/* See lock.h. The rank check is for debug builds: a thread-local stack of held locks, so it costs nothing in release builds. */
+/* See lock.h. The rank check is for debug builds: a thread-local stack of held locks, so it costs nothing in release
+ * builds. */
 #include "core/base/lock.h"
 
 #include <stdlib.h>
@@ -17,6 +18,12 @@ typedef struct held {
 static _Thread_local held_t t_held[HELD_MAX];
 static _Thread_local unsigned t_held_count;
 
+static void rank_note(const void *lock, mcs_rank_t rank, const char *name)
+{
+    MCS_ENSURE(t_held_count < HELD_MAX);
+    t_held[t_held_count++] = (held_t){lock, rank, name};
+}
+
 static void rank_push(const void *lock, mcs_rank_t rank, const char *name, bool same_rank_allowed)
 {
     for (unsigned i = 0; i < t_held_count; i++) {
@@ -26,8 +33,7 @@ static void rank_push(const void *lock, mcs_rank_t rank, const char *name, bool 
             abort();
         }
     }
-    MCS_ENSURE(t_held_count < HELD_MAX);
-    t_held[t_held_count++] = (held_t){lock, rank, name};
+    rank_note(lock, rank, name);
 }
 
 static void rank_pop(const void *lock)
@@ -51,6 +57,7 @@ static bool rank_holds(const void *lock)
     return false;
 }
 #else
+#define rank_note(lock, rank, name)       ((void)0)
 #define rank_push(lock, rank, name, same) ((void)0)
 #define rank_pop(lock)                    ((void)0)
 #endif
@@ -84,8 +91,8 @@ bool mcs_mutex_trylock(mcs_mutex_t *m) MCS_NO_TSA
     if (pthread_mutex_trylock(&m->m) != 0) {
         return false;
     }
-    /* A try cannot deadlock, so any rank is fine. */
-    rank_push(m, MCS_RANK_LEAF, m->name, true);
+    /* A try cannot deadlock, so the order is not asked; what is locked after it is ordered against its rank. */
+    rank_note(m, m->rank, m->name);
     return true;
 }
 
@@ -167,8 +174,9 @@ bool mcs_cond_wait_until(mcs_cond_t *c, mcs_mutex_t *m, uint64_t deadline_ns) MC
     if (now >= deadline_ns) {
         return false;
     }
-    /* Deadlines count on BOOTTIME, conditions cannot: sleep in slices of at most a second, so that a suspend (or a test's clock) is noticed. A
-     * slice that ends early is a spurious wake-up, which every caller must expect anyway. */
+    /* Deadlines count on BOOTTIME, conditions cannot: sleep in slices of at most a second, so that a suspend (or a
+     * test's clock) is noticed. A slice that ends early is a spurious wake-up, which every caller must expect anyway.
+     */
     uint64_t slice = MCS_MIN(deadline_ns - now, MCS_NS_PER_SEC);
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);

@@ -4,11 +4,24 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+/* A program that embeds us may have set a locale with a decimal comma. */
+static double c_strtod(const char *s, char **end)
+{
+    static locale_t c_locale;
+    locale_t locale = __atomic_load_n(&c_locale, __ATOMIC_ACQUIRE);
+    if (locale == NULL) { /* "C" is a constant of libc: nothing is allocated, a race gives the same */
+        locale = newlocale(LC_ALL_MASK, "C", NULL);
+        __atomic_store_n(&c_locale, locale, __ATOMIC_RELEASE);
+    }
+    return strtod_l(s, end, locale);
+}
 
 static const char *skip_space(const char *s)
 {
@@ -37,7 +50,7 @@ static const char *scan_number(const char *s, double *value_out)
     if (digits == 0) {
         return NULL;
     }
-    *value_out = strtod(s, NULL);
+    *value_out = c_strtod(s, NULL);
     return p;
 }
 
@@ -57,8 +70,8 @@ mcs_status_t mcs_parse_size(const char *text, uint64_t *bytes_out)
         const char *name;
         uint64_t factor;
     } units[] = {
-        {"", 1},         {"B", 1},        {"K", MCS_KIB},         {"KB", MCS_KIB},        {"M", MCS_MIB},
-        {"MB", MCS_MIB}, {"G", MCS_GIB},  {"GB", MCS_GIB},        {"T", 1024 * MCS_GIB}, {"TB", 1024 * MCS_GIB},
+        {"", 1},         {"B", 1},       {"K", MCS_KIB},  {"KB", MCS_KIB},       {"M", MCS_MIB},
+        {"MB", MCS_MIB}, {"G", MCS_GIB}, {"GB", MCS_GIB}, {"T", 1024 * MCS_GIB}, {"TB", 1024 * MCS_GIB},
     };
     const char *s = skip_space(text);
     if (is_word(s, "infinite")) {
@@ -178,7 +191,7 @@ mcs_status_t mcs_parse_double(const char *text, double min, double max, double *
         return MCS_ERR_INVALID_PARAMS;
     }
     char *end;
-    double value = strtod(s, &end);
+    double value = c_strtod(s, &end);
     if (end == s || !isfinite(value) || value < min || value > max || *skip_space(end) != '\0') {
         return MCS_ERR_INVALID_PARAMS;
     }
