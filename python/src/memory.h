@@ -1,0 +1,19 @@
+/* Which of the caller's addresses may be touched: the buffers that were registered, and the rest by asking the kernel
+ * (core/base/memprobe.h). Thread-safe without the GIL: the checks run while it is released. */
+#ifndef MPY_MEMORY_H
+#define MPY_MEMORY_H
+
+#include "core/base/memprobe.h"
+
+typedef struct mpy_memory mpy_memory_t;
+
+mpy_memory_t *mpy_memory_create(void);         /* NULL when memory is short */
+void mpy_memory_destroy(mpy_memory_t *memory); /* NULL is fine */
+/* After the library accepted the range. Best effort: what does not fit in memory is merely checked at each call. */
+void mpy_memory_add(mpy_memory_t *memory, const void *ptr, uint64_t len);
+void mpy_memory_remove(mpy_memory_t *memory, const void *ptr);
+void mpy_memory_clear(mpy_memory_t *memory);
+/* Every byte of a non-empty range may be read (written, with `write`). `probe` remembers within one call. */
+bool mpy_memory_usable(mpy_memory_t *memory, mcs_memprobe_t *probe, const void *ptr, uint64_t len, bool write);
+
+#endif

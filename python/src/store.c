@@ -1,0 +1,284 @@
+/* See store.h: the type's life cycle, and the table of methods with their documentation.
+ *
+ * The C store is created with the object and destroyed with it; set up and closed any number of times in between.
+ * Stores that are set up are in a list of the module, and an atexit hook closes them: segments are given back also when
+ * a program just ends. The list is touched under the GIL only. In a forked child the objects are the parent's: the
+ * library answers MCS_INVALID_PARAMS, and neither hook nor destructor does anything. */
+#include "python/src/store.h"
+
+#include <unistd.h>
+
+PyObject *mpy_result(bool ok, int64_t code)
+{
+    return ok ? PyLong_FromLongLong(code) : NULL;
+}
+
+void mpy_store_mark_ready(mpy_store_t *store)
+{
+    mpy_state_t *state = mpy_store_state(store);
+    if (!store->ready) {
+        store->ready = true;
+        store->live_prev = NULL;
+        store->live_next = state->live;
+        if (state->live != NULL) {
+            state->live->live_prev = store;
+        }
+        state->live = store;
+    }
+}
+
+void mpy_store_mark_closed(mpy_store_t *store)
+{
+    mpy_state_t *state = mpy_store_state(store);
+    if (!store->ready) {
+        return;
+    }
+    store->ready = false;
+    if (store->live_prev != NULL) {
+        store->live_prev->live_next = store->live_next;
+    } else {
+        state->live = store->live_next;
+    }
+    if (store->live_next != NULL) {
+        store->live_next->live_prev = store->live_prev;
+    }
+    store->live_next = NULL;
+    store->live_prev = NULL;
+}
+
+PyObject *mpy_store_close_all(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    mpy_state_t *state = mpy_state_of_module(module);
+    while (state->live != NULL) {
+        mpy_store_t *store = state->live;
+        PyObject *self = Py_NewRef((PyObject *)store);
+        mpy_store_mark_closed(store);
+        if (store->pid == getpid()) {
+            mpy_call_t call;
+            mpy_quiet_begin(&call);
+            mcs_store_close(store->store);
+            mpy_quiet_end(&call);
+        }
+        Py_DECREF(self);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- life cycle ---- */
+
+static PyObject *store_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    (void)args; /* a subclass may have arguments of its own */
+    (void)kwargs;
+    PyObject *module = mpy_module_of_type(type);
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PyObject *self = module != NULL ? alloc(type, 0) : NULL;
+    if (self == NULL) {
+        return NULL;
+    }
+    mpy_store_t *store = mpy_store_of(self);
+    store->module = Py_NewRef(module);
+    store->pid = getpid();
+    store->store = mcs_store_create();
+    store->memory = mpy_memory_create();
+    if (store->store == NULL || store->memory == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return self;
+}
+
+static int store_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    (void)self;
+    if (PyTuple_Size(args) != 0 || (kwargs != NULL && PyDict_Size(kwargs) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "MooncakeDistributedStore() takes no arguments");
+        return -1;
+    }
+    return 0;
+}
+
+static int store_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(mpy_store_of(self)->dict);
+    Py_VISIT(mpy_store_of(self)->module);
+    return 0;
+}
+
+/* The module stays: it is needed until the end. */
+static int store_clear(PyObject *self)
+{
+    Py_CLEAR(mpy_store_of(self)->dict);
+    return 0;
+}
+
+static void store_dealloc(PyObject *self)
+{
+    mpy_store_t *store = mpy_store_of(self);
+    PyObject_GC_UnTrack(self);
+    if (store->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    if (store->module != NULL) {
+        mpy_store_mark_closed(store);
+    }
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    mcs_store_destroy(store->store);
+    mpy_quiet_end(&call);
+    mpy_memory_destroy(store->memory);
+    Py_CLEAR(store->dict);
+    Py_CLEAR(store->module);
+    mpy_free_object(self);
+}
+
+/* ---- methods ---- */
+
+#define METHOD(name, signature, text) MPY_METHOD(#name, mpy_store_##name, #name signature "\n--\n\n" text)
+#define QUERY(name, text)             MPY_NOARGS(#name, mpy_store_##name, #name "($self, /)\n--\n\n" text)
+
+static PyMethodDef store_methods[] = {
+    METHOD(setup,
+           "($self, local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol, rdma_devices, "
+           "master_server_addr, engine=None, enable_ssd_offload=False, ssd_offload_path='', tenant_id='default', "
+           "enable_client_http_server=False, client_http_port=9300)",
+           "Joins a cluster, contributing global_segment_size bytes of memory. Also setup(dict).\n\n"
+           "local_hostname       host, host:port, [v6]:port; without a port one in 12300..14300 is picked\n"
+           "metadata_server      'P2PHANDSHAKE' or 'http://host:port/metadata'\n"
+           "global_segment_size  bytes for the cluster's objects, 0 = none\n"
+           "local_buffer_size    bytes for staging and for get_buffer, 0 = none\n"
+           "protocol             'tcp' or 'rpc_only'\n"
+           "rdma_devices         '' for tcp; also spelled device_name\n"
+           "master_server_addr   'host:port', or 'embedded' for a master inside this process; also spelled "
+           "master_server_address\n"
+           "engine               accepted, not used\n"
+           "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
+           "enable_client_http_server, client_http_port   accepted, without effect\n\n"
+           "The dict has the same names; values become text, sizes may be '512MB', '4 GB', '25%'; only local_hostname "
+           "and\n"
+           "metadata_server are required. Other keys are ignored.\n\n"
+           "Returns 0; -600 for bad values or an unreachable master or metadata server; -1 when no port worked. The "
+           "log says what and\n"
+           "where. A store that is set up already is closed first."),
+    METHOD(init_all, "($self, protocol, device_name, mount_segment_size)",
+           "setup with the original's fixed addresses. Returns 0 or a negative code."),
+    QUERY(close,
+          "Leaves the cluster; the objects in this store's segment are gone at once. Returns 0, also when not set up.\n"
+          "Handles and views stay valid. setup may be called again."),
+    QUERY(health_check, "0 = healthy, 1 = not set up, 2 = the master does not answer."),
+    QUERY(get_hostname, "This client's name and the name of its segment, 'host:port'; '' before setup."),
+    QUERY(get_offload_rpc_read_count, "0: there is no offload."),
+    QUERY(counters, "A dict of this client's counters: bytes by path, bytes copied, operations, failures."),
+    MPY_NOARGS("_local_buffer_size", mpy_store_local_buffer_size, "Bytes of the local buffer; 0 when not set up."),
+
+    METHOD(put, "($self, key, value, config=...)",
+           "Stores the bytes of any object with the buffer protocol.\n\n"
+           "Returns 0 (also when the key exists: its value stays), -200 without room, -600 for an empty value or one "
+           "larger than the\n"
+           "local buffer, or another negative code. config is a ReplicateConfig."),
+    METHOD(upsert, "($self, key, value, config=...)",
+           "As put, but replaces an existing value, at once for all readers."),
+    METHOD(put_batch, "($self, keys, values, config=...)",
+           "Stores many values in one call. Returns 0 or the first negative code; lists of different length: -600.\n"
+           "The same key twice: the first value wins."),
+    METHOD(upsert_batch, "($self, keys, values, config=...)", "As put_batch, but replaces existing values."),
+    MPY_METHOD("put_parts", mpy_store_put_parts,
+               "put_parts($self, key, /, *parts, config=...)\n--\n\n"
+               "Stores the parts, one after another, as one value. Parts are one-dimensional with items of one byte, "
+               "or RuntimeError.\n"
+               "Returns as put; parts of no bytes at all: 0, and nothing is created."),
+    MPY_METHOD("upsert_parts", mpy_store_upsert_parts,
+               "upsert_parts($self, key, /, *parts, config=...)\n--\n\nAs put_parts, but replaces an existing value."),
+
+    METHOD(get, "($self, key)", "The value as bytes; b'' for every failure. Grants a lease."),
+    METHOD(get_batch, "($self, keys)",
+           "The values as a list of bytes, b'' for each that failed; [b''] when not set up or for no keys."),
+    METHOD(get_buffer, "($self, key)",
+           "The value as a BufferHandle, without a copy where possible; None for every failure."),
+    METHOD(batch_get_buffer, "($self, keys)", "A list of BufferHandle or None."),
+
+    METHOD(register_buffer, "($self, buffer_ptr, size)",
+           "Tells the store that put_from and get_into will use these bytes: faster, and checked once.\n"
+           "Returns 0; -600 for 0, no bytes, memory that is not there, or an overlap with a registered buffer.\n"
+           "The memory must stay until unregister_buffer."),
+    METHOD(unregister_buffer, "($self, buffer_ptr, size=...)",
+           "Returns 0, or -600 unless buffer_ptr is the address given to register_buffer. size is not used."),
+    METHOD(put_from, "($self, key, buffer_ptr, size, config=...)",
+           "Stores size bytes at an address. Returns as put (any size up to a segment's); size 0: 0, and nothing is "
+           "created;\n"
+           "-600 for memory that is not there."),
+    METHOD(upsert_from, "($self, key, buffer_ptr, size, config=...)", "As put_from, but replaces an existing value."),
+    METHOD(put_from_with_metadata, "($self, key, buffer_ptr, metadata_buffer_ptr, size, metadata_size, config=...)",
+           "Stores the metadata's bytes followed by the data's as one value. Returns 0, or the code of a failure as a "
+           "*positive*\n"
+           "number (-600 when not set up). size 0: 0, and nothing is created."),
+    METHOD(batch_put_from, "($self, keys, buffer_ptrs, sizes, config=...)",
+           "put_from for many keys: a list of codes, 0 or negative. Lists of different length: -600 for each key."),
+    METHOD(batch_upsert_from, "($self, keys, buffer_ptrs, sizes, config=...)",
+           "As batch_put_from, but replaces existing values."),
+    METHOD(batch_put_from_multi_buffers, "($self, keys, all_buffer_ptrs, all_sizes, config=...)",
+           "Each value is the concatenation of its buffers: a list of codes; [] when not set up."),
+    METHOD(get_into, "($self, key, buffer_ptr, size)",
+           "Reads a value to an address. Returns its size, or -704 (no such key), -600 (more than size bytes, or "
+           "memory that is not\n"
+           "there; nothing is written), or another negative code."),
+    METHOD(batch_get_into, "($self, keys, buffer_ptrs, sizes)",
+           "get_into for many keys: a list of sizes and negative codes. Lists of different length: -600 for each key."),
+    METHOD(batch_get_into_multi_buffers, "($self, keys, all_buffer_ptrs, all_sizes, prefer_alloc_in_same_node=False)",
+           "Each value is spread over its buffers in order: a list of sizes and negative codes."),
+
+    METHOD(is_exist, "($self, key)", "1 = readable (and leased for a while), 0 = not, negative = failure."),
+    METHOD(batch_is_exist, "($self, keys)", "is_exist for many keys: a list."),
+    METHOD(get_size, "($self, key)", "Bytes of the value, or a negative code. Grants a lease."),
+    METHOD(
+        remove, "($self, key, force=False)",
+        "Returns 0, -704 (no such key), -706 (leased; force=True removes it all the same), or another negative code."),
+    METHOD(batch_remove, "($self, keys, force=False)", "remove for many keys: a list of codes."),
+    METHOD(remove_by_regex, "($self, regex_pattern, force=False)",
+           "Removes the keys in which the pattern is found. Returns their number, or a negative code. Leased ones stay "
+           "without force."),
+    METHOD(remove_all, "($self, force=False)", "Removes everything. Returns the number removed, or a negative code."),
+    METHOD(get_replica_desc, "($self, key)",
+           "Where the value is: a list of ReplicaDescriptor, [] when there is none. Grants a lease."),
+    METHOD(batch_get_replica_desc, "($self, keys)",
+           "A dict of key to list of ReplicaDescriptor, with the keys that are there."),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef store_members[] = {
+    {"__dictoffset__", T_PYSSIZET, offsetof(mpy_store_t, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(mpy_store_t, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef store_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static char store_doc[] =
+    "MooncakeDistributedStore()\n--\n\n"
+    "One client of a store cluster. Create, setup, use from any thread, close.\n\n"
+    "Calls before setup, after close and in a forked child return codes (-600, b'', None) and never block.";
+
+static PyType_Slot store_slots[] = {
+    {Py_tp_doc, (void *)store_doc},           {Py_tp_new, (void *)store_new},
+    {Py_tp_init, (void *)store_init},         {Py_tp_dealloc, (void *)store_dealloc},
+    {Py_tp_traverse, (void *)store_traverse}, {Py_tp_clear, (void *)store_clear},
+    {Py_tp_methods, (void *)store_methods},   {Py_tp_members, (void *)store_members},
+    {Py_tp_getset, (void *)store_getset},     {0, NULL},
+};
+
+static PyType_Spec store_spec = {
+    .name = "mooncake.store.MooncakeDistributedStore",
+    .basicsize = sizeof(mpy_store_t),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = store_slots,
+};
+
+int mpy_store_init(PyObject *module, mpy_state_t *state)
+{
+    return mpy_add_type(module, &store_spec, &state->store_type);
+}

@@ -1,0 +1,94 @@
+/* mooncake.store.MooncakeDistributedStore: the object, and the functions behind its methods, one file for each family
+ * of calls. store.c has the type and the table of methods with their documentation. */
+#ifndef MPY_STORE_H
+#define MPY_STORE_H
+
+#include <sys/types.h>
+
+#include "python/src/args.h"
+#include "python/src/memory.h"
+#include "python/src/replicate_config.h"
+#include "python/src/values.h"
+
+typedef struct mpy_store {
+    PyObject_HEAD PyObject *dict; /* attributes that users and subclasses set */
+    PyObject *weakrefs;
+    PyObject *module;
+    mcs_store_t
+        *store; /* from creation to the end: calls on other threads are safe while they hold a reference to self */
+    mpy_memory_t *memory;
+    pid_t pid;  /* of the process that made it: after a fork the store belongs to the parent (rule 11) */
+    bool ready; /* set up and not closed, as far as this object was told */
+    uint64_t local_buffer_size;  /* of the last setup */
+    struct mpy_store *live_next; /* in mpy_state_t.live while ready */
+    struct mpy_store *live_prev;
+} mpy_store_t;
+
+static inline mpy_store_t *mpy_store_of(PyObject *self)
+{
+    return (mpy_store_t *)(void *)self;
+}
+
+static inline mpy_state_t *mpy_store_state(const mpy_store_t *store)
+{
+    return mpy_state_of_module(store->module);
+}
+
+/* Membership in the list of stores that interpreter exit closes. */
+void mpy_store_mark_ready(mpy_store_t *store);
+void mpy_store_mark_closed(mpy_store_t *store);
+/* Module function: closes all of them. */
+PyObject *mpy_store_close_all(PyObject *module, PyObject *unused);
+
+/* A result code as an int; `ok` false: the exception that is set. */
+PyObject *mpy_result(bool ok, int64_t code);
+
+#define MPY_STORE_METHOD(name)                                                                                         \
+    PyObject *mpy_store_##name(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+#define MPY_STORE_NOARGS(name) PyObject *mpy_store_##name(PyObject *self, PyObject *unused)
+
+/* store_setup.c */
+MPY_STORE_METHOD(setup);
+MPY_STORE_METHOD(init_all);
+MPY_STORE_NOARGS(close);
+MPY_STORE_NOARGS(health_check);
+MPY_STORE_NOARGS(get_hostname);
+MPY_STORE_NOARGS(get_offload_rpc_read_count);
+MPY_STORE_NOARGS(counters);
+MPY_STORE_NOARGS(local_buffer_size);
+/* store_put.c */
+MPY_STORE_METHOD(put);
+MPY_STORE_METHOD(upsert);
+MPY_STORE_METHOD(put_batch);
+MPY_STORE_METHOD(upsert_batch);
+MPY_STORE_METHOD(put_parts);
+MPY_STORE_METHOD(upsert_parts);
+/* store_get.c */
+MPY_STORE_METHOD(get);
+MPY_STORE_METHOD(get_batch);
+MPY_STORE_METHOD(get_buffer);
+MPY_STORE_METHOD(batch_get_buffer);
+/* store_pointers.c */
+MPY_STORE_METHOD(register_buffer);
+MPY_STORE_METHOD(unregister_buffer);
+MPY_STORE_METHOD(put_from);
+MPY_STORE_METHOD(upsert_from);
+MPY_STORE_METHOD(put_from_with_metadata);
+MPY_STORE_METHOD(batch_put_from);
+MPY_STORE_METHOD(batch_upsert_from);
+MPY_STORE_METHOD(batch_put_from_multi_buffers);
+MPY_STORE_METHOD(get_into);
+MPY_STORE_METHOD(batch_get_into);
+MPY_STORE_METHOD(batch_get_into_multi_buffers);
+/* store_query.c */
+MPY_STORE_METHOD(is_exist);
+MPY_STORE_METHOD(batch_is_exist);
+MPY_STORE_METHOD(get_size);
+MPY_STORE_METHOD(remove);
+MPY_STORE_METHOD(batch_remove);
+MPY_STORE_METHOD(remove_by_regex);
+MPY_STORE_METHOD(remove_all);
+MPY_STORE_METHOD(get_replica_desc);
+MPY_STORE_METHOD(batch_get_replica_desc);
+
+#endif
