@@ -44,11 +44,11 @@ demo: build ## two processes put and get KV blocks through an embedded master
 	@$(RUN_ENV) $(PY) bench/demo.py
 
 test: build ## unit tests (C), module tests and system tests (pytest)
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE python
 	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS)
 
 test-unit: build ## the C tests only
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE python
 
 test-python: build ## the pytest suites only; PYTEST_ARGS="-k name"
 	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS)

@@ -219,7 +219,7 @@ def open_store(master: str, segment: int, local_buffer: int):
 
 def counters(store) -> dict[str, int]:
     """Counters of this client by name (core/client/counters.def); {} for a module that has none."""
-    read = getattr(store, "_counters", None) or getattr(store, "counters", None)
+    read = getattr(store, "counters", None)
     return dict(read()) if read is not None else {}
 
 

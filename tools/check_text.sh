@@ -21,7 +21,7 @@ refuse() { # PATTERN WHY GLOB...
 
 refuse '\.\./[s]hared|/work/[a-z.]+/|/tmp/[b]rief' 'names a path outside the tree' '*'
 refuse '([Ii]ssue|ISSUE) #?[0-9]+' 'names an issue: say what and why instead' '*'
-refuse '\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b' 'unfinished work: finish it, or describe the limit' '*.c' '*.h' '*.py' '*.sh' '*.md' '*.txt' 'Makefile' '*.cmake'
+refuse '\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)[:(]' 'unfinished work: finish it, or describe the limit' '*.c' '*.h' '*.py' '*.sh' '*.md' '*.txt' 'Makefile' '*.cmake'
 refuse '^(<{7}|>{7}) ' 'merge marker' '*'
 refuse '[ '$'\t'']+$' 'trailing blanks' '*.c' '*.h' '*.py' '*.sh' '*.txt' '*.cmake' '*.def' 'Makefile'
 refuse $'\t' 'tab in C' '*.c' '*.h'
