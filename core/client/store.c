@@ -42,16 +42,6 @@ struct mcs_store {
 /* Calls of the API that this thread is in: more than one when a hook makes calls. */
 static _Thread_local uint32_t t_depth;
 
-const char *mcs_code_name(int code)
-{
-    return mcs_status_name(code);
-}
-
-const char *mcs_version(void)
-{
-    return MCS_VERSION_TEXT;
-}
-
 static bool usable(const mcs_store_t *store)
 {
     return store != NULL && store->process == mcs_process_token();
