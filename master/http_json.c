@@ -38,7 +38,7 @@ void mcs_json_reply(mcs_http_request_t *request, unsigned code, json_t *root)
 {
     mcs_buf_t buf;
     mcs_buf_init(&buf, REPLY_MAX);
-    if (root == NULL || json_dump_callback(root, append, &buf, JSON_COMPACT) != 0) {
+    if (root == NULL || json_dump_callback(root, append, &buf, JSON_COMPACT | JSON_REAL_PRECISION(15)) != 0) {
         buf.failed = buf.failed == MCS_OK ? MCS_ERR_NO_MEMORY : buf.failed;
     }
     json_decref(root);

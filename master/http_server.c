@@ -282,7 +282,7 @@ static struct MHD_Daemon *start_daemon(mcs_http_server_t *server)
     pthread_sigmask(SIG_SETMASK, &all, &old);
     struct MHD_Daemon *daemon = mcs_fault_hit(MCS_FAULT_SYSCALL)
                                     ? NULL
-                                    : MHD_start_daemon(MHD_USE_AUTO_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+                                    : MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG,
                                                        0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER,
                                                        on_library_log, NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
