@@ -1,0 +1,306 @@
+/* Eviction (reference 3.6, design section 6).
+ *
+ * A round starts when the segments are fuller than the watermark, or an allocation has failed. Like the original's, it
+ * is counted in objects:
+ *
+ *   target = max(ratio, used - watermark + ratio)      plain objects, oldest lease end first
+ *   floor  = max(target / 2, used - watermark)         below it soft-pinned ones go, too, if the flag allows
+ *
+ * of those that could be evicted; and it goes on until the bytes of a waiting put are on their way back. "Used" leaves
+ * out what is on its way back already. Leased, hard-pinned and pending objects are never touched; a group goes together
+ * or not at all.
+ *
+ * Order: each shard's list has its oldest at the tail. The victims come from the oldest of 32 tails (all of them, if so
+ * few shards have any), as many as are older than the next shard's tail: close to the true order at a cost that does
+ * not depend on the number of objects. A turn of housekeeping evicts for 2 ms at most. */
+#include <math.h>
+
+#include "master/svc_internal.h"
+
+#define SAMPLE        32u
+#define FROM_ONE_TAIL 16u
+#define SLICE_NS      (2 * MCS_NS_PER_MS)
+#define DRAIN_MAX     4096u
+#define AGAIN_NS      (10 * MCS_NS_PER_MS)
+
+void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
+{
+    svc_evict_t *evict = &service->evict;
+    uint64_t before = __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED);
+    while (bytes > before && !__atomic_compare_exchange_n(&evict->demand_bytes, &before, bytes, true, __ATOMIC_RELAXED,
+                                                          __ATOMIC_RELAXED)) {
+    }
+    if (__atomic_exchange_n(&evict->demanded, 1, __ATOMIC_ACQ_REL) == 0) {
+        svc_wake(service);
+    }
+}
+
+/* ---- one victim ---- */
+
+static bool frees_something(const mcs_service_t *service, const svc_record_t *record)
+{
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
+        if (segment != NULL && (svc_segment_flags(segment) & SVC_SEG_HIDDEN) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* False: no memory, stop. */
+static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    svc_evict_t *evict = &service->evict;
+    svc_pending_t *block = svc_record_endings(service, record);
+    if (block == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < block->ending_count; i++) {
+        evict->done_bytes += block->endings[i].len;
+    }
+    mcs_metric_add(service->metrics, evicted_bytes, record->payload_len);
+    mcs_metric_add(service->metrics, evicted_bytes_mem, record->payload_len);
+    mcs_metric_add(service->metrics, evicted_keys, 1);
+    mcs_metric_add(service->metrics, evicted_keys_mem, 1);
+    evict->done_keys++;
+    svc_record_drop_locked(service, shard, ref, block, now_ns);
+    return true;
+}
+
+/* ---- groups ---- */
+
+static bool member_may_go_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns,
+                                 bool soft_too)
+{
+    svc_record_check_soft_locked(&service->index, shard, ref, now_ns);
+    const svc_record_t *record = svc_record(&service->index, ref);
+    unsigned never = SVC_REC_PENDING | SVC_REC_HARD | (soft_too ? 0u : (unsigned)SVC_REC_SOFT);
+    return (record->flags & never) == 0 && now_ns >= svc_record_lease(record);
+}
+
+static bool each_member(mcs_service_t *service, const mcs_buf_t *members, uint64_t now_ns, bool soft_too, bool drop)
+{
+    bool all = true;
+    for (size_t at = 0; at + sizeof(svc_member_t) <= members->len && (all || drop); at += sizeof(svc_member_t)) {
+        const svc_member_t *member = (const svc_member_t *)(const void *)(members->bytes + at);
+        svc_shard_t *shard = svc_index_shard(&service->index, member->hash);
+        mcs_mutex_lock(&shard->lock);
+        svc_ref_t ref = svc_shard_find_generation_locked(&service->index, shard, member->hash, member->generation);
+        if (ref != 0 && (svc_record(&service->index, ref)->flags & SVC_REC_COMMITTED) != 0) {
+            /* Looked at again before the drop: a reader may have come in between, and keeps what he leased. */
+            bool may_go = member_may_go_locked(service, shard, ref, now_ns, soft_too);
+            if (may_go && drop) {
+                may_go = drop_locked(service, shard, ref, now_ns);
+            }
+            all = all && may_go;
+        }
+        mcs_mutex_unlock(&shard->lock);
+    }
+    return all;
+}
+
+/* Without locks; takes the reference. */
+static void evict_group(mcs_service_t *service, svc_group_t *group, uint64_t now_ns, bool soft_too)
+{
+    mcs_buf_t members;
+    mcs_buf_init(&members, MCS_FRAME_MAX);
+    if (svc_group_members(group, &members) && each_member(service, &members, now_ns, soft_too, false)) {
+        each_member(service, &members, now_ns, soft_too, true);
+    }
+    mcs_buf_fini(&members);
+    svc_group_put(service, group);
+}
+
+/* ---- tails ---- */
+
+typedef struct tail {
+    svc_shard_t *shard;
+    uint64_t age_ns; /* lease end of the oldest: smaller = older */
+} tail_t;
+
+/* The shards with the oldest and the second oldest tail of a sample. False: the list is empty everywhere. */
+static bool find_oldest(mcs_service_t *service, svc_list_t list, uint64_t now_ns, tail_t *oldest, tail_t *next)
+{
+    uint32_t start = svc_random32();
+    uint32_t seen = 0;
+    *oldest = *next = (tail_t){NULL, UINT64_MAX};
+    for (uint32_t n = 0; n < SVC_SHARDS && seen < SAMPLE; n++) {
+        svc_shard_t *shard = &service->index.shards[(start + n) % SVC_SHARDS];
+        if (__atomic_load_n(&shard->lists[list].count, __ATOMIC_RELAXED) == 0) {
+            continue;
+        }
+        seen++;
+        mcs_mutex_lock(&shard->lock);
+        svc_shard_drain_locked(&service->index, shard, now_ns, DRAIN_MAX);
+        svc_ref_t ref = shard->lists[list].tail;
+        uint64_t age = ref != 0 ? svc_record(&service->index, ref)->lease_until_ns : UINT64_MAX;
+        mcs_mutex_unlock(&shard->lock);
+        if (age < oldest->age_ns) {
+            *next = *oldest;
+            *oldest = (tail_t){shard, age};
+        } else if (age < next->age_ns) {
+            *next = (tail_t){shard, age};
+        }
+    }
+    return oldest->shard != NULL;
+}
+
+/* Evicts from one shard's tail what is older than `limit_ns`. Returns how many entries it dealt with; a group is left
+ * in *group_out, referenced. */
+static uint32_t evict_tail(mcs_service_t *service, svc_shard_t *shard, svc_list_t list, uint64_t limit_ns, uint64_t max,
+                           uint64_t now_ns, svc_group_t **group_out)
+{
+    uint32_t dealt = 0;
+    *group_out = NULL;
+    mcs_mutex_lock(&shard->lock);
+    while (dealt < FROM_ONE_TAIL && dealt < max && *group_out == NULL) {
+        svc_ref_t ref = shard->lists[list].tail;
+        if (ref == 0) {
+            break;
+        }
+        svc_record_t *record = svc_record(&service->index, ref);
+        if (dealt > 0 && record->lease_until_ns > limit_ns) {
+            break;
+        }
+        dealt++;
+        svc_group_t *group = svc_record_group(record);
+        if ((record->flags & SVC_REC_PENDING) != 0 || !frees_something(service, record)) {
+            svc_recency_set_locked(&service->index, shard, ref, list); /* not now: to the other end */
+        } else if (group != NULL && now_ns < svc_group_lease(group)) {
+            record->lease_until_ns = svc_group_lease(group); /* leased through another member */
+            svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
+        } else if (group != NULL) {
+            *group_out = svc_group_again(service, group);
+            svc_recency_set_locked(&service->index, shard, ref, list); /* if it stays */
+        } else if (!drop_locked(service, shard, ref, now_ns)) {
+            break;
+        }
+    }
+    mcs_mutex_unlock(&shard->lock);
+    return dealt;
+}
+
+/* Evicts from the list until the round's keys reach `keys` and its bytes what is needed, or the slice ends. True: the
+ * list has nothing more to give. */
+static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, uint64_t now_ns, uint64_t slice_end_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    uint64_t fruitless = 0;
+    uint64_t entries = svc_evict_count(service, list);
+    while (evict->done_keys < keys || evict->done_bytes < evict->need_bytes) {
+        tail_t oldest;
+        tail_t next;
+        if (svc_real_ns() >= slice_end_ns) {
+            return false;
+        }
+        if (fruitless > entries || __atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX ||
+            !find_oldest(service, list, now_ns, &oldest, &next)) {
+            return true;
+        }
+        uint64_t before = evict->done_keys;
+        uint64_t want = evict->done_keys < keys ? keys - evict->done_keys : 1;
+        svc_group_t *group;
+        uint32_t dealt = evict_tail(service, oldest.shard, list, next.age_ns, want, now_ns, &group);
+        if (group != NULL) {
+            evict_group(service, group, now_ns, list == SVC_LIST_SOFT);
+        }
+        fruitless = evict->done_keys != before ? 0 : fruitless + MCS_MAX(dealt, 1u);
+    }
+    return true;
+}
+
+/* ---- rounds ---- */
+
+uint64_t svc_evict_count(const mcs_service_t *service, svc_list_t list)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        count += __atomic_load_n(&service->index.shards[i].lists[list].count, __ATOMIC_RELAXED);
+    }
+    return count;
+}
+
+static void drain_all(mcs_service_t *service, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        svc_shard_t *shard = &service->index.shards[i];
+        if (__atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED) > 0) {
+            mcs_mutex_lock(&shard->lock);
+            svc_shard_drain_locked(&service->index, shard, now_ns, DRAIN_MAX);
+            mcs_mutex_unlock(&shard->lock);
+        }
+    }
+}
+
+static void start_round(mcs_service_t *service, double used_ratio, uint64_t demand_bytes, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    double ratio = service->conf->eviction_ratio;
+    double over = used_ratio - service->conf->eviction_high_watermark_ratio;
+    double target = MCS_MAX(ratio, over + ratio);
+    double floor_ratio = MCS_MAX(target / 2, over);
+    drain_all(service, now_ns);
+    double evictable = (double)(svc_evict_count(service, SVC_LIST_PLAIN) + svc_evict_count(service, SVC_LIST_SOFT));
+    evict->in_round = true;
+    evict->target = (uint64_t)ceil(target * evictable);
+    evict->floor = (uint64_t)ceil(floor_ratio * evictable);
+    evict->need_bytes = demand_bytes;
+    evict->done_keys = 0;
+    evict->done_bytes = 0;
+    evict->not_before_ns = now_ns + AGAIN_NS;
+    mcs_metric_add(service->metrics, evictions_attempted, 1);
+    mcs_metric_add(service->metrics, evictions_attempted_mem, 1);
+}
+
+static void maybe_start(mcs_service_t *service, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    uint64_t used;
+    uint64_t returning;
+    uint64_t capacity;
+    bool demanded = __atomic_load_n(&evict->demanded, __ATOMIC_ACQUIRE) != 0;
+    if (!demanded && now_ns < evict->not_before_ns) {
+        return;
+    }
+    svc_segments_usage(service, &used, &returning, &capacity);
+    uint64_t held = used - MCS_MIN(used, returning);
+    double used_ratio = capacity > 0 ? (double)held / (double)capacity : 0;
+    bool over = used_ratio > service->conf->eviction_high_watermark_ratio;
+    uint64_t demand = 0;
+    if (demanded && now_ns >= evict->not_before_ns) {
+        __atomic_store_n(&evict->demanded, 0, __ATOMIC_RELEASE);
+        demand = __atomic_exchange_n(&evict->demand_bytes, 0, __ATOMIC_ACQ_REL);
+    }
+    if (over || demand > 0) {
+        start_round(service, used_ratio, demand, now_ns);
+    }
+}
+
+bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    if (!evict->in_round) {
+        maybe_start(service, now_ns);
+    }
+    if (!evict->in_round) {
+        return false;
+    }
+    uint64_t slice_end_ns = svc_real_ns() + SLICE_NS;
+    bool through = evict_list(service, SVC_LIST_PLAIN, evict->target, now_ns, slice_end_ns);
+    if (through && service->conf->allow_evict_soft_pinned_objects) {
+        through = evict_list(service, SVC_LIST_SOFT, evict->floor, now_ns, slice_end_ns);
+    }
+    if (!through) {
+        return true;
+    }
+    evict->in_round = false;
+    if (evict->done_keys > 0) {
+        mcs_metric_add(service->metrics, evictions_successful, 1);
+        mcs_metric_add(service->metrics, evictions_successful_mem, 1);
+        mcs_debug(SVC_AREA, "evicted %llu objects, %llu bytes", (unsigned long long)evict->done_keys,
+                  (unsigned long long)evict->done_bytes);
+    }
+    return false;
+}

@@ -1,0 +1,183 @@
+/* Groups: keys that a put named one group for (reference 3.2, 3.4). A read of one member leases all; members are
+ * evicted together, and only when none is leased or pinned.
+ *
+ * A group is found by name in a table; member records hold a reference and a pointer, so that a lease of the group
+ * costs one atomic. The list of members (hash and first generation: what finds a record again) is looked at by eviction
+ * alone. The last member's end is the group's. */
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "master/svc_internal.h"
+
+#define MEMBERS_MAX ((size_t)1 << 16)
+#define CHAINS      4096u
+
+struct svc_group {
+    svc_group_t *next;
+    uint64_t hash;
+    uint64_t lease_until_ns; /* atomic */
+    uint32_t refs;           /* table lock */
+    mcs_mutex_t lock;        /* rank GROUP: members */
+    mcs_buf_t members;       /* svc_member_t */
+    uint32_t len;
+    char id[];
+};
+
+typedef struct svc_groups {
+    mcs_mutex_t lock; /* rank GROUPS: the chains and the counts of references */
+    svc_group_t *chains[CHAINS];
+} svc_groups_t;
+
+mcs_status_t svc_groups_init(mcs_service_t *service)
+{
+    service->groups = MCS_NEW(svc_groups_t);
+    if (service->groups == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_mutex_init(&service->groups->lock, MCS_RANK_GROUPS, "groups");
+    return MCS_OK;
+}
+
+void svc_groups_fini(mcs_service_t *service)
+{
+    mcs_mutex_fini(&service->groups->lock);
+    mcs_free(service->groups);
+}
+
+static svc_group_t *create_group(uint64_t hash, const char *id, uint32_t len)
+{
+    svc_group_t *group = mcs_calloc(1, sizeof(*group) + len);
+    if (group == NULL) {
+        return NULL;
+    }
+    group->hash = hash;
+    group->len = len;
+    memcpy(group->id, id, len);
+    mcs_mutex_init(&group->lock, MCS_RANK_GROUP, "group");
+    mcs_buf_init(&group->members, MEMBERS_MAX * sizeof(svc_member_t));
+    return group;
+}
+
+svc_group_t *svc_group_get(mcs_service_t *service, const char *id, uint32_t len)
+{
+    svc_groups_t *groups = service->groups;
+    uint64_t hash = svc_index_hash(&service->index, id, len);
+    mcs_mutex_lock(&groups->lock);
+    svc_group_t *group = groups->chains[hash % CHAINS];
+    while (group != NULL && !(group->hash == hash && svc_group_is(group, id, len))) {
+        group = group->next;
+    }
+    if (group == NULL) {
+        group = create_group(hash, id, len);
+        if (group != NULL) {
+            group->next = groups->chains[hash % CHAINS];
+            groups->chains[hash % CHAINS] = group;
+        }
+    }
+    if (group != NULL) {
+        group->refs++;
+    }
+    mcs_mutex_unlock(&groups->lock);
+    return group;
+}
+
+svc_group_t *svc_group_again(mcs_service_t *service, svc_group_t *group)
+{
+    mcs_mutex_lock(&service->groups->lock);
+    group->refs++;
+    mcs_mutex_unlock(&service->groups->lock);
+    return group;
+}
+
+void svc_group_put(mcs_service_t *service, svc_group_t *group)
+{
+    if (group == NULL) {
+        return;
+    }
+    svc_groups_t *groups = service->groups;
+    mcs_mutex_lock(&groups->lock);
+    bool dead = --group->refs == 0;
+    if (dead) {
+        svc_group_t **at = &groups->chains[group->hash % CHAINS];
+        while (*at != group) {
+            at = &(*at)->next;
+        }
+        *at = group->next;
+    }
+    mcs_mutex_unlock(&groups->lock);
+    if (dead) {
+        mcs_buf_fini(&group->members);
+        mcs_mutex_fini(&group->lock);
+        mcs_free(group);
+    }
+}
+
+bool svc_group_is(const svc_group_t *group, const char *id, uint32_t len)
+{
+    return group->len == len && memcmp(group->id, id, len) == 0;
+}
+
+uint64_t svc_group_lease(const svc_group_t *group)
+{
+    return __atomic_load_n(&group->lease_until_ns, __ATOMIC_ACQUIRE);
+}
+
+void svc_group_grant(svc_group_t *group, uint64_t now_ns, uint64_t ttl_ns)
+{
+    /* Refreshed only when less than half of it is left; a race between two readers costs nothing. */
+    if (svc_group_lease(group) < now_ns + ttl_ns / 2) {
+        __atomic_store_n(&group->lease_until_ns, now_ns + ttl_ns, __ATOMIC_RELEASE);
+    }
+}
+
+mcs_status_t svc_group_join(svc_group_t *group, uint64_t hash, uint64_t generation)
+{
+    svc_member_t member = {hash, generation};
+    mcs_mutex_lock(&group->lock);
+    group->members.failed = MCS_OK;
+    mcs_buf_append(&group->members, &member, sizeof(member));
+    mcs_status_t status = mcs_buf_status(&group->members);
+    mcs_mutex_unlock(&group->lock);
+    return status;
+}
+
+static svc_member_t *find_locked(svc_group_t *group, uint64_t generation)
+{
+    svc_member_t *members = (svc_member_t *)(void *)group->members.bytes;
+    for (size_t i = 0; i < group->members.len / sizeof(svc_member_t); i++) {
+        if (members[i].generation == generation) {
+            return &members[i];
+        }
+    }
+    return NULL;
+}
+
+void svc_group_leave(svc_group_t *group, uint64_t generation)
+{
+    mcs_mutex_lock(&group->lock);
+    svc_member_t *member = find_locked(group, generation);
+    if (member != NULL) {
+        group->members.len -= sizeof(svc_member_t);
+        memmove(member, group->members.bytes + group->members.len, sizeof(svc_member_t));
+    }
+    mcs_mutex_unlock(&group->lock);
+}
+
+void svc_group_rename(svc_group_t *group, uint64_t from, uint64_t to)
+{
+    mcs_mutex_lock(&group->lock);
+    svc_member_t *member = find_locked(group, from);
+    if (member != NULL) {
+        member->generation = to;
+    }
+    mcs_mutex_unlock(&group->lock);
+}
+
+bool svc_group_members(svc_group_t *group, mcs_buf_t *out)
+{
+    mcs_buf_reset(out);
+    mcs_mutex_lock(&group->lock);
+    mcs_buf_append(out, group->members.bytes, group->members.len);
+    mcs_mutex_unlock(&group->lock);
+    return mcs_buf_status(out) == MCS_OK;
+}

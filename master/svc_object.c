@@ -1,0 +1,269 @@
+/* What becomes of records: reading rights, leases, commit, removal, and the sweep after segments are gone. All with the
+ * shard's lock. */
+#include <string.h>
+
+#include "master/svc_internal.h"
+
+/* Slots that the sweep looks at under one hold of a shard's lock, and shards it gets through in one turn. */
+#define SWEEP_SLOTS    1024u
+#define SWEEP_SLICES   256u
+#define SWEEP_AGAIN_NS (50 * MCS_NS_PER_MS)
+
+bool svc_record_readable(const mcs_service_t *service, const svc_record_t *record, const svc_session_t *session)
+{
+    if ((record->flags & SVC_REC_COMMITTED) == 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
+        if (segment != NULL && svc_segment_readable(segment, session)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t svc_record_lease(const svc_record_t *record)
+{
+    const svc_group_t *group = svc_record_group(record);
+    return group == NULL ? record->lease_until_ns : MCS_MAX(record->lease_until_ns, svc_group_lease(group));
+}
+
+uint64_t svc_record_uncached_at(const mcs_service_t *service, const svc_record_t *record)
+{
+    return record->lease_until_ns - MCS_MIN(record->lease_until_ns, service->lease_ns / 2);
+}
+
+void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    uint64_t until = now_ns + service->lease_ns;
+    uint64_t before = record->lease_until_ns;
+    if (until > before) {
+        record->lease_until_ns = until;
+    }
+    svc_group_t *group = svc_record_group(record);
+    if (group != NULL) {
+        svc_group_grant(group, now_ns, service->lease_ns);
+    }
+    if ((record->flags & SVC_REC_HARD) != 0) {
+        return;
+    }
+    svc_record_check_soft_locked(&service->index, shard, ref, now_ns);
+    /* A hot object is not moved for each read: the list's order is right to a sixteenth of a lease. */
+    if (svc_record_list(record) != SVC_LIST_LEASED || until - MCS_MIN(until, before) >= service->lease_ns / 16) {
+        svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
+    }
+}
+
+void svc_record_settle_soft(mcs_service_t *service, svc_ref_t ref, svc_ref_t old, uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    if ((record->flags & SVC_REC_SOFT) == 0) {
+        return;
+    }
+    uint64_t duration = svc_record_soft(record);
+    if (duration != 0) {
+        svc_record_set_soft(record, now_ns + duration); /* counts from the first readable moment */
+        return;
+    }
+    const svc_record_t *before = old != 0 ? svc_record(&service->index, old) : NULL;
+    if (before != NULL && (before->flags & SVC_REC_SOFT) != 0 && now_ns < svc_record_soft(before)) {
+        svc_record_set_soft(record, svc_record_soft(before));
+    } else {
+        record->flags = (uint16_t)(record->flags & ~SVC_REC_SOFT); /* it ran out meanwhile */
+    }
+}
+
+void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    record->flags = (uint16_t)((record->flags & ~SVC_REC_PENDING) | SVC_REC_COMMITTED);
+    record->lease_until_ns = now_ns; /* no lease (reference 3.1), and its place in the order of eviction */
+    __atomic_fetch_add(&shard->committed, 1, __ATOMIC_RELAXED);
+    if ((record->flags & SVC_REC_SOFT) != 0) {
+        __atomic_fetch_add(&shard->soft_pinned, 1, __ATOMIC_RELAXED);
+    }
+    svc_list_t list = (record->flags & SVC_REC_HARD) != 0   ? SVC_LIST_NONE
+                      : (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT
+                                                            : SVC_LIST_PLAIN;
+    svc_recency_set_locked(&service->index, shard, ref, list);
+}
+
+svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record)
+{
+    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, record->replica_count);
+    if (block == NULL) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        const svc_replica_t *replica = &record->replicas[i];
+        svc_ending_set(block, i, svc_segment_at(service, svc_place_handle(replica->place)), replica,
+                       record->payload_len);
+    }
+    return block;
+}
+
+void svc_record_free(mcs_service_t *service, svc_ref_t ref)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    svc_group_t *group = svc_record_group(record);
+    if (group != NULL) {
+        svc_group_leave(group, record->replicas[0].generation);
+        svc_group_put(service, group);
+    }
+    svc_record_destroy(&service->index, ref);
+}
+
+void svc_record_uncount_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    if ((record->flags & SVC_REC_COMMITTED) == 0) {
+        return;
+    }
+    __atomic_fetch_sub(&shard->committed, 1, __ATOMIC_RELAXED);
+    if ((record->flags & SVC_REC_SOFT) != 0) {
+        __atomic_fetch_sub(&shard->soft_pinned, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* When the owner may be asked: every lease has run out, plus the guard (rule 3). */
+static uint64_t due_of(const mcs_service_t *service, const svc_record_t *record)
+{
+    return record->lease_until_ns + service->conf->lease_guard_ms * MCS_NS_PER_MS;
+}
+
+void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
+                            uint64_t now_ns)
+{
+    uint64_t due_ns = due_of(service, svc_record(&service->index, ref));
+    (void)now_ns;
+    svc_record_uncount_locked(service, shard, ref);
+    svc_shard_remove_locked(&service->index, shard, ref);
+    svc_record_free(service, ref);
+    for (uint32_t i = 0; i < block->ending_count; i++) {
+        svc_ending_begin(service, &block->endings[i], due_ns, NULL, NULL);
+    }
+    svc_pending_put(block);
+}
+
+void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    svc_segment_t *segments[MCS_REPLICAS_MAX];
+    uint32_t count = record->replica_count;
+    for (uint32_t i = 0; i < count; i++) {
+        segments[i] = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
+    }
+    svc_record_uncount_locked(service, shard, ref);
+    svc_shard_remove_locked(&service->index, shard, ref);
+    svc_record_free(service, ref);
+    for (uint32_t i = 0; i < count; i++) {
+        svc_segment_put(service, segments[i]);
+    }
+}
+
+/* ---- the sweep ---- */
+
+/* True when nothing of the gone segments is left in the record (or the record is). False: it has to be looked at again.
+ */
+static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    if ((record->flags & SVC_REC_COMMITTED) == 0) {
+        return true; /* an open put: its commit looks by itself */
+    }
+    uint32_t gone = 0;
+    bool left = true; /* all of the gone ones by their owners' wish */
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        uint32_t flags = svc_segment_flags(svc_segment_at(service, svc_place_handle(record->replicas[i].place)));
+        gone += (flags & SVC_SEG_GONE) != 0;
+        left = left && ((flags & SVC_SEG_GONE) == 0 || (flags & SVC_SEG_LEFT) != 0);
+    }
+    if (gone == 0) {
+        return true;
+    }
+    if ((record->flags & SVC_REC_PENDING) != 0) {
+        return false; /* a strike or an upsert refers to it */
+    }
+    if (gone == record->replica_count && !left && now_ns < svc_record_uncached_at(service, record)) {
+        /* Its owner was only lost: whoever cached it may still read it. The key stays hidden and is not free for a new
+         * value yet (rule 2). */
+        return false;
+    }
+    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, gone);
+    if (block == NULL) {
+        return false;
+    }
+    uint32_t kept = 0;
+    uint32_t ended = 0;
+    svc_replica_t first = record->replicas[0];
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        svc_replica_t replica = record->replicas[i];
+        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica.place));
+        if ((svc_segment_flags(segment) & SVC_SEG_GONE) != 0) {
+            svc_ending_set(block, ended++, segment, &replica, record->payload_len);
+        } else {
+            record->replicas[kept++] = replica;
+        }
+    }
+    MCS_ENSURE(ended == gone);
+    if (kept == 0) {
+        record->replicas[0] = first; /* what its group knows it by */
+        svc_record_drop_locked(service, shard, ref, block, now_ns);
+        return true;
+    }
+    svc_group_t *group = svc_record_group(record);
+    if (group != NULL) {
+        svc_group_rename(group, first.generation, record->replicas[0].generation);
+    }
+    record->replica_count = (uint8_t)kept;
+    for (uint32_t i = 0; i < block->ending_count; i++) {
+        svc_ending_begin(service, &block->endings[i], due_of(service, record), NULL, NULL);
+    }
+    svc_pending_put(block);
+    return true;
+}
+
+/* One hold of the shard's lock. True: the shard is through. */
+static bool sweep_slice(mcs_service_t *service, svc_shard_t *shard, uint64_t now_ns)
+{
+    bool through = false;
+    mcs_mutex_lock(&shard->lock);
+    for (uint32_t n = 0; n < SWEEP_SLOTS; n++) {
+        svc_ref_t ref = svc_shard_walk_locked(shard, &service->sweep_at, &service->sweep_version);
+        if (ref == 0) {
+            through = true;
+            break;
+        }
+        if (!sweep_record_locked(service, shard, ref, now_ns)) {
+            service->sweep_again_ns = now_ns + SWEEP_AGAIN_NS;
+        }
+    }
+    mcs_mutex_unlock(&shard->lock);
+    return through;
+}
+
+void svc_sweep_tick(mcs_service_t *service, uint64_t now_ns)
+{
+    if (service->sweep_again_ns != 0 && now_ns >= service->sweep_again_ns) {
+        service->sweep_again_ns = 0;
+        __atomic_store_n(&service->sweep_wanted, 1, __ATOMIC_RELEASE);
+    }
+    if (service->sweep_shard >= SVC_SHARDS) {
+        if (__atomic_exchange_n(&service->sweep_wanted, 0, __ATOMIC_ACQ_REL) == 0) {
+            return;
+        }
+        service->sweep_shard = 0;
+        service->sweep_version = 0;
+    }
+    for (uint32_t n = 0; n < SWEEP_SLICES && service->sweep_shard < SVC_SHARDS; n++) {
+        if (sweep_slice(service, &service->index.shards[service->sweep_shard], now_ns)) {
+            service->sweep_shard++;
+            service->sweep_version = 0;
+        }
+    }
+    if (service->sweep_shard < SVC_SHARDS) {
+        svc_wake(service);
+    }
+}
