@@ -1,0 +1,431 @@
+/* See flow.h and flow_internal.h: ranges to pieces to requests, answers to ranges. */
+#include "ucx_transport/flow_internal.h"
+
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+
+/* ---- ranges ---- */
+
+static uint64_t blocks_started(const mcs_access_t *access)
+{
+    uint64_t first = (access->from + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+    uint64_t end = (access->from + access->len + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+    return end - first;
+}
+
+static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
+{
+    const mcs_access_t *access = &range->access;
+    if (access->len == 0 || access->len > MCS_RANGE_MAX || access->from > access->payload_len ||
+        access->len > access->payload_len - access->from || range->iov_count == 0 ||
+        range->iov_count > MCS_RANGE_IOV_MAX || range->crc_count != blocks_started(access)) {
+        return false;
+    }
+    if (direction == MCS_STORE &&
+        (access->from % MCS_CRC_BLOCK != 0 ||
+         (access->len % MCS_CRC_BLOCK != 0 && access->from + access->len != access->payload_len))) {
+        return false;
+    }
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < range->iov_count; i++) {
+        if (range->iov[i].iov_len > access->len - total) {
+            return false;
+        }
+        total += range->iov[i].iov_len;
+    }
+    return total == access->len;
+}
+
+void ucxt_flow_prepare(flow_t *flow)
+{
+    mcs_transfer_t *transfer = flow->transfer;
+    for (uint32_t i = 0; i < transfer->range_count; i++) {
+        mcs_range_t *range = &transfer->ranges[i];
+        if (!range_is_sound(range, transfer->direction)) {
+            range->status = MCS_ERR_INVALID_PARAMS;
+            flow->left[i] = 0;
+            continue;
+        }
+        uint64_t first = range->access.from / MCS_CRC_BLOCK;
+        uint64_t last = (range->access.from + range->access.len - 1) / MCS_CRC_BLOCK;
+        range->status = MCS_OK;
+        flow->left[i] = (uint32_t)(last - first + 1);
+        flow->unsent += flow->left[i];
+        flow->ranges_open++;
+    }
+}
+
+void ucxt_flow_end(flow_t *flow, mcs_status_t status)
+{
+    for (uint32_t i = 0; i < flow->transfer->range_count; i++) {
+        if (flow->left[i] > 0) {
+            flow->transfer->ranges[i].status = status;
+            flow->left[i] = 0;
+        }
+    }
+    flow->ranges_open = 0;
+    flow->over = true;
+}
+
+static void piece_done(flow_t *flow, flow_request_t *request, flow_piece_t *piece, mcs_status_t status)
+{
+    mcs_range_t *range = &flow->transfer->ranges[piece->range];
+    piece->done = true;
+    request->open--;
+    if (status != MCS_OK && range->status == MCS_OK) {
+        range->status = status; /* the first refusal of a range is its answer */
+    }
+    if (--flow->left[piece->range] == 0) {
+        flow->ranges_open--;
+    }
+}
+
+/* ---- cutting ---- */
+
+/* The piece at the cursor; the cursor stays. There is one: unsent > 0. */
+static void peek(flow_t *flow, flow_piece_t *piece_out)
+{
+    const mcs_range_t *ranges = flow->transfer->ranges;
+    while (flow->at == ranges[flow->range].access.len || flow->left[flow->range] == 0) {
+        flow->range++;
+        flow->at = 0;
+        flow->iov = 0;
+        flow->iov_at = 0;
+        flow->crc = 0;
+    }
+    const mcs_range_t *range = &ranges[flow->range];
+    while (flow->iov_at == range->iov[flow->iov].iov_len) {
+        flow->iov++;
+        flow->iov_at = 0;
+    }
+    uint64_t from = range->access.from + flow->at;
+    *piece_out = (flow_piece_t){
+        .range = flow->range,
+        .len = (uint32_t)MCS_MIN(range->access.len - flow->at, MCS_CRC_BLOCK - from % MCS_CRC_BLOCK),
+        .iov = flow->iov,
+        .crc = from % MCS_CRC_BLOCK == 0 ? flow->crc : NO_CRC,
+        .iov_at = flow->iov_at,
+        .from = from,
+    };
+}
+
+static void advance(flow_t *flow, const flow_piece_t *piece)
+{
+    const mcs_range_t *range = &flow->transfer->ranges[flow->range];
+    uint64_t left = piece->len;
+    while (left > 0) {
+        uint64_t step = MCS_MIN(left, range->iov[flow->iov].iov_len - flow->iov_at);
+        flow->iov_at += step;
+        left -= step;
+        if (left > 0) {
+            flow->iov++;
+            flow->iov_at = 0;
+        }
+    }
+    flow->at += piece->len;
+    flow->crc += piece->crc != NO_CRC ? 1 : 0;
+    flow->unsent--;
+}
+
+/* Calls `visit` with each stretch of caller's memory of the piece, in order. */
+typedef void (*stretch_fn)(void *arg, uint8_t *bytes, size_t len);
+static void each_stretch(const flow_t *flow, const flow_piece_t *piece, stretch_fn visit, void *arg)
+{
+    const mcs_range_t *range = &flow->transfer->ranges[piece->range];
+    uint32_t iov = piece->iov;
+    uint64_t at = piece->iov_at;
+    uint64_t left = piece->len;
+    while (left > 0) {
+        uint64_t step = MCS_MIN(left, range->iov[iov].iov_len - at);
+        if (step > 0) {
+            visit(arg, (uint8_t *)range->iov[iov].iov_base + at, step);
+        }
+        left -= step;
+        iov++;
+        at = 0;
+    }
+}
+
+static void count_stretch(void *arg, uint8_t *bytes MCS_UNUSED, size_t len MCS_UNUSED)
+{
+    ++*(uint32_t *)arg;
+}
+
+/* ---- requests ---- */
+
+/* What the next request will hold. */
+typedef struct batch {
+    uint32_t count;
+    uint32_t entries; /* gather entries used */
+    uint64_t bytes;
+    uint64_t packed;
+    bool last_packed;
+} batch_t;
+
+static bool add_to_fetch(const flow_piece_t *piece, batch_t *batch)
+{
+    if (batch->count == UCXT_FETCH_PIECES || batch->bytes + piece->len > UCXT_FETCH_BYTES) {
+        return false;
+    }
+    batch->bytes += piece->len;
+    batch->count++;
+    return true;
+}
+
+/* Many small stretches are cheaper to copy together than to gather. */
+static bool is_packed(uint32_t stretches, uint32_t len)
+{
+    return stretches > UCXT_FRAME_IOVS || len / stretches < UCXT_PACK_BELOW;
+}
+
+static bool add_to_store(const flow_t *flow, const flow_piece_t *piece, batch_t *batch)
+{
+    uint32_t stretches = 0;
+    each_stretch(flow, piece, count_stretch, &stretches);
+    bool packed = is_packed(stretches, piece->len);
+    /* Packed neighbours share an entry. */
+    uint32_t entries = !packed ? stretches : batch->last_packed ? 0 : 1;
+    if (batch->count == UCXT_FRAME_PIECES || batch->bytes + piece->len > UCXT_FRAME_BYTES ||
+        batch->entries + entries > UCXT_FRAME_IOVS) {
+        return false;
+    }
+    batch->entries += entries;
+    batch->last_packed = packed;
+    batch->bytes += piece->len;
+    batch->packed += packed ? piece->len : 0;
+    batch->count++;
+    return true;
+}
+
+static void gather(void *arg, uint8_t *bytes, size_t len)
+{
+    ucxt_request_t *request = arg;
+    MCS_ENSURE(request->iov_count < MCS_ARRAY_LEN(request->iov));
+    request->iov[request->iov_count++] = (ucp_dt_iov_t){.buffer = bytes, .length = len};
+}
+
+typedef struct packer {
+    uint8_t *to;
+} packer_t;
+
+static void copy_out(void *arg, uint8_t *bytes, size_t len)
+{
+    packer_t *packer = arg;
+    memcpy(packer->to, bytes, len);
+    packer->to += len;
+}
+
+/* Adds the bytes of a store's piece to its gather list. */
+static void add_bytes(flow_t *flow, flow_request_t *request, const flow_piece_t *piece, packer_t *packer)
+{
+    uint32_t stretches = 0;
+    each_stretch(flow, piece, count_stretch, &stretches);
+    if (!is_packed(stretches, piece->len)) {
+        each_stretch(flow, piece, gather, &request->base);
+        return;
+    }
+    uint8_t *start = packer->to;
+    each_stretch(flow, piece, copy_out, packer);
+    ucp_dt_iov_t *last = &request->base.iov[request->base.iov_count - 1];
+    if (request->base.iov_count > 1 && (uint8_t *)last->buffer + last->length == start) {
+        last->length += piece->len;
+    } else {
+        gather(&request->base, start, piece->len);
+    }
+    ucxt_count(&flow->lane->shared->counters->copied_bytes, piece->len);
+}
+
+static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len);
+static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len);
+
+static flow_request_t *request_new(flow_t *flow, const batch_t *batch)
+{
+    size_t pieces = (size_t)batch->count * sizeof(flow_piece_t);
+    size_t head = UCXT_HEADER + (size_t)batch->count * UCXT_ACCESS;
+    flow_request_t *request = mcs_malloc(sizeof(*request) + pieces + head + batch->packed);
+    if (request == NULL) {
+        return NULL;
+    }
+    request->base =
+        (ucxt_request_t){.flow = flow, .answer = flow->transfer->direction == MCS_FETCH ? answer_fetch : answer_store};
+    request->count = batch->count;
+    request->open = batch->count;
+    request->head = (uint8_t *)request->piece + pieces;
+    request->pack = request->head + head;
+    request->base.iov[0] = (ucp_dt_iov_t){.buffer = request->head, .length = head};
+    request->base.iov_count = 1;
+    return request;
+}
+
+/* Takes the pieces from the cursor on. */
+static void fill(flow_t *flow, flow_request_t *request)
+{
+    packer_t packer = {.to = request->pack};
+    for (uint32_t i = 0; i < request->count; i++) {
+        flow_piece_t *piece = &request->piece[i];
+        peek(flow, piece);
+        const mcs_range_t *range = &flow->transfer->ranges[piece->range];
+        mcs_access_t access = range->access;
+        access.from = piece->from;
+        access.len = piece->len;
+        bool store = flow->transfer->direction == MCS_STORE;
+        ucxt_access_encode(&access, store ? range->crcs[piece->crc] : 0,
+                           request->head + UCXT_HEADER + (size_t)i * UCXT_ACCESS);
+        if (store) {
+            add_bytes(flow, request, piece, &packer);
+        }
+        advance(flow, piece);
+    }
+}
+
+mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **request_out)
+{
+    flow_t cursor = *flow; /* a dry run says how much memory it takes */
+    batch_t batch = {0};
+    while (cursor.unsent > 0) {
+        flow_piece_t piece;
+        peek(&cursor, &piece);
+        bool added = flow->transfer->direction == MCS_FETCH ? add_to_fetch(&piece, &batch)
+                                                            : add_to_store(&cursor, &piece, &batch);
+        if (!added) {
+            break;
+        }
+        advance(&cursor, &piece);
+    }
+    flow_request_t *request = request_new(flow, &batch);
+    if (request == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    fill(flow, request);
+    ucxt_conn_add(flow->conn, &request->base);
+    flow->requests++;
+    ucxt_header_t header = {
+        .kind = flow->transfer->direction == MCS_FETCH ? UCXT_FETCH : UCXT_STORE,
+        .conn = flow->conn->auth.owner_conn,
+        .request = request->base.id,
+        .count = request->count,
+        .value = wait_ms,
+    };
+    ucxt_header_encode(&header, request->head);
+    *request_out = request;
+    return MCS_OK;
+}
+
+/* ---- answers ---- */
+
+static void request_over(flow_t *flow, flow_request_t *request)
+{
+    if (request->open == 0) {
+        flow->requests--;
+        ucxt_request_done(&request->base);
+    }
+}
+
+static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t *header)
+{
+    flow_t *flow = request->base.flow;
+    mcs_status_t status;
+    if (ucxt_status_decode(header->value, &status) != MCS_OK || status == MCS_OK) {
+        return MCS_ERR_PROTOCOL;
+    }
+    for (uint32_t i = 0; i < request->count; i++) {
+        if (!request->piece[i].done) {
+            piece_done(flow, request, &request->piece[i], status);
+        }
+    }
+    request_over(flow, request);
+    return MCS_OK;
+}
+
+/* Do the records and the bytes of an answer agree with each other and with what was asked? */
+static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *header, const uint8_t *body, size_t len)
+{
+    uint32_t first = header->value;
+    uint32_t count = header->count;
+    if (count == 0 || first >= request->count || count > request->count - first || len < (size_t)count * UCXT_PIECE) {
+        return false;
+    }
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        mcs_status_t status;
+        uint32_t crc;
+        if (request->piece[first + i].done ||
+            ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc) != MCS_OK) {
+            return false;
+        }
+        bytes += status == MCS_OK ? request->piece[first + i].len : 0;
+    }
+    return bytes == len - (size_t)count * UCXT_PIECE;
+}
+
+typedef struct reader {
+    const uint8_t *from;
+} reader_t;
+
+static void copy_in(void *arg, uint8_t *bytes, size_t len)
+{
+    reader_t *reader = arg;
+    memcpy(bytes, reader->from, len);
+    reader->from += len;
+}
+
+static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len)
+{
+    flow_request_t *request = MCS_CONTAINER_OF(base, flow_request_t, base);
+    flow_t *flow = base->flow;
+    if (header->kind == UCXT_REFUSED) {
+        return answer_refused(request, header);
+    }
+    if (header->kind != UCXT_PIECES || !pieces_agree(request, header, body, len)) {
+        return MCS_ERR_PROTOCOL;
+    }
+    reader_t reader = {.from = body + (size_t)header->count * UCXT_PIECE};
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < header->count; i++) {
+        flow_piece_t *piece = &request->piece[header->value + i];
+        mcs_status_t status;
+        uint32_t crc;
+        mcs_status_t known = ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc);
+        MCS_ENSURE(known == MCS_OK);
+        if (status == MCS_OK) {
+            each_stretch(flow, piece, copy_in, &reader);
+            bytes += piece->len;
+            if (piece->crc != NO_CRC) {
+                flow->transfer->ranges[piece->range].crcs[piece->crc] = crc;
+            }
+        }
+        piece_done(flow, request, piece, status);
+    }
+    ucxt_count(&flow->lane->shared->counters->fetched_bytes, bytes);
+    ucxt_count(&flow->lane->shared->counters->copied_bytes, bytes);
+    request_over(flow, request);
+    return MCS_OK;
+}
+
+static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len)
+{
+    flow_request_t *request = MCS_CONTAINER_OF(base, flow_request_t, base);
+    flow_t *flow = base->flow;
+    if (header->kind == UCXT_REFUSED) {
+        return answer_refused(request, header);
+    }
+    if (header->kind != UCXT_STORED || header->count != request->count || len != (size_t)request->count * 4) {
+        return MCS_ERR_PROTOCOL;
+    }
+    mcs_status_t status[UCXT_FRAME_PIECES];
+    for (uint32_t i = 0; i < request->count; i++) {
+        if (ucxt_status_decode(mcs_load_u32(body + (size_t)i * 4), &status[i]) != MCS_OK) {
+            return MCS_ERR_PROTOCOL;
+        }
+    }
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < request->count; i++) {
+        bytes += status[i] == MCS_OK ? request->piece[i].len : 0;
+        piece_done(flow, request, &request->piece[i], status[i]);
+    }
+    ucxt_count(&flow->lane->shared->counters->stored_bytes, bytes);
+    request_over(flow, request);
+    return MCS_OK;
+}

@@ -1,0 +1,127 @@
+/* Messages between a caller's lane and an owner's serving worker (wire format 1). Pure functions; little endian;
+ * docs/transport.md has the story.
+ *
+ * Every message is one active message: a 32-byte header and a body, no UCX header.
+ *
+ *   0 u32 magic "MCD1"   4 u8 version   5 u8 kind   6 u16 0   8 u64 conn   16 u64 request   24 u32 count   28 u32 value
+ *
+ * `conn` is the number that the *receiver* gave this connection (0 in a hello), `request` is echoed in answers. What
+ * comes from the wire is hostile until a decoder here has checked it (rule 10): counts and lengths are bounded,
+ * statuses are known ones.
+ *
+ * A *piece* is what one message moves of one extent: at most 1 MiB, never across a multiple of 1 MiB of the payload. So
+ * a piece has at most one block whose CRC travels with it, and a store's piece is checked, received and ended in one
+ * go: no state is kept at the owner between messages. */
+#ifndef UCXT_PROTO_H
+#define UCXT_PROTO_H
+
+#include "core/base/buf.h"
+#include "core/ops/transport.h"
+
+#define UCXT_MAGIC   UINT32_C(0x3144434d) /* "MCD1" */
+#define UCXT_VERSION 1
+
+/* Active message ids. */
+#define UCXT_AM_TO_OWNER  21
+#define UCXT_AM_TO_CALLER 22
+
+#define UCXT_HEADER       32
+#define UCXT_PIECE_MAX    MCS_CRC_BLOCK
+#define UCXT_FETCH_PIECES 1024                 /* pieces of one fetch message */
+#define UCXT_FETCH_BYTES  (UINT64_C(16) << 20) /* payload that one fetch message asks for */
+#define UCXT_FRAME_PIECES 256                  /* pieces of one message that carries payload */
+#define UCXT_FRAME_BYTES  UCXT_PIECE_MAX       /* payload of one message */
+#define UCXT_FRAME_IOVS   14                   /* entries that UCX gathers without a copy */
+/* Payload pieces below this are copied together in front of the wire: a gather entry costs more than the copy. */
+#define UCXT_PACK_BELOW 16384
+#define UCXT_PACK_BYTES (256 * 1024)
+
+typedef enum ucxt_kind {
+    /* to the owner */
+    UCXT_HELLO = 1, /* body: ucxt_hello */
+    UCXT_PROVE = 2, /* body: mac */
+    UCXT_FETCH = 3, /* count pieces; value = milliseconds the caller goes on waiting; body: access records */
+    UCXT_STORE = 4, /* count pieces; body: access records, then their bytes */
+    /* to the caller */
+    UCXT_WELCOME = 16, /* value = status; body: ucxt_welcome when it is MCS_OK */
+    UCXT_READY = 17,   /* value = status; the answer to a proof */
+    UCXT_PIECES = 18,  /* fetched: value = index of the first piece, count; body: piece records, then the bytes of those
+                          that are MCS_OK */
+    UCXT_STORED = 19,  /* count; body: i32 statuses, one a piece */
+    UCXT_REFUSED = 20  /* the whole request: value = status */
+} ucxt_kind_t;
+
+typedef struct ucxt_header {
+    uint8_t kind;
+    uint64_t conn;
+    uint64_t request;
+    uint32_t count;
+    uint32_t value;
+} ucxt_header_t;
+
+void ucxt_header_encode(const ucxt_header_t *header, uint8_t out[UCXT_HEADER]);
+/* MCS_ERR_PROTOCOL: too short, wrong magic or kind; MCS_ERR_INVALID_VERSION. */
+mcs_status_t ucxt_header_decode(const uint8_t *bytes, size_t len, ucxt_header_t *header_out) MCS_MUST_CHECK;
+
+/* One access record: the access and, for a store, the CRC32C of the block that the piece starts (0 when it starts
+ * none). */
+#define UCXT_ACCESS 96
+void ucxt_access_encode(const mcs_access_t *access, uint32_t crc, uint8_t out[UCXT_ACCESS]);
+/* MCS_ERR_PROTOCOL: a length of 0 or over UCXT_PIECE_MAX, across a block boundary, or outside payload_len. */
+mcs_status_t ucxt_access_decode(const uint8_t *in, mcs_access_t *access_out, uint32_t *crc_out) MCS_MUST_CHECK;
+
+/* One piece record of a fetch's answer. */
+#define UCXT_PIECE 8
+void ucxt_piece_encode(mcs_status_t status, uint32_t crc, uint8_t out[UCXT_PIECE]);
+mcs_status_t ucxt_piece_decode(const uint8_t *in, mcs_status_t *status_out, uint32_t *crc_out) MCS_MUST_CHECK;
+
+/* A status from the wire: MCS_ERR_PROTOCOL for a value that is not in the list. */
+mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out) MCS_MUST_CHECK;
+
+/* Does the piece start a block, so that one CRC goes with it? */
+static inline bool ucxt_starts_block(const mcs_access_t *access)
+{
+    return access->from % MCS_CRC_BLOCK == 0;
+}
+
+#define UCXT_NONCE       32
+#define UCXT_MAC         32
+#define UCXT_WIRE        32
+#define UCXT_ADDRESS_MAX 900
+
+/* The first message of a caller. With a cluster token `mac` proves that the sender knows it before its UCX address is
+ * looked at. */
+typedef struct ucxt_hello {
+    mcs_id_t client;
+    uint64_t conn; /* what the owner's messages are to carry */
+    uint8_t nonce[UCXT_NONCE];
+    char wire[UCXT_WIRE];
+    uint32_t address_len;
+    uint8_t address[UCXT_ADDRESS_MAX];
+    uint8_t mac[UCXT_MAC];
+} ucxt_hello_t;
+#define UCXT_HELLO_FIXED (16 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
+#define UCXT_HELLO_MAX   (UCXT_HELLO_FIXED + UCXT_ADDRESS_MAX + UCXT_MAC + 4)
+/* The part that the mac covers; returns its length. */
+size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
+/* The whole body, closed by a CRC32C: a UCX address that was damaged must not reach UCX. Returns its length. */
+size_t ucxt_hello_encode(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
+mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *hello_out) MCS_MUST_CHECK;
+
+typedef struct ucxt_welcome {
+    uint64_t conn; /* what the caller's messages are to carry */
+    bool prove;    /* a proof is wanted before anything else */
+    uint8_t nonce[UCXT_NONCE];
+    uint8_t mac[UCXT_MAC];
+} ucxt_welcome_t;
+#define UCXT_WELCOME_LEN (8 + 4 + UCXT_NONCE + UCXT_MAC)
+void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN]);
+mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out) MCS_MUST_CHECK;
+
+/* An endpoint of core/ops/transport.h: u8 format 1, u8 0, u16 address length, the address, u32 CRC32C of all that. */
+mcs_status_t ucxt_endpoint_encode(const void *address, size_t len, mcs_endpoint_t *endpoint_out) MCS_MUST_CHECK;
+/* MCS_ERR_INVALID_PARAMS: not an endpoint of this transport. `address_out` points into the endpoint. */
+mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, const void **address_out, size_t *len_out)
+    MCS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,117 @@
+/* Shared by serve.c (thread, peers, hello) and serve_io.c (fetches, stores). Everything belongs to the serving thread.
+ */
+#ifndef UCXT_SERVE_INTERNAL_H
+#define UCXT_SERVE_INTERNAL_H
+
+#include "ucx_transport/auth.h"
+#include "ucx_transport/counters.h"
+#include "ucx_transport/serve.h"
+
+#include "core/base/list.h"
+#include "core/base/thread.h"
+
+#define SERVE_AREA        "serve"
+#define SERVE_PEERS       1024 /* slots; a power of two */
+#define SERVE_PROVING     64   /* peers that have not proved the token yet */
+#define SERVE_PROVE_NS    (UINT64_C(5) * 1000000000)
+#define SERVE_JOBS        16   /* fetch requests that wait, of one peer */
+#define SERVE_JOBS_TOTAL  4096 /* and of all: 460 MiB of records at the very worst */
+#define SERVE_WINDOW      4    /* frames of one peer in UCX's hands */
+#define SERVE_FRAMES      256  /* and of all */
+#define SERVE_FRAMES_KEPT 32   /* free ones that keep their packing buffer */
+#define SERVE_NOTES       256  /* small answers of one peer in UCX's hands */
+#define SERVE_REFUSALS    64   /* answers to those who are no peers */
+#define SERVE_STALL_NS    (UINT64_C(10) * 1000000000)
+#define SERVE_WAIT_MAX_MS 60000 /* a request is good for this long at most */
+
+typedef enum peer_state { PEER_PROVING, PEER_READY, PEER_FAILED, PEER_CLOSED } peer_state_t;
+
+typedef struct ucxt_peer {
+    mcs_list_t active; /* in server->active while it has jobs */
+    struct ucxt_server *server;
+    uint64_t conn; /* ours: slot in the low bits, the rest random */
+    mcs_id_t client;
+    ucp_ep_h ep;
+    peer_state_t state;
+    ucxt_auth_t auth; /* caller_conn goes into every message to it */
+    mcs_list_t jobs;
+    uint32_t job_count;
+    uint32_t frames; /* in UCX's hands */
+    uint32_t notes;
+    uint64_t since_ns;        /* of the last frame that UCX gave back, or of the hello */
+    uint64_t frames_until_ns; /* when the requests of the frames under way stop being of use */
+} ucxt_peer_t;
+
+/* One fetch request that is being answered. */
+typedef struct serve_job {
+    mcs_list_t node;
+    uint64_t request;
+    uint64_t deadline_ns;
+    uint32_t count;
+    uint32_t next;
+    mcs_access_t access[];
+} serve_job_t;
+
+/* One message with payload: gathers from segments (held until UCX has sent it) and from its own packing buffer. */
+typedef struct serve_frame {
+    mcs_list_t node; /* in server->frames_busy or frames_free */
+    ucxt_peer_t *peer;
+    uint32_t hold_count;
+    uint32_t iov_count;
+    uint32_t piece_count;
+    uint32_t packed; /* bytes used of pack */
+    uint64_t bytes;
+    mcs_hold_t holds[UCXT_FRAME_IOVS];
+    ucp_dt_iov_t iov[1 + UCXT_FRAME_IOVS];
+    uint8_t *pack; /* UCXT_PACK_BYTES, NULL until needed */
+    uint8_t head[UCXT_HEADER + UCXT_FRAME_PIECES * UCXT_PIECE];
+} serve_frame_t;
+
+/* A small answer. */
+typedef struct serve_note {
+    mcs_list_t node;   /* in server->notes_busy */
+    ucxt_peer_t *peer; /* NULL: to somebody who is none */
+    struct ucxt_server *server;
+    ucp_dt_iov_t iov;
+    uint8_t bytes[];
+} serve_note_t;
+
+struct ucxt_server {
+    ucxt_server_config_t config;
+    ucxt_worker_t worker;
+    mcs_endpoint_t endpoint;
+    mcs_event_t wake;
+    mcs_thread_t thread;
+    uint32_t stop; /* atomic */
+    ucxt_peer_t *peers[SERVE_PEERS];
+    uint32_t peer_count;
+    uint32_t proving_count;
+    uint32_t failed_count; /* peers to be taken down */
+    uint32_t refusals;
+    uint32_t job_count;
+    mcs_list_t active;
+    mcs_list_t frames_free;
+    mcs_list_t frames_busy;
+    mcs_list_t notes_busy;
+    uint32_t frame_count;
+    uint32_t frames_kept;
+    uint64_t timers_ns; /* when they were looked at last */
+};
+
+/* serve.c */
+/* Takes the peer down later, outside UCX's callbacks. */
+void ucxt_peer_fail(ucxt_peer_t *peer, const char *why);
+/* A message of `body_len` bytes of body (copied) to a peer; `header` gets the peer's connection. A peer that has too
+ * many under way is failed. */
+void ucxt_peer_answer(ucxt_peer_t *peer, ucxt_header_t header, const void *body, size_t body_len);
+
+/* serve_io.c */
+void ucxt_serve_fetch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8_t *body, size_t len);
+void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8_t *body, size_t len);
+/* Sends what the windows allow, a frame a peer in turn. True when something was sent. */
+bool ucxt_serve_pump(struct ucxt_server *server);
+void ucxt_serve_drop_jobs(ucxt_peer_t *peer);
+/* After the worker is gone: ends holds and frees. */
+void ucxt_serve_free_frames(struct ucxt_server *server);
+
+#endif
