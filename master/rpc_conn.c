@@ -1,8 +1,9 @@
 /* One connection of the RPC server; see rpc_server.h.
  *
- * Input: one linear buffer that grows as bytes arrive (a header alone that announces 16 MiB costs nothing), frames handled in place.
- * Output: two buffers. Any thread appends whole frames to `pending` under the connection's lock; the loop swaps it with `out`, which it
- * owns, and writes. So a burst of replies is one system call, and no lock is held across it. */
+ * Input: one linear buffer that grows as bytes arrive (a header alone that announces 16 MiB costs nothing), frames
+ * handled in place. Output: two buffers. Any thread appends whole frames to `pending` under the connection's lock; the
+ * loop swaps it with `out`, which it owns, and writes. So a burst of replies is one system call, and no lock is held
+ * across it. */
 #include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -20,8 +21,11 @@
 #define READ_TURN ((size_t)1 << 20)
 /* Buffers above this are given back to the heap when they run empty. */
 #define KEEP_BUFFER ((size_t)256 << 10)
+/* Times that reading is resumed before other connections have their turn. */
+#define RESUME_TURNS 16
 
-/* The connection whose frames this thread is handling: its replies are flushed together afterwards, without a wake-up. */
+/* The connection whose frames this thread is handling: its replies are flushed together afterwards, without a wake-up.
+ */
 static _Thread_local mcs_rpc_conn_t *t_current;
 
 static void update_events(mcs_rpc_conn_t *conn);
@@ -203,8 +207,8 @@ static bool write_out(mcs_rpc_conn_t *conn)
                 return true;
             }
         }
-        ssize_t n =
-            send(conn->fd, conn->out.bytes + conn->out_done, conn->out.len - conn->out_done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send(conn->fd, conn->out.bytes + conn->out_done, conn->out.len - conn->out_done,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0) {
             if (errno == EINTR) {
                 continue;
@@ -225,7 +229,8 @@ static bool handle_frames(mcs_rpc_conn_t *conn)
         uint32_t limit = conn->greeted ? MCS_FRAME_MAX : MCS_FRAME_HELLO_MAX;
         mcs_status_t status = mcs_frame_decode(conn->in.bytes + conn->in_used, limit, &header);
         if (status != MCS_OK || header.kind != MCS_FRAME_REQUEST) {
-            mcs_i_rpc_conn_end(conn, status == MCS_ERR_INVALID_VERSION ? "another frame version" : "not a request", true);
+            mcs_i_rpc_conn_end(conn, status == MCS_ERR_INVALID_VERSION ? "another frame version" : "not a request",
+                               true);
             return false;
         }
         size_t whole = MCS_FRAME_HEADER + (size_t)header.length;
@@ -309,25 +314,29 @@ void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
     if (conn->closing) {
         return;
     }
-    if (!write_out(conn)) {
-        mcs_i_rpc_conn_end(conn, "write failed", false);
-        return;
-    }
-    mcs_mutex_lock(&conn->lock);
-    bool ending = conn->close_wanted;
-    mcs_mutex_unlock(&conn->lock);
-    if (ending) {
-        mcs_i_rpc_conn_end(conn, "closed by the master", false);
-        return;
-    }
-    if (conn->stop_reading && mcs_rpc_conn_queued(conn) < MCS_RPC_OUT_HIGH / 2) {
-        /* What was read before the stop lies in the buffer, and no event will tell of it. */
-        conn->stop_reading = false;
-        if (!handle_frames(conn)) {
-            return;
-        }
+    for (unsigned turn = 1;; turn++) {
         if (!write_out(conn)) {
             mcs_i_rpc_conn_end(conn, "write failed", false);
+            return;
+        }
+        mcs_mutex_lock(&conn->lock);
+        bool ending = conn->close_wanted;
+        bool again = conn->stop_reading && conn->pending.len + conn->out_bytes < MCS_RPC_OUT_HIGH / 2;
+        if (!ending && again && turn == RESUME_TURNS) {
+            mark_dirty_locked(conn); /* the others of this loop first */
+        }
+        mcs_mutex_unlock(&conn->lock);
+        if (ending) {
+            mcs_i_rpc_conn_end(conn, "closed by the master", false);
+            return;
+        }
+        if (!again || turn == RESUME_TURNS) {
+            break;
+        }
+        /* What was read before the stop lies in the buffer, and no event will tell of it. It may stop again, and be
+         * written out again before an event is asked for: hence the loop. */
+        conn->stop_reading = false;
+        if (!handle_frames(conn)) {
             return;
         }
     }

@@ -9,7 +9,7 @@
 #include "core/base/thread.h"
 #include "master/rpc_server.h"
 
-#define RPC_AREA     "rpc"
+#define RPC_AREA      "rpc"
 #define RPC_INBOX_MAX 1024
 
 typedef struct mcs_rpc_inbox_entry {
@@ -54,14 +54,16 @@ struct mcs_rpc_server {
     char unix_path[108];
     uv_poll_t tcp_poll;
     uv_poll_t unix_poll;
-    uint32_t conn_count;  /* atomic */
+    bool tcp_watched; /* the handles above are initialised */
+    bool unix_watched;
+    uint32_t conn_count;   /* atomic */
     uint64_t next_conn_id; /* loop 0 and tests of ids: atomic */
     uint64_t log_second;   /* atomic: rate limit of protocol errors */
     uint32_t log_count;    /* atomic */
 };
 
 struct mcs_rpc_conn {
-    uint32_t refs; /* one for the loop, one while in the dirty list, one per holder (session, parked call) */
+    uint32_t refs;   /* one for the loop, one while in the dirty list, one per holder (session, parked call) */
     uint32_t parked; /* atomic */
     mcs_rpc_loop_t *loop;
     uint64_t id;

@@ -1,7 +1,7 @@
 /* Loops, threads and accepting; see rpc_server.h. Listening is in rpc_listen.c, a connection's life in rpc_conn.c.
  *
- * Accepting is done by hand on loop 0 (uv_poll + accept4) and the descriptor handed over: SO_REUSEPORT would spread few connections
- * unevenly, and libuv cannot move a handle between loops. */
+ * Accepting is done by hand on loop 0 (uv_poll + accept4) and the descriptor handed over: SO_REUSEPORT would spread few
+ * connections unevenly, and libuv cannot move a handle between loops. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -20,7 +20,7 @@
 #include "master/rpc_internal.h"
 #include "master/rpc_listen.h"
 
-#define ACCEPTS_A_TURN 64
+#define ACCEPTS_A_TURN  64
 #define TIMEOUT_TICK_MS 250
 
 bool mcs_i_rpc_may_log(mcs_rpc_server_t *server)
@@ -97,7 +97,8 @@ static void hand_over(mcs_rpc_server_t *server, int fd, const struct sockaddr_st
     }
 }
 
-/* Out of descriptors: the waiting peer would spin the level-triggered poll for ever, so take it with the spare one and refuse it. */
+/* Out of descriptors: the waiting peer would spin the level-triggered poll for ever, so take it with the spare one and
+ * refuse it. */
 static void refuse_one(mcs_rpc_server_t *server, int listener)
 {
     if (mcs_i_rpc_may_log(server)) {
@@ -194,10 +195,10 @@ static void end_loop(mcs_rpc_loop_t *loop)
     mcs_mutex_unlock(&loop->lock);
     take_dirty(loop);
     if (loop->index == 0) {
-        if (loop->server->tcp_fd >= 0) {
+        if (loop->server->tcp_watched) {
             uv_close((uv_handle_t *)&loop->server->tcp_poll, NULL);
         }
-        if (loop->server->unix_fd >= 0) {
+        if (loop->server->unix_watched) {
             uv_close((uv_handle_t *)&loop->server->unix_poll, NULL);
         }
     }
@@ -233,7 +234,8 @@ static void on_timer(uv_timer_t *timer)
 {
     mcs_rpc_loop_t *loop = (mcs_rpc_loop_t *)timer->data;
     uint64_t now = mcs_now_ns();
-    MCS_LIST_FOR_EACH_SAFE (node, next, &loop->conns) {
+    MCS_LIST_FOR_EACH_SAFE(node, next, &loop->conns)
+    {
         mcs_i_rpc_conn_check_timeouts(MCS_CONTAINER_OF(node, mcs_rpc_conn_t, node), now);
     }
 }
@@ -273,11 +275,12 @@ static mcs_status_t init_loop(mcs_rpc_server_t *server, mcs_rpc_loop_t *loop, ui
     return MCS_OK;
 }
 
-static mcs_status_t watch_listener(mcs_rpc_server_t *server, uv_poll_t *poll, int fd)
+static mcs_status_t watch_listener(mcs_rpc_server_t *server, uv_poll_t *poll, int fd, bool *watched)
 {
     if (uv_poll_init(&server->loops[0].uv, poll, fd) != 0) {
         return MCS_ERR_INTERNAL;
     }
+    *watched = true;
     poll->data = server;
     return uv_poll_start(poll, UV_READABLE, on_listener) == 0 ? MCS_OK : MCS_ERR_INTERNAL;
 }
@@ -318,7 +321,8 @@ mcs_status_t mcs_rpc_server_create(const mcs_rpc_config_t *config, mcs_rpc_serve
         goto err_destroy;
     }
     if (config->tcp) {
-        status = mcs_rpc_listen_tcp("rpc", config->address, config->interface, config->port, &server->tcp_fd, &server->port);
+        status =
+            mcs_rpc_listen_tcp("rpc", config->address, config->interface, config->port, &server->tcp_fd, &server->port);
         if (status != MCS_OK) {
             goto err_destroy;
         }
@@ -348,10 +352,10 @@ mcs_status_t mcs_rpc_server_start(mcs_rpc_server_t *server)
 {
     mcs_status_t status = MCS_OK;
     if (server->tcp_fd >= 0) {
-        status = watch_listener(server, &server->tcp_poll, server->tcp_fd);
+        status = watch_listener(server, &server->tcp_poll, server->tcp_fd, &server->tcp_watched);
     }
     if (status == MCS_OK && server->unix_fd >= 0) {
-        status = watch_listener(server, &server->unix_poll, server->unix_fd);
+        status = watch_listener(server, &server->unix_poll, server->unix_fd, &server->unix_watched);
     }
     for (uint32_t i = 0; status == MCS_OK && i < server->loop_count; i++) {
         char name[24];
@@ -382,6 +386,13 @@ void mcs_rpc_server_stop(mcs_rpc_server_t *server)
         mcs_thread_join(&loop->thread);
     }
     server->started = 0;
+    for (uint32_t i = 0; i < server->loop_count; i++) {
+        mcs_rpc_loop_t *loop = &server->loops[i];
+        if (!loop->ending) { /* it never ran: its handles are closed here, before the descriptors they watch */
+            end_loop(loop);
+            uv_run(&loop->uv, UV_RUN_DEFAULT);
+        }
+    }
     close_listeners(server);
 }
 
@@ -390,16 +401,11 @@ void mcs_rpc_server_destroy(mcs_rpc_server_t *server)
     if (server == NULL) {
         return;
     }
+    mcs_rpc_server_stop(server);
     for (uint32_t i = 0; i < server->loop_count; i++) {
-        mcs_rpc_loop_t *loop = &server->loops[i];
-        if (!loop->ending) { /* never ran: close the handles here */
-            end_loop(loop);
-            uv_run(&loop->uv, UV_RUN_DEFAULT);
-        }
-        uv_loop_close(&loop->uv);
-        mcs_mutex_fini(&loop->lock);
+        uv_loop_close(&server->loops[i].uv);
+        mcs_mutex_fini(&server->loops[i].lock);
     }
-    close_listeners(server);
     mcs_free(server->loops);
     mcs_free(server);
 }

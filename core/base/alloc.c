@@ -9,28 +9,35 @@
 
 #include "core/base/fault.h"
 
+/* No object is larger: refused here, because a sanitizer's allocator ends the program instead of returning NULL. */
+static bool refused(size_t size)
+{
+    return size > PTRDIFF_MAX || mcs_fault_hit(MCS_FAULT_ALLOC);
+}
+
 void *mcs_malloc(size_t size)
 {
-    return mcs_fault_hit(MCS_FAULT_ALLOC) ? NULL : malloc(size == 0 ? 1 : size);
+    return refused(size) ? NULL : malloc(size == 0 ? 1 : size);
 }
 
 void *mcs_calloc(size_t count, size_t size)
 {
-    if (mcs_fault_hit(MCS_FAULT_ALLOC)) {
+    size_t total;
+    if (__builtin_mul_overflow(count, size, &total) || refused(total)) {
         return NULL;
     }
-    return count == 0 || size == 0 ? calloc(1, 1) : calloc(count, size);
+    return calloc(1, total == 0 ? 1 : total);
 }
 
 void *mcs_realloc(void *ptr, size_t size)
 {
-    return mcs_fault_hit(MCS_FAULT_ALLOC) ? NULL : realloc(ptr, size == 0 ? 1 : size);
+    return refused(size) ? NULL : realloc(ptr, size == 0 ? 1 : size);
 }
 
 void *mcs_aligned_alloc(size_t align, size_t size)
 {
     void *ptr = NULL;
-    if (mcs_fault_hit(MCS_FAULT_ALLOC) || posix_memalign(&ptr, align, size == 0 ? align : size) != 0) {
+    if (refused(size) || posix_memalign(&ptr, align, size == 0 ? align : size) != 0) {
         return NULL;
     }
     return ptr;

@@ -35,7 +35,7 @@ MCS_UNUSED static void hostile_flips(hostile_fn fn, void *arg, const uint8_t *by
         for (unsigned how = 0; how < 12; how++) {
             static const uint8_t fixed[] = {0x00, 0x7f, 0x80, 0xff};
             memcpy(copy, bytes, len);
-            copy[at] = how < 8 ? (uint8_t)(bytes[at] ^ (1u << how)) : fixed[how - 8];
+            copy[at] = (uint8_t)(how < 8 ? bytes[at] ^ (1u << how) : fixed[how - 8]);
             hostile_exact(fn, arg, copy, len);
         }
     }
