@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/base/fault.h"
+#include "core/base/fork.h"
 #include "core/base/log.h"
 #include "core/base/parse.h"
 #include "core/client/interrupt.h"

@@ -1,9 +1,6 @@
 /* See interrupt.h. */
 #include "core/client/interrupt.h"
 
-#include <pthread.h>
-#include <unistd.h>
-
 #include "mcstore/mcstore.h"
 
 static _Thread_local int (*t_check)(void *arg);
@@ -33,45 +30,4 @@ void mcs_interrupt_begin(void)
 bool mcs_interrupt_seen(void)
 {
     return t_seen;
-}
-
-/* Descriptor + 1, 0 = free. Lock-free, because the reader is a child between fork and exec. */
-#define GUARDED_MAX 1024
-static int g_guarded[GUARDED_MAX];
-static pthread_once_t g_guard_once = PTHREAD_ONCE_INIT;
-
-static void close_in_child(void)
-{
-    for (size_t i = 0; i < GUARDED_MAX; i++) {
-        int held = __atomic_exchange_n(&g_guarded[i], 0, __ATOMIC_RELAXED);
-        if (held != 0) {
-            close(held - 1);
-        }
-    }
-}
-
-static void install_guard(void)
-{
-    pthread_atfork(NULL, NULL, close_in_child);
-}
-
-void mcs_fork_guard_add(int fd)
-{
-    pthread_once(&g_guard_once, install_guard);
-    for (size_t i = 0; fd >= 0 && i < GUARDED_MAX; i++) {
-        int free_slot = 0;
-        if (__atomic_compare_exchange_n(&g_guarded[i], &free_slot, fd + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-            return;
-        }
-    }
-}
-
-void mcs_fork_guard_remove(int fd)
-{
-    for (size_t i = 0; fd >= 0 && i < GUARDED_MAX; i++) {
-        int held = fd + 1;
-        if (__atomic_compare_exchange_n(&g_guarded[i], &held, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-            return;
-        }
-    }
 }

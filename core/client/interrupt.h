@@ -13,9 +13,4 @@ void mcs_interrupt_begin(void);
 /* Has the hook ended the present call? Does not ask it again. */
 bool mcs_interrupt_seen(void);
 
-/* A forked child closes these descriptors at once (rule 11): the parent's connections must end with the parent.
- * Bounded; beyond the bound a descriptor is merely not closed early. -1 is ignored. */
-void mcs_fork_guard_add(int fd);
-void mcs_fork_guard_remove(int fd);
-
 #endif

@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "core/base/fault.h"
+#include "core/base/fork.h"
 #include "core/base/log.h"
 #include "core/base/rng.h"
-#include "core/client/interrupt.h"
 
 #define AREA "client"
 
