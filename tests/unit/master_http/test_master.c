@@ -27,7 +27,8 @@ static mcs_master_config_t g_config;
 
 #define LINES_MAX 64
 static char g_lines[LINES_MAX][1024];
-static uint32_t g_line_count; /* atomic */
+static uint32_t g_line_count;        /* atomic */
+static bool g_line_ready[LINES_MAX]; /* atomic: the line is written */
 
 static void keep_line(void *arg, mcs_log_level_t level, const char *line)
 {
@@ -36,6 +37,7 @@ static void keep_line(void *arg, mcs_log_level_t level, const char *line)
     uint32_t at = __atomic_fetch_add(&g_line_count, 1, __ATOMIC_SEQ_CST);
     if (at < LINES_MAX) {
         snprintf(g_lines[at], sizeof(g_lines[at]), "%s", line);
+        __atomic_store_n(&g_line_ready[at], true, __ATOMIC_RELEASE);
     }
 }
 
@@ -43,7 +45,7 @@ static bool logged(const char *text)
 {
     uint32_t count = MCS_MIN(__atomic_load_n(&g_line_count, __ATOMIC_SEQ_CST), (uint32_t)LINES_MAX);
     for (uint32_t i = 0; i < count; i++) {
-        if (strstr(g_lines[i], text) != NULL) {
+        if (__atomic_load_n(&g_line_ready[i], __ATOMIC_ACQUIRE) && strstr(g_lines[i], text) != NULL) {
             return true;
         }
     }
@@ -73,6 +75,7 @@ static int setup(void **state)
     (void)state;
     fake_reset();
     memset(g_lines, 0, sizeof(g_lines));
+    memset(g_line_ready, 0, sizeof(g_line_ready));
     g_line_count = 0;
     mcs_log_set_sink(keep_line, NULL);
     mcs_log_set_level(MCS_LOG_INFO);
