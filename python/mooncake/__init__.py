@@ -13,7 +13,7 @@ __all__ = ["BufferPool", "RegisteredBufferPool"]
 def __getattr__(name):
     # On first use: `import mooncake` alone loads no extension module.
     if name in __all__:
-        from mooncake import buffer_pool
+        from . import buffer_pool
 
         return getattr(buffer_pool, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

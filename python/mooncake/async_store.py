@@ -11,7 +11,7 @@ its call: the call's buffers must stay until it has ended.
 import asyncio
 import functools
 
-from mooncake.store import MooncakeDistributedStore
+from .store import MooncakeDistributedStore
 
 __all__ = ["MooncakeDistributedStoreAsync"]
 

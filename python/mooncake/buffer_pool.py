@@ -15,7 +15,7 @@ import mmap
 import threading
 import time
 
-from mooncake.store import BufferLease, _make_lease
+from .store import BufferLease, _make_lease
 
 __all__ = [
     "BufferLease",

@@ -54,19 +54,31 @@ void mpy_free_object(PyObject *self)
     Py_DECREF((PyObject *)type);
 }
 
-/* mooncake.store.BufferPool and its relatives are Python: found on first use, so that the bare module does without the
- * package. */
+/* mooncake.store.BufferPool and its relatives are Python: found on first use in the package that the module was loaded
+ * from, so that the bare module does without. */
+static PyObject *find_in_pool(PyObject *module, PyObject *name)
+{
+    PyObject *package = PyObject_GetAttrString(module, "__package__");
+    PyObject *pool_name = package != NULL ? PyUnicode_FromFormat("%S.buffer_pool", package) : NULL;
+    PyObject *pool = pool_name != NULL ? PyImport_Import(pool_name) : NULL;
+    PyObject *found = pool != NULL ? PyObject_GetAttr(pool, name) : NULL;
+    Py_XDECREF(package);
+    Py_XDECREF(pool_name);
+    Py_XDECREF(pool);
+    if (found == NULL && PyErr_ExceptionMatches(PyExc_ImportError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_AttributeError, "module 'store' has no attribute '%S' without the package mooncake", name);
+    }
+    return found;
+}
+
 static PyObject *module_getattr(PyObject *module, PyObject *name)
 {
     static const char *const pool_names[] = {"BufferPool", "BufferLeaseView", "RegisteredBufferPool",
                                              "RegisteredBufferLease", "RegisteredBufferLeaseView"};
-    (void)module;
     for (size_t i = 0; PyUnicode_Check(name) && i < MCS_ARRAY_LEN(pool_names); i++) {
         if (PyUnicode_CompareWithASCIIString(name, pool_names[i]) == 0) {
-            PyObject *pool_module = PyImport_ImportModule("mooncake.buffer_pool");
-            PyObject *found = pool_module != NULL ? PyObject_GetAttr(pool_module, name) : NULL;
-            Py_XDECREF(pool_module);
-            return found;
+            return find_in_pool(module, name);
         }
     }
     PyErr_Format(PyExc_AttributeError, "module 'mooncake.store' has no attribute '%S'", name);
@@ -98,7 +110,7 @@ static void plug_parts(void)
     static const mcs_parts_t parts = {
         .transport = &ucxt_transport_ops,
         .metadata = &ucxt_metadata_http_ops,
-        .embed = &mcs_embed_ops,
+        .embed = &mcs_master_embed_ops,
     };
     mcs_parts_set(&parts);
 #endif

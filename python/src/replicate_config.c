@@ -518,3 +518,13 @@ void mpy_placement_drop(mpy_placement_t *placement)
     }
     *placement = (mpy_placement_t){0};
 }
+
+bool mpy_placement_check(mpy_state_t *state, const char *name, PyObject *config)
+{
+    mpy_placement_t placement;
+    if (!mpy_placement_take(state, name, config, &placement)) {
+        return false;
+    }
+    mpy_placement_drop(&placement);
+    return true;
+}

@@ -17,5 +17,7 @@ typedef struct mpy_placement {
 /* `config` NULL (not given) is the default. None and everything that is not a ReplicateConfig are TypeError. */
 bool mpy_placement_take(mpy_state_t *state, const char *name, PyObject *config, mpy_placement_t *out);
 void mpy_placement_drop(mpy_placement_t *placement);
+/* Only whether it could be taken: for calls that have nothing to do. */
+bool mpy_placement_check(mpy_state_t *state, const char *name, PyObject *config);
 
 #endif

@@ -334,15 +334,16 @@ MPY_STORE_METHOD(put_from_with_metadata)
             return NULL;
         }
     }
-    struct iovec pieces[] = {fragment(numbers[1], numbers[3]), fragment(numbers[0], numbers[2])};
+    bool ready = mpy_store_of(self)->ready;
+    bool nothing = numbers[2] == 0 && ready; /* documented: then the metadata is not stored either */
+    struct iovec pieces[] = {fragment(numbers[1], nothing ? 0 : numbers[3]), fragment(numbers[0], numbers[2])};
     if (!one_object(sig.name, given[0], pieces, 2, &b)) {
         return NULL;
     }
-    int64_t code = 0;
-    bool ready = mpy_store_of(self)->ready;
-    bool ok = (numbers[2] == 0 && ready) || put_object(mpy_store_of(self), sig.name, &b, given[5], 0, &code);
+    int64_t code;
+    bool ok = put_object(mpy_store_of(self), sig.name, &b, given[5], 0, &code);
     drop_batch(&b);
-    return mpy_result(ok, ready ? -code : code);
+    return ok ? mpy_result(true, ready ? -code : code) : NULL;
 }
 
 MPY_STORE_METHOD(get_into)
@@ -522,8 +523,12 @@ MPY_STORE_METHOD(batch_put_from_multi_buffers)
     if (!mpy_bind(&sig, args, nargs, kwnames, given) || !bind_nested(sig.name, given, &b)) {
         return NULL;
     }
-    PyObject *answer = mpy_store_of(self)->ready ? put_many(mpy_store_of(self), sig.name, &b, given[3], true, 0)
-                                                 : PyList_New(0); /* documented */
+    PyObject *answer = NULL;
+    if (mpy_store_of(self)->ready) {
+        answer = put_many(mpy_store_of(self), sig.name, &b, given[3], true, 0);
+    } else if (mpy_placement_check(mpy_store_state(mpy_store_of(self)), sig.name, given[3])) {
+        answer = PyList_New(0); /* documented */
+    }
     drop_batch(&b);
     return answer;
 }

@@ -115,10 +115,12 @@ static PyObject *put_values(PyObject *self, PyObject *const *args, Py_ssize_t na
     }
     PyObject *objects = mpy_sequence(name, "values", given[1]);
     if (objects != NULL && take_values(name, objects, false, &values)) {
-        bool same_length = values.count == keys.count;
-        answer = same_length ? run_put(mpy_store_of(self), name, keys.items, values.values, keys.count, given[2], flags,
-                                       values.results)
-                             : PyLong_FromLong(MCS_INVALID_PARAMS);
+        mpy_store_t *store = mpy_store_of(self);
+        if (values.count == keys.count) {
+            answer = run_put(store, name, keys.items, values.values, keys.count, given[2], flags, values.results);
+        } else if (mpy_placement_check(mpy_store_state(store), name, given[2])) {
+            answer = PyLong_FromLong(MCS_INVALID_PARAMS);
+        }
         drop_values(&values);
     }
     Py_XDECREF(objects);
@@ -179,12 +181,12 @@ static PyObject *put_held_parts(mpy_store_t *self, const char *name, const mpy_k
         total += iov[i].iov_len;
     }
     int result;
-    PyObject *answer;
+    PyObject *answer = NULL;
     mcs_value_t value = {.iov = iov, .iov_count = parts->count};
-    if (total == 0 && self->ready) {
-        answer = PyLong_FromLong(0); /* documented: nothing is created */
-    } else {
+    if (total > 0 || !self->ready) {
         answer = run_put(self, name, &key->bytes, &value, 1, config, flags, &result);
+    } else if (mpy_placement_check(mpy_store_state(self), name, config)) {
+        answer = PyLong_FromLong(0); /* documented: nothing is created */
     }
     mcs_free(iov);
     return answer;

@@ -88,7 +88,6 @@ static void answer_hello(fake_master_t *master, peer_t *peer, const fake_request
     if (hello != NULL && hello->session != NULL) {
         asked = (mcs_id_t){hello->session->hi, hello->session->lo};
     }
-    peer->control = hello != NULL && hello->role == 1;
     Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
     Mcs__Wire__HelloReply reply = MCS__WIRE__HELLO_REPLY__INIT;
     id.hi = master->session.hi;
@@ -127,6 +126,13 @@ static void answer_default(fake_master_t *master, peer_t *peer, const fake_reque
 static bool answer(fake_master_t *master, peer_t *peer, const fake_request_t *request)
 {
     fake_answer_t reply = {.status = MCS_OK};
+    if (request->header.verb == MCS_VERB_HELLO) {
+        Mcs__Wire__Hello *hello = mcs__wire__hello__unpack(NULL, request->header.length, request->payload);
+        peer->control = hello != NULL && hello->role == 1;
+        if (hello != NULL) {
+            mcs__wire__hello__free_unpacked(hello, NULL);
+        }
+    }
     mcs_buf_init(&reply.raw, (size_t)64 << 20);
     pthread_mutex_unlock(&master->lock); /* the script may call us */
     fake_action_t action = master->script != NULL ? master->script(master->arg, request, &reply) : FAKE_DEFAULT;

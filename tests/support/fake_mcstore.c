@@ -400,7 +400,13 @@ static mcs_handle_t *make_handle(mcs_store_t *store, mcs_bytes_t key, int64_t *r
     handle->readonly = has_prefix(key, "view:");
     struct iovec iov = {.iov_base = handle->bytes, .iov_len = handle->len};
     mcs_value_t buffer = {.iov = &iov, .iov_count = 1};
-    get_one(store, key, &buffer);
+    *result = get_one(store, key, &buffer);
+    if (*result != (int64_t)handle->len) { /* removed, replaced or closed since its size was asked */
+        free(handle->bytes);
+        free(handle);
+        *result = *result < 0 ? *result : NOT_FOUND;
+        return NULL;
+    }
     pthread_mutex_lock(&g_lock);
     g_handles++;
     pthread_mutex_unlock(&g_lock);

@@ -1,0 +1,118 @@
+"""Processes that end in every way: exit code 0 and nothing on stderr but what the script says."""
+
+import subprocess
+
+import pytest
+from conftest import FAKE_PATH, run_python
+
+START = """
+import os, sys, threading, time, gc
+from mooncake.store import MooncakeDistributedStore, ReplicateConfig
+def make():
+    store = MooncakeDistributedStore()
+    assert store.setup("localhost", "P2PHANDSHAKE", 0, 1 << 20, "tcp", "", "fake:1") == 0
+    assert store.put("k", b"hello") == 0
+    return store
+"""
+
+SCRIPTS = {
+    "closed": "store = make(); store.close()",
+    "not closed": "store = make()",
+    "never set up": "store = MooncakeDistributedStore()",
+    "deleted": "store = make(); del store",
+    "closed twice": "store = make(); store.close(); store.close()",
+    "two stores": "a, b = make(), make(); a.close()",
+    "set up again": "store = make(); store.close(); assert store.setup('h', 'P2PHANDSHAKE', 0, 1, 'tcp', '', 'm') == 0",
+    "view alive": "store = make(); view = memoryview(store.get_buffer('k'))",
+    "view alive after close": "store = make(); view = memoryview(store.get_buffer('k')); store.close(); assert bytes(view) == b'hello'",
+    "in a cycle": "store = make(); store.me = store; del store",
+    "in a cycle, collected": "store = make(); store.me = store; del store; gc.collect()",
+    "in a global of a module": "sys.modules['keep'] = make()",
+    "in a default argument": "def f(store=make()): pass",
+    "in a class": "class C: store = make()",
+    "in a thread local": "local = threading.local(); local.store = make()",
+    "subclass with __del__": "class S(MooncakeDistributedStore):\n    def __del__(self):\n        self.close()\nstore = S(); store.setup('h', 'P2PHANDSHAKE', 0, 1, 'tcp', '', 'm')",
+    "atexit of the user's": "import atexit; store = make(); atexit.register(lambda: print(store.get('k')))",
+    "thread still in a call": "store = make(); t = threading.Thread(target=store.get, args=('!block',), daemon=True); t.start(); time.sleep(0.1)",
+    "daemon threads calling": "store = make()\ndef loop():\n    while True:\n        store.get('k'); store.put('x', b'y'); store.get_buffer('k')\nfor _ in range(4): threading.Thread(target=loop, daemon=True).start()\ntime.sleep(0.1)",
+    "daemon threads making stores": "def loop():\n    while True:\n        make()\nfor _ in range(2): threading.Thread(target=loop, daemon=True).start()\ntime.sleep(0.1)",
+    "thread joined at exit": "store = make(); threading.Thread(target=lambda: (time.sleep(0.1), store.get('k'))).start()",
+    "fork": "store = make(); pid = os.fork()\nif pid == 0:\n    assert store.put('a', b'b') == -600 and store.get('k') == b'' and store.close() == 0\n    os._exit(7)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\nassert store.get('k') == b'hello'",
+    "fork, child exits normally": "store = make(); handle = store.get_buffer('k'); pid = os.fork()\nif pid == 0:\n    sys.exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3\nassert store.get('k') == b'hello'",
+    "fork, child deletes": "store = make(); pid = os.fork()\nif pid == 0:\n    del store\n    gc.collect()\n    other = make()\n    assert other.get('k') == b'hello'\n    sys.exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3",
+    "multiprocessing spawn": "store = make()\nimport multiprocessing as mp\nif __name__ == '__main__':\n    p = mp.get_context('fork').Process(target=os.getpid); p.start(); p.join(); assert p.exitcode == 0",
+    "os._exit": "store = make(); os._exit(0)",
+    "imported only": "",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_process_ends_cleanly(fake, name):
+    done = run_python(START + SCRIPTS[name])
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("how, code", [("raise RuntimeError('mine')", 1), ("sys.exit(5)", 5), ("raise KeyboardInterrupt", -2), ("raise SystemExit", 0)])
+def test_exceptions_of_the_user_end_the_process_as_ever(fake, how, code):
+    done = run_python(START + f"store = make(); view = memoryview(store.get_buffer('k'))\n{how}", check=False)
+    assert done.returncode == code
+    assert "Fatal" not in done.stderr and "Segmentation" not in done.stderr
+
+
+def test_ctrl_c_in_a_call_ends_a_script(fake):
+    script = START + (
+        "import signal\n"
+        "store = make()\n"
+        "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n"
+        "    store.get('!block')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    assert run_python(script).stdout == "interrupted\n"
+
+
+def test_the_bare_module_works_without_the_package(fake):
+    script = (
+        "import store\n"
+        "s = store.MooncakeDistributedStore()\n"
+        "assert s.setup('h', 'P2PHANDSHAKE', 0, 1 << 20, 'tcp', '', 'm') == 0\n"
+        "assert s.put('k', b'v') == 0 and s.get('k') == b'v'\n"
+        "assert not hasattr(store, 'BufferPool') and not hasattr(store, 'nothing')\n"
+    )
+    run_python(script, env={"PYTHONPATH": str(FAKE_PATH / "mooncake")})
+
+
+def test_another_interpreter_is_refused(fake):
+    script = (
+        "import mooncake.store\n"
+        "try:\n"
+        "    import _xxsubinterpreters as sub\n"
+        "except ImportError:\n"
+        "    raise SystemExit(0)\n"
+        "other = sub.create()\n"
+        "try:\n"
+        "    sub.run_string(other, 'import mooncake.store')\n"
+        "except sub.RunFailedError as error:\n"
+        "    assert 'ImportError' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('it was imported')\n"
+        "sub.destroy(other)\n"
+    )
+    run_python(script)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_one_file_serves_every_python(fake, version):
+    import glob
+    import os
+
+    found = sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python3"))) + glob.glob(f"/usr/bin/python{version}")
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    for interpreter in found:
+        script = START + "store = make(); assert bytes(store.get_buffer('k')) == b'hello'; print(ReplicateConfig(), store.counters())"
+        done = subprocess.run(
+            [interpreter, "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(FAKE_PATH)}
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr

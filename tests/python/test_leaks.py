@@ -1,0 +1,128 @@
+"""Every call many times over: no reference, no buffer, no byte stays behind."""
+
+import ctypes
+import gc
+import sys
+
+import pytest
+from conftest import SETUP, run_python
+
+DATA = (ctypes.c_char * 4096)()
+P = ctypes.addressof(DATA)
+
+
+def calls(fake, store):
+    config = fake.ReplicateConfig(preferred_segments=["a:1"], group_ids=["g"])
+    value = bytearray(b"v" * 4096)
+    strided = memoryview(b"abcdef" * 700)[::2]
+
+    def refused(function, *args, **kwargs):
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            function(*args, **kwargs)
+
+    def interrupted_batch():
+        refused(store.put_batch, ["a", "b"], [value, 1])
+        refused(store.batch_is_exist, ["a", bytearray(b"b"), 1])
+        refused(store.batch_put_from, ["a"], [1, "x"], [1])
+        refused(store.batch_put_from_multi_buffers, ["a"], [[1], ["x"]], [[1]])
+
+    def configs():
+        made = fake.ReplicateConfig(replica_num=2, preferred_segments=["a", "b"], group_ids=["c"])
+        made.preferred_segments = ["d"]
+        made.group_ids = None
+        str(made), made.preferred_segments, made.soft_pin_action, made.data_type
+        refused(fake.ReplicateConfig, nothing=1)
+        refused(setattr, made, "preferred_segments", ["a", 1])
+
+    return {
+        "put": lambda: store.put("key", value, config),
+        "put strided": lambda: store.put("key", strided),
+        "upsert": lambda: store.upsert("key", value),
+        "put_batch": lambda: store.put_batch(["key", b"l", bytearray(b"m")], [value, b"", strided], fake.ReplicateConfig()),
+        "put_parts": lambda: store.put_parts("key", value, strided, config=config),
+        "get": lambda: store.get("key"),
+        "get missing": lambda: store.get("missing"),
+        "get_batch": lambda: store.get_batch(["key", "missing", b"l"]),
+        "get_buffer": lambda: store.get_buffer("key"),
+        "views": lambda: memoryview(store.get_buffer("key"))[3:].tobytes(),
+        "batch_get_buffer": lambda: store.batch_get_buffer(["key", "missing"]),
+        "get_into": lambda: store.get_into("key", P, 4096),
+        "batch_get_into": lambda: store.batch_get_into(["key", "key", bytearray(b"x")], [P, 0, P], [4096] * 3),
+        "multi": lambda: store.batch_get_into_multi_buffers(["key"], [[P, P]], [[2048, 2048]]),
+        "put_from": lambda: store.upsert_from("key2", P, 100, config),
+        "batch_put_from": lambda: store.batch_put_from(["a", "b"], [P, 0], [10, 10], fake.ReplicateConfig(group_ids=["g", "h"])),
+        "multi put": lambda: store.batch_put_from_multi_buffers(["a"], [[P, P]], [[5, 6]], config),
+        "metadata": lambda: store.put_from_with_metadata("key3", P, P, 5, 6),
+        "register": lambda: (store.register_buffer(P, 4096), store.unregister_buffer(P)),
+        "keys": lambda: (store.batch_is_exist(["key"] * 10), store.is_exist("key"), store.get_size("key")),
+        "replicas": lambda: (store.get_replica_desc("key"), store.batch_get_replica_desc(["key", "x", bytearray(b"key")])),
+        "replica parts": lambda: repr(store.get_replica_desc("key")[0].get_memory_descriptor().buffer_descriptor),
+        "removal": lambda: (store.remove("x"), store.batch_remove(["x", "y"]), store.remove_by_regex("zzz")),
+        "hostname": lambda: (store.get_hostname(), store.health_check(), store.counters()),
+        "setup": lambda: (store.setup(*SETUP), store.setup(dict(local_hostname="h", metadata_server="P2PHANDSHAKE", x=1))),
+        "setup refused": lambda: (refused(store.setup, *SETUP, x=1), store.setup({"local_hostname": 5}), refused(store.setup, 1)),
+        "configs": configs,
+        "refusals": interrupted_batch,
+        "enums": lambda: (fake.ObjectDataType(3), str(fake.COMPLETE), fake.COMPLETE == 3, refused(fake.TaskType, 9)),
+        "stores": lambda: fake.MooncakeDistributedStore().setup(*SETUP),
+        "store cycles": lambda: setattr(fake.MooncakeDistributedStore(), "self", fake.MooncakeDistributedStore()),
+        "descriptors": lambda: setattr(fake.Descriptor(), "transport_endpoint", "x" * 100),
+    }
+
+
+def rss_pages():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+
+NAMES = list(calls(type("F", (), {"ReplicateConfig": lambda **k: None}), None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_stays_behind(fake, store, name):
+    store.put("key", b"v" * 4096)
+    call = calls(fake, store)[name]
+    for _ in range(50):
+        call()
+    gc.collect()
+    blocks, counters, pages = sys.getallocatedblocks(), store.counters(), rss_pages()
+    for _ in range(2000):
+        call()
+    gc.collect()
+    after = store.counters()
+    assert sys.getallocatedblocks() - blocks < 500, "a block a call would be 2000"
+    assert (rss_pages() - pages) * 4096 < 8 << 20
+    assert {n: after[n] for n in ("gets", "handles", "registered")} == {n: counters[n] for n in ("gets", "handles", "registered")}
+
+
+def test_open_files_stay_the_same(store):
+    import os
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(200):
+        store.put_from("k", P, 10)
+        store.get_into("k", 4096, 10)
+        store.register_buffer(P, 10)
+        store.unregister_buffer(P)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_types_are_given_back_with_the_module():
+    run_python(
+        "import gc, sys, weakref\n"
+        "import mooncake.store as m\n"
+        "store = m.MooncakeDistributedStore()\n"
+        "config, kind = m.ReplicateConfig(), m.KVCACHE\n"
+        "m._close_all()\n"
+        "del sys.modules['mooncake.store'], sys.modules['mooncake'], m\n"
+        "gc.collect()\n"
+        "import mooncake.store as again\n"
+        "assert again.KVCACHE is not kind\n"
+        "print(config, kind, store.get('k'), again.ReplicateConfig())\n"
+        "try:\n"
+        "    again.MooncakeDistributedStore().put('k', b'v', config)\n"
+        "except TypeError:\n"
+        "    print('refused')\n"
+        "del store, config, kind\n"
+        "gc.collect()\n"
+    )

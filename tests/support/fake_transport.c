@@ -1,0 +1,296 @@
+/* See fake_transport.h. */
+#include "tests/support/fake_transport.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/clock.h"
+
+#define HOLDERS 64
+
+struct mcs_transport {
+    mcs_transport_config_t config;
+    uint32_t number;
+    uint32_t users; /* transfers that use it as a holder */
+};
+
+typedef struct behaviour {
+    mcs_id_t client;
+    fake_holder_t how;
+} behaviour_t;
+
+static pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t g_changed = PTHREAD_COND_INITIALIZER;
+static mcs_transport_t *g_holders[HOLDERS];
+static uint32_t g_next_number = 1;
+static behaviour_t g_behaviours[HOLDERS];
+static uint32_t g_behaviour_count;
+static fake_holder_t g_all;
+static uint32_t g_waiting;
+static uint64_t g_ranges;
+static uint64_t g_largest;
+
+void fake_transport_set(mcs_id_t client, fake_holder_t behaviour)
+{
+    pthread_mutex_lock(&g_lock);
+    uint32_t i = 0;
+    while (i < g_behaviour_count && !mcs_id_equal(g_behaviours[i].client, client)) {
+        i++;
+    }
+    if (i == HOLDERS) {
+        abort();
+    }
+    g_behaviours[i] = (behaviour_t){client, behaviour};
+    g_behaviour_count = i == g_behaviour_count ? i + 1 : g_behaviour_count;
+    pthread_mutex_unlock(&g_lock);
+}
+
+void fake_transport_set_all(fake_holder_t behaviour)
+{
+    pthread_mutex_lock(&g_lock);
+    g_all = behaviour;
+    g_behaviour_count = 0;
+    pthread_mutex_unlock(&g_lock);
+}
+
+static uint64_t read_locked(const uint64_t *value)
+{
+    pthread_mutex_lock(&g_lock);
+    uint64_t result = *value;
+    pthread_mutex_unlock(&g_lock);
+    return result;
+}
+
+uint32_t fake_transport_waiting(void)
+{
+    pthread_mutex_lock(&g_lock);
+    uint32_t waiting = g_waiting;
+    pthread_mutex_unlock(&g_lock);
+    return waiting;
+}
+
+uint64_t fake_transport_ranges(void)
+{
+    return read_locked(&g_ranges);
+}
+
+uint64_t fake_transport_largest(void)
+{
+    return read_locked(&g_largest);
+}
+
+/* ---- life ---- */
+
+static mcs_status_t fake_open(const mcs_transport_config_t *config, mcs_transport_t **transport_out)
+{
+    mcs_transport_t *transport = calloc(1, sizeof(*transport));
+    transport->config = *config;
+    pthread_mutex_lock(&g_lock);
+    transport->number = g_next_number++;
+    for (size_t i = 0; i < HOLDERS; i++) {
+        if (g_holders[i] == NULL) {
+            g_holders[i] = transport;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+    *transport_out = transport;
+    return MCS_OK;
+}
+
+static void fake_close(mcs_transport_t *transport)
+{
+    if (transport == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&g_lock);
+    for (size_t i = 0; i < HOLDERS; i++) {
+        if (g_holders[i] == transport) {
+            g_holders[i] = NULL;
+        }
+    }
+    while (transport->users > 0) {
+        pthread_cond_wait(&g_changed, &g_lock);
+    }
+    pthread_mutex_unlock(&g_lock);
+    free(transport);
+}
+
+static void fake_describe(const mcs_transport_t *transport, mcs_transport_info_t *info_out)
+{
+    memset(info_out, 0, sizeof(*info_out));
+    info_out->endpoint.len = sizeof(transport->number);
+    memcpy(info_out->endpoint.bytes, &transport->number, sizeof(transport->number));
+    snprintf(info_out->wire, sizeof(info_out->wire), "fake-1");
+    snprintf(info_out->library, sizeof(info_out->library), "fake transport");
+    info_out->data_port = 4242;
+}
+
+/* ---- transfers ---- */
+
+static mcs_transport_t *hold(const mcs_endpoint_t *endpoint, fake_holder_t *how_out)
+{
+    uint32_t number = 0;
+    if (endpoint->len == sizeof(number)) {
+        memcpy(&number, endpoint->bytes, sizeof(number));
+    }
+    mcs_transport_t *found = NULL;
+    pthread_mutex_lock(&g_lock);
+    *how_out = g_all;
+    for (size_t i = 0; i < HOLDERS; i++) {
+        if (g_holders[i] != NULL && g_holders[i]->number == number) {
+            found = g_holders[i];
+            found->users++;
+        }
+    }
+    for (uint32_t i = 0; found != NULL && i < g_behaviour_count; i++) {
+        if (mcs_id_equal(g_behaviours[i].client, found->config.client)) {
+            *how_out = g_behaviours[i].how;
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+    return found;
+}
+
+static void release(mcs_transport_t *holder)
+{
+    pthread_mutex_lock(&g_lock);
+    holder->users--;
+    pthread_cond_broadcast(&g_changed);
+    pthread_mutex_unlock(&g_lock);
+}
+
+static mcs_status_t fetch(mcs_transport_t *holder, mcs_range_t *range, bool corrupt)
+{
+    mcs_hold_t held;
+    mcs_status_t status = holder->config.owner_ops->read_begin(holder->config.owner, &range->access, &held);
+    if (status != MCS_OK) {
+        return status;
+    }
+    const char *from = held.bytes;
+    for (uint32_t i = 0; i < range->iov_count; i++) {
+        memcpy(range->iov[i].iov_base, from, range->iov[i].iov_len);
+        from += range->iov[i].iov_len;
+    }
+    if (corrupt) {
+        ((char *)range->iov[0].iov_base)[0] ^= 1;
+    }
+    memcpy(range->crcs, held.crcs, held.crc_count * sizeof(uint32_t));
+    holder->config.owner_ops->read_end(holder->config.owner, &held);
+    return MCS_OK;
+}
+
+static mcs_status_t store(mcs_transport_t *holder, mcs_range_t *range)
+{
+    mcs_hold_t held;
+    mcs_status_t status = holder->config.owner_ops->write_begin(holder->config.owner, &range->access, &held);
+    if (status != MCS_OK) {
+        return status;
+    }
+    char *to = held.bytes;
+    for (uint32_t i = 0; i < range->iov_count; i++) {
+        memcpy(to, range->iov[i].iov_base, range->iov[i].iov_len);
+        to += range->iov[i].iov_len;
+    }
+    return holder->config.owner_ops->write_end(holder->config.owner, &held, MCS_OK, range->crcs, range->crc_count);
+}
+
+static void note_range(const mcs_range_t *range)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < range->iov_count; i++) {
+        sum += range->iov[i].iov_len;
+    }
+    /* The contract of transport.h, checked here once for all tests. */
+    bool sane = sum == range->access.len && sum > 0 && sum <= MCS_RANGE_MAX && range->iov_count > 0 &&
+                range->iov_count <= MCS_RANGE_IOV_MAX && range->access.from % MCS_CRC_BLOCK == 0 &&
+                range->crc_count == (sum + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+    if (!sane) {
+        abort();
+    }
+    pthread_mutex_lock(&g_lock);
+    g_ranges++;
+    g_largest = sum > g_largest ? sum : g_largest;
+    pthread_mutex_unlock(&g_lock);
+}
+
+/* Waits for nothing: until the deadline, or the caller gives up. */
+static mcs_status_t wait_stopped(const mcs_transport_t *mine, uint64_t deadline_ns)
+{
+    mcs_status_t status = MCS_OK;
+    pthread_mutex_lock(&g_lock);
+    g_waiting++;
+    pthread_mutex_unlock(&g_lock);
+    while (status == MCS_OK) {
+        if (mine->config.give_up(mine->config.give_up_arg)) {
+            status = MCS_ERR_CLOSED;
+        } else if (mcs_deadline_passed(deadline_ns)) {
+            status = MCS_ERR_RPC_TIMEOUT;
+        } else {
+            poll(NULL, 0, 5);
+        }
+    }
+    pthread_mutex_lock(&g_lock);
+    g_waiting--;
+    pthread_mutex_unlock(&g_lock);
+    return status;
+}
+
+static void run_transfer(mcs_transport_t *mine, mcs_transfer_t *transfer, uint64_t deadline_ns, mcs_status_t *stopped)
+{
+    fake_holder_t how;
+    mcs_transport_t *holder = hold(transfer->endpoint, &how);
+    for (uint32_t i = 0; i < transfer->range_count; i++) {
+        mcs_range_t *range = &transfer->ranges[i];
+        note_range(range);
+        if (holder == NULL || how == FAKE_HOLDER_DEAD) {
+            range->status = MCS_ERR_TRANSFER_FAIL;
+        } else if (how == FAKE_HOLDER_STOPPED) {
+            *stopped = *stopped == MCS_OK ? wait_stopped(mine, deadline_ns) : *stopped;
+            range->status = *stopped;
+        } else if (transfer->direction == MCS_FETCH) {
+            range->status = fetch(holder, range, how == FAKE_HOLDER_CORRUPT);
+        } else {
+            range->status = store(holder, range);
+        }
+    }
+    if (holder != NULL) {
+        release(holder);
+    }
+}
+
+static mcs_status_t fake_transfer(mcs_transport_t *transport, mcs_transfer_t *transfers, uint32_t count,
+                                  uint64_t deadline_ns)
+{
+    mcs_status_t stopped = MCS_OK;
+    for (uint32_t i = 0; i < count; i++) {
+        run_transfer(transport, &transfers[i], deadline_ns, &stopped);
+    }
+    return MCS_OK;
+}
+
+static void fake_connect(mcs_transport_t *transport, mcs_id_t owner, const mcs_endpoint_t *endpoint)
+{
+    (void)transport;
+    (void)owner;
+    (void)endpoint;
+}
+
+static void fake_forget(mcs_transport_t *transport, mcs_id_t owner)
+{
+    (void)transport;
+    (void)owner;
+}
+
+const mcs_transport_ops_t fake_transport_ops = {
+    .name = "fake",
+    .open = fake_open,
+    .close = fake_close,
+    .describe = fake_describe,
+    .transfer = fake_transfer,
+    .connect = fake_connect,
+    .forget = fake_forget,
+};

@@ -1,0 +1,27 @@
+/* A data transport inside one process: each client that opens it is a holder with a number, and a transfer calls the
+ * owner ops of the holder it names, as a serving thread would. Tests choose how a holder behaves. Thread-safe. */
+#ifndef MCS_TESTS_FAKE_TRANSPORT_H
+#define MCS_TESTS_FAKE_TRANSPORT_H
+
+#include "core/ops/transport.h"
+
+extern const mcs_transport_ops_t fake_transport_ops;
+
+typedef enum fake_holder {
+    FAKE_HOLDER_FINE,
+    FAKE_HOLDER_DEAD,    /* MCS_ERR_TRANSFER_FAIL at once */
+    FAKE_HOLDER_STOPPED, /* nothing until the deadline (then MCS_ERR_RPC_TIMEOUT) or until the caller gives up
+                            (MCS_ERR_CLOSED) */
+    FAKE_HOLDER_CORRUPT  /* one byte of what is fetched is wrong */
+} fake_holder_t;
+
+/* Of the client with this id, from now on. */
+void fake_transport_set(mcs_id_t client, fake_holder_t behaviour);
+/* Of all that have no behaviour of their own; resets those. */
+void fake_transport_set_all(fake_holder_t behaviour);
+/* Transfers that are waiting for a stopped holder now. */
+uint32_t fake_transport_waiting(void);
+uint64_t fake_transport_ranges(void);  /* ranges moved, ever */
+uint64_t fake_transport_largest(void); /* bytes of the largest range seen */
+
+#endif
