@@ -46,7 +46,7 @@ static const mcs_config_row_t rows[] = {
              "close an RPC connection idle this long; 0: never"),
     BOOL_ROW("rpc_enable_tcp_no_delay", "true", rpc_enable_tcp_no_delay, "TCP_NODELAY on RPC connections"),
     {"ipc_dir", "MC_STORE_IPC_DIR", "", MCS_CONFIG_STRING, 0, OFF(ipc_dir), 0, 0,
-     "folder of the UNIX socket for clients of this host; \"\": /tmp/mooncake-<uid>; \"none\": no socket"},
+     "folder of the UNIX socket for clients of this host; \"\": /tmp/mooncake-UID; \"none\": no socket"},
     {"cluster_token", "MC_STORE_CLUSTER_TOKEN", "", MCS_CONFIG_STRING, MCS_CONFIG_SECRET, OFF(cluster_token), 0, 0,
      "shared secret that every client must prove; \"\": no authentication"},
     {"cluster_id", "MC_METADATA_CLUSTER_ID", "mooncake_cluster", MCS_CONFIG_STRING, 0, OFF(cluster_id), 0, 0,

@@ -330,7 +330,8 @@ void mcs_config_markdown(const mcs_config_table_t *table, mcs_buf_t *out)
             note = " (accepted, no effect)";
         }
         mcs_buf_printf(out, "| %s | %s | %s | `%s` | %s%s |\n", row->name != NULL ? row->name : "",
-                       row->env != NULL ? row->env : "", kind_name(row->kind), row->default_text, row->doc, note);
+                       row->env != NULL ? row->env : "", kind_name(row->kind),
+                       row->default_text[0] == '\0' ? "\"\"" : row->default_text, row->doc, note);
     }
 }
 

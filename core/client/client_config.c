@@ -43,7 +43,7 @@ static const mcs_config_row_t g_rows[] = {
     ROW("transfer_floor", "MC_STORE_TRANSFER_FLOOR_MBPS", "100", UINT, 0, transfer_floor_mbps, 1, 1000000,
         "a data transfer may take its bytes at this many MB/s"),
     ROW("ipc_dir", "MC_STORE_IPC_DIR", "", STRING, 0, ipc_dir, 0, 0,
-        "folder of the same-host sockets; empty = /tmp/mooncake-<uid>"),
+        "folder of the same-host sockets; empty = /tmp/mooncake-UID"),
     ROW("ucx_lib", "MC_STORE_UCX_LIB", "", STRING, 0, ucx_lib, 0, 0,
         "UCX to load: empty = newest found, system, or the path of libucp.so.0"),
     ROW("cluster_token", "MC_STORE_CLUSTER_TOKEN", "", STRING, MCS_CONFIG_SECRET, cluster_token, 0, 0,
