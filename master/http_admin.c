@@ -176,6 +176,7 @@ mcs_status_t mcs_http_admin_create(const mcs_http_admin_config_t *config, mcs_ht
         .arg = admin,
         .body_max = (size_t)1 << 20,
         .bodies_max = (size_t)16 << 20,
+        .answers_max = (size_t)256 << 20,
         .threads = 2,
         .max_connections = 256,
         .max_streams = 8,

@@ -37,7 +37,7 @@ struct mcs_http_request {
     bool begun;
     bool replied;
     bool close_after;
-    unsigned refusal; /* 413 or 503: the body is dropped */
+    unsigned refusal; /* 403, 413 or 503: the body is dropped */
     enum MHD_Result queued;
     mcs_buf_t body;
     size_t body_dropped;
@@ -53,6 +53,7 @@ struct mcs_http_server {
     struct MHD_Daemon *daemon;
     mcs_thread_t reaper;
     size_t body_bytes;     /* atomic */
+    size_t answer_bytes;   /* atomic */
     uint32_t stream_count; /* atomic */
     mcs_mutex_t lock;      /* rank HTTP: what follows */
     mcs_cond_t wake;

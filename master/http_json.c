@@ -3,7 +3,7 @@
 
 #include "core/base/alloc.h"
 
-#define REPLY_MAX ((size_t)256 << 20)
+#define REPLY_MAX ((size_t)128 << 20)
 
 json_t *mcs_json_text(const char *text, size_t len)
 {

@@ -124,21 +124,47 @@ void mcs_i_admin_batch_query_keys(void *arg, mcs_http_request_t *request)
     }
 }
 
+/* Lines are gathered: the pipe's lock is taken once for some hundred keys. */
 typedef struct walk {
     mcs_http_pipe_t *pipe;
+    size_t used;
+    char lines[8192];
 } walk_t;
+
+static bool flush_walk(walk_t *walk)
+{
+    size_t used = walk->used;
+    walk->used = 0;
+    return used == 0 || mcs_http_pipe_write(walk->pipe, walk->lines, used);
+}
+
+static bool write_line(walk_t *walk, const char *text, size_t len)
+{
+    if (walk->used + len + 1 > sizeof(walk->lines) && !flush_walk(walk)) {
+        return false;
+    }
+    if (len + 1 > sizeof(walk->lines)) {
+        return mcs_http_pipe_write(walk->pipe, text, len) && mcs_http_pipe_write(walk->pipe, "\n", 1);
+    }
+    memcpy(walk->lines + walk->used, text, len);
+    walk->lines[walk->used + len] = '\n';
+    walk->used += len + 1;
+    return true;
+}
 
 static bool write_key(void *arg, const char *key, uint32_t key_len)
 {
-    const walk_t *walk = (const walk_t *)arg;
-    return mcs_http_pipe_write(walk->pipe, key, key_len) && mcs_http_pipe_write(walk->pipe, "\n", 1);
+    return write_line((walk_t *)arg, key, key_len);
 }
 
 static void produce_keys(void *arg, mcs_http_pipe_t *pipe)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
-    walk_t walk = {pipe};
+    walk_t walk;
+    walk.pipe = pipe;
+    walk.used = 0;
     mcs_service_for_each_key(admin->config.service, write_key, &walk);
+    (void)flush_walk(&walk);
 }
 
 void mcs_i_admin_all_keys(void *arg, mcs_http_request_t *request)
@@ -150,16 +176,17 @@ void mcs_i_admin_all_keys(void *arg, mcs_http_request_t *request)
 
 static bool write_segment(void *arg, const mcs_service_segment_t *segment)
 {
-    const walk_t *walk = (const walk_t *)arg;
-    return mcs_http_pipe_write(walk->pipe, segment->name, strlen(segment->name)) &&
-           mcs_http_pipe_write(walk->pipe, "\n", 1);
+    return write_line((walk_t *)arg, segment->name, strlen(segment->name));
 }
 
 static void produce_segments(void *arg, mcs_http_pipe_t *pipe)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
-    walk_t walk = {pipe};
+    walk_t walk;
+    walk.pipe = pipe;
+    walk.used = 0;
     mcs_service_for_each_segment(admin->config.service, write_segment, &walk);
+    (void)flush_walk(&walk);
 }
 
 void mcs_i_admin_all_segments(void *arg, mcs_http_request_t *request)

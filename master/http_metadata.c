@@ -20,6 +20,7 @@
 #define ENTRIES_DEFAULT ((size_t)65536)
 #define BYTES_DEFAULT   ((size_t)256 << 20)
 #define BODIES_MAX      ((size_t)64 << 20)
+#define ANSWERS_MAX     ((size_t)256 << 20)
 
 typedef struct entry {
     struct entry *next;
@@ -259,6 +260,7 @@ mcs_status_t mcs_http_metadata_create(const mcs_http_metadata_config_t *config, 
         .arg = m,
         .body_max = MCS_METADATA_VALUE_MAX,
         .bodies_max = BODIES_MAX,
+        .answers_max = ANSWERS_MAX,
         .threads = 2,
         .max_connections = 1024,
         .max_streams = 1,

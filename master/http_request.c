@@ -158,30 +158,64 @@ void mcs_http_reply_text(mcs_http_request_t *request, unsigned code, const char 
     mcs_http_reply(request, code, MCS_HTTP_TEXT, text, strlen(text));
 }
 
+/* An answer's bytes while the client takes them. */
+typedef struct held_answer {
+    mcs_http_server_t *server;
+    uint8_t *bytes;
+    size_t len;
+} held_answer_t;
+
+static void free_answer(void *cls)
+{
+    held_answer_t *held = (held_answer_t *)cls;
+    (void)__atomic_sub_fetch(&held->server->answer_bytes, held->len, __ATOMIC_RELAXED);
+    mcs_free(held->bytes);
+    mcs_free(held);
+}
+
+/* Takes the buffer's memory on success. NULL: no memory, or too many bytes wait for slow clients. */
+static struct MHD_Response *hold_answer(mcs_http_server_t *server, mcs_buf_t *buf)
+{
+    held_answer_t *held = MCS_NEW(held_answer_t);
+    if (held == NULL) {
+        return NULL;
+    }
+    *held = (held_answer_t){.server = server, .bytes = buf->bytes, .len = buf->len};
+    struct MHD_Response *response = NULL;
+    if (__atomic_add_fetch(&server->answer_bytes, held->len, __ATOMIC_RELAXED) <= server->config.answers_max) {
+        response = MHD_create_response_from_buffer_with_free_callback_cls(held->len, held->bytes, free_answer, held);
+    }
+    if (response == NULL) {
+        (void)__atomic_sub_fetch(&server->answer_bytes, held->len, __ATOMIC_RELAXED);
+        mcs_free(held);
+        return NULL;
+    }
+    *buf = (mcs_buf_t){.limit = buf->limit};
+    return response;
+}
+
+static struct MHD_Response *constant_answer(const char *text)
+{
+    /* The library takes a mutable pointer but does not write. */
+    return MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
+}
+
 void mcs_http_reply_buf(mcs_http_request_t *request, unsigned code, const char *type, mcs_buf_t *buf)
 {
-    static const char failure[] = "the answer does not fit into memory";
-    struct MHD_Response *response;
     if (mcs_buf_status(buf) != MCS_OK) {
-        mcs_buf_fini(buf);
-        code = MHD_HTTP_INTERNAL_SERVER_ERROR;
-        type = MCS_HTTP_TEXT;
-    }
-    if (buf->len == 0) {
-        /* Static memory needs no copy, and the failure text must not need any. The library takes a mutable pointer but
-         * does not write. */
-        const char *text = code == MHD_HTTP_INTERNAL_SERVER_ERROR ? failure : "";
-        response = MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
-        mcs_buf_fini(buf);
+        mcs_i_http_reply_response(request, MHD_HTTP_INTERNAL_SERVER_ERROR, MCS_HTTP_TEXT,
+                                  constant_answer("the answer does not fit into memory"));
+    } else if (buf->len == 0) {
+        mcs_i_http_reply_response(request, code, type, constant_answer(""));
     } else {
-        response = MHD_create_response_from_buffer_with_free_callback(buf->len, buf->bytes, mcs_free);
+        struct MHD_Response *response = hold_answer(request->server, buf);
         if (response != NULL) {
-            *buf = (mcs_buf_t){.limit = buf->limit}; /* the response's now */
+            mcs_i_http_reply_response(request, code, type, response);
         } else {
-            mcs_buf_fini(buf);
+            mcs_i_http_reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "");
         }
     }
-    mcs_i_http_reply_response(request, code, type, response);
+    mcs_buf_fini(buf);
 }
 
 /* The methods that a path has, for the Allow header. */
@@ -207,14 +241,14 @@ void mcs_i_http_reply_error(mcs_http_request_t *request, unsigned code, const ch
         code = MHD_HTTP_METHOD_NOT_ALLOWED;
     }
     switch (code) {
+    case MHD_HTTP_FORBIDDEN: text = "request of a page from another host"; break;
     case MHD_HTTP_NOT_FOUND: text = "no such page"; break;
     case MHD_HTTP_METHOD_NOT_ALLOWED: text = "Method not allowed"; break;
     case MHD_HTTP_CONTENT_TOO_LARGE: text = "request body too large"; break;
     case MHD_HTTP_SERVICE_UNAVAILABLE: text = "too much at once, try again"; break;
     default: break;
     }
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *response = constant_answer(text);
     if (response != NULL && code == MHD_HTTP_METHOD_NOT_ALLOWED) {
         (void)MHD_add_response_header(response, "Allow", methods);
     }

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -116,6 +117,18 @@ static bool route_takes(const mcs_http_route_t *route, const char *method, const
            (strcmp(route->method, method) == 0 || (strcmp(method, "HEAD") == 0 && strcmp(route->method, "GET") == 0));
 }
 
+/* "http://host:port" against "host:port". "null" (a sandboxed page) is foreign too. */
+static bool is_foreign(const char *origin, const char *host)
+{
+    const char *at = origin != NULL ? strstr(origin, "://") : NULL;
+    return origin != NULL && (at == NULL || host == NULL || strcasecmp(at + 3, host) != 0);
+}
+
+static bool only_reads(const char *method)
+{
+    return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+}
+
 /* Headers are in. A body that is announced too large is refused before it is read. */
 static enum MHD_Result begin_request(mcs_http_request_t *request, const char *path, const char *method)
 {
@@ -124,6 +137,10 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
         if (route_takes(&config->routes[i], method, path)) {
             request->route = &config->routes[i];
         }
+    }
+    if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
+                                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
+        request->refusal = MHD_HTTP_FORBIDDEN;
     }
     const char *length = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Content-Length");
     uint64_t announced = 0;

@@ -5,9 +5,13 @@
  * gives one reply: a text, a buffer, or a stream that a producer writes from a thread of its own. Handlers may take
  * locks for short stretches; they never wait for the network.
  *
- * Hostile peers (rule 10): header size, body size, bytes of all bodies together, connections and streams are bounded; a
- * length header above the bound is answered 413 before a byte of the body is read; a request that does not arrive, or
- * an answer that is not taken, ends its connection after a time, sooner when connections run short.
+ * Hostile peers (rule 10): header size, body size, bytes of all bodies and of all answers together, connections and
+ * streams are bounded; a length header above the bound is answered 413 before a byte of the body is read; a request
+ * that does not arrive, or an answer that is not taken, ends its connection after a time, sooner when connections run
+ * short.
+ *
+ * A request with an Origin header that is not of this host, as a browser sends for a page from elsewhere, is refused
+ * unless it only reads: whoever can make an administrator open a page must not be able to empty the cache.
  *
  * Life cycle: create (binds) -> start (threads) -> stop (ends connections, joins) -> destroy. Thread-safe handlers are
  * the caller's duty.
@@ -43,10 +47,11 @@ typedef struct mcs_http_config {
     uint16_t port; /* 0: any free one */
     const mcs_http_route_t *routes;
     size_t route_count;
-    void *arg;         /* of the handlers */
-    size_t body_max;   /* of one request */
-    size_t bodies_max; /* of all requests in flight */
-    uint32_t threads;  /* 2 to 4 */
+    void *arg;          /* of the handlers */
+    size_t body_max;    /* of one request */
+    size_t bodies_max;  /* of all requests in flight */
+    size_t answers_max; /* bytes of all answers that have not been taken yet; streams do not count */
+    uint32_t threads;   /* 2 to 4 */
     uint32_t max_connections;
     uint32_t max_streams;
     uint64_t receive_ns; /* 0: MCS_HTTP_RECEIVE_NS */

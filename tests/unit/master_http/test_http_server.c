@@ -17,8 +17,9 @@
 #include "http_client.h"
 #include "master/http_server.h"
 
-#define BODY_MAX   ((size_t)100000)
-#define BODIES_MAX ((size_t)250000)
+#define BODY_MAX    ((size_t)100000)
+#define BODIES_MAX  ((size_t)250000)
+#define ANSWERS_MAX ((size_t)64 << 20)
 
 static uint64_t g_produced; /* atomic: bytes that a producer has written */
 static uint32_t g_done;     /* atomic: streams that have ended */
@@ -93,6 +94,18 @@ static void count_done(void *arg)
     (void)__atomic_add_fetch(&g_done, 1, __ATOMIC_SEQ_CST);
 }
 
+static void handle_large(void *arg, mcs_http_request_t *request)
+{
+    mcs_buf_t out;
+    (void)arg;
+    mcs_buf_init(&out, SIZE_MAX);
+    uint8_t *bytes = mcs_buf_extend(&out, ANSWERS_MAX / 2);
+    if (bytes != NULL) {
+        memset(bytes, 'x', ANSWERS_MAX / 2);
+    }
+    mcs_http_reply_buf(request, 200, MCS_HTTP_TEXT, &out);
+}
+
 static void handle_lines(void *arg, mcs_http_request_t *request)
 {
     (void)arg;
@@ -108,7 +121,7 @@ static void handle_endless(void *arg, mcs_http_request_t *request)
 static const mcs_http_route_t g_routes[] = {
     {"POST", "/echo", handle_echo},      {"PUT", "/echo", handle_echo},   {"GET", "/query", handle_query},
     {"GET", "/silent", handle_silent},   {"GET", "/empty", handle_empty}, {"GET", "/lines", handle_lines},
-    {"GET", "/endless", handle_endless},
+    {"GET", "/endless", handle_endless}, {"GET", "/large", handle_large},
 };
 
 static mcs_http_config_t config_of(void)
@@ -121,6 +134,7 @@ static mcs_http_config_t config_of(void)
         .arg = &g_done,
         .body_max = BODY_MAX,
         .bodies_max = BODIES_MAX,
+        .answers_max = ANSWERS_MAX,
         .threads = 2,
         .max_connections = 40,
         .max_streams = 2,
@@ -363,6 +377,55 @@ static void bodies_together_are_bounded(void **state)
     assert_true(taken >= 1);
     mcs_free(body);
     http_expect(g_port, "POST", "/echo", "room again", 200, "room again");
+}
+
+static void answers_that_nobody_takes_are_bounded(void **state)
+{
+    static const char request[] = "GET /large HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    http_reply_t reply;
+    int fds[2];
+    char byte;
+    (void)state;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(fds); i++) { /* 32 MiB each: more than the sockets take */
+        fds[i] = http_connect(g_port);
+        http_send(fds[i], request, strlen(request));
+        assert_int_equal(http_recv(fds[i], &byte, 1), 1);
+    }
+    http_request(g_port, "GET", "/large", NULL, &reply);
+    assert_int_equal(reply.code, 503);
+    http_reply_fini(&reply);
+    http_finish(fds[0], &reply); /* is taken whole */
+    assert_true(reply.raw.len > ANSWERS_MAX / 2);
+    http_reply_fini(&reply);
+    http_request(g_port, "GET", "/large", NULL, &reply);
+    assert_int_equal(reply.code, 200);
+    assert_int_equal(reply.body.len, ANSWERS_MAX / 2);
+    http_reply_fini(&reply);
+    close(fds[1]);
+}
+
+static void a_page_from_elsewhere_may_only_read(void **state)
+{
+    static const struct {
+        const char *method;
+        const char *origin;
+        unsigned code;
+    } rows[] = {
+        {"PUT", "http://evil.example", 403}, {"POST", "null", 403},
+        {"PUT", "http://store:9003", 200},   {"PUT", "http://store:9004", 403},
+        {"GET", "http://evil.example", 405},
+    };
+    (void)state;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(rows); i++) {
+        char text[256];
+        http_reply_t reply;
+        int len = snprintf(text, sizeof(text),
+                           "%s /echo HTTP/1.1\r\nHost: store:9003\r\nOrigin: %s\r\nContent-Length: 2\r\n\r\nok",
+                           rows[i].method, rows[i].origin);
+        http_raw(g_port, text, (size_t)len, &reply);
+        assert_int_equal(reply.code, rows[i].code);
+        http_reply_fini(&reply);
+    }
 }
 
 static void headers_too_long_are_refused(void **state)
@@ -694,6 +757,8 @@ int main(void)
         TEST(a_huge_announced_length_is_refused_before_the_body),
         TEST(an_endless_chunked_body_is_refused),
         TEST(bodies_together_are_bounded),
+        TEST(answers_that_nobody_takes_are_bounded),
+        TEST(a_page_from_elsewhere_may_only_read),
         TEST(headers_too_long_are_refused),
         TEST(garbage_ends_its_own_connection_only),
         TEST(a_request_that_dribbles_in_is_cut),
