@@ -421,6 +421,8 @@ mcs_status_t svc_begin(svc_call_t *call, const Mcs__Wire__Sequence *sequence, si
 void svc_outcome_answer(mcs_service_t *service, svc_session_t *session, svc_outcome_t *outcome, mcs_status_t status,
                         const ProtobufCMessage *message);
 void svc_outcomes_clear(svc_session_t *session);
+/* The last reference is gone: without locks. */
+void svc_outcomes_fini(svc_session_t *session);
 
 /* ---- svc_segment.c ---- */
 mcs_status_t svc_segments_init(svc_segments_t *segments) MCS_MUST_CHECK;

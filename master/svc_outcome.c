@@ -153,16 +153,26 @@ void svc_outcome_answer(mcs_service_t *service, svc_session_t *session, svc_outc
     mcs_mutex_unlock(&session->lock);
 }
 
-void svc_outcomes_clear(svc_session_t *session)
+/* A running one belongs to whoever runs it until it answers. */
+static void clear_answered_locked(svc_session_t *session)
 {
-    mcs_mutex_lock(&session->lock);
-    MCS_LIST_FOR_EACH_SAFE(node, next, &session->outcomes)
-    {
+    MCS_LIST_FOR_EACH_SAFE (node, next, &session->outcomes) {
         svc_outcome_t *outcome = MCS_CONTAINER_OF(node, svc_outcome_t, node);
-        /* A running one belongs to whoever runs it until it answers. */
         if (outcome->state == SVC_ANSWERED) {
             free_outcome_locked(session, outcome);
         }
     }
+}
+
+void svc_outcomes_clear(svc_session_t *session)
+{
+    mcs_mutex_lock(&session->lock);
+    clear_answered_locked(session);
     mcs_mutex_unlock(&session->lock);
+}
+
+void svc_outcomes_fini(svc_session_t *session)
+{
+    clear_answered_locked(session);
+    MCS_ENSURE(session->outcome_count == 0);
 }

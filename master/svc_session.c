@@ -35,8 +35,7 @@ void svc_session_put(svc_session_t *session)
     if (session == NULL || __atomic_sub_fetch(&session->refs, 1, __ATOMIC_ACQ_REL) != 0) {
         return;
     }
-    svc_outcomes_clear(session);
-    MCS_ENSURE(session->outcome_count == 0);
+    svc_outcomes_fini(session);
     svc_gen_table_fini(&session->endings);
     svc_gen_table_fini(&session->revoked);
     mcs_buf_fini(&session->forget);
