@@ -126,6 +126,15 @@ bool mpy_u64(const char *name, const char *param, PyObject *value, uint64_t *out
 
 bool mpy_bool(const char *name, const char *param, PyObject *value, bool *out)
 {
+    /* the API's documentation has config.prefer_alloc_in_same_node = "True" */
+    if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, "True") == 0) {
+        *out = true;
+        return true;
+    }
+    if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, "False") == 0) {
+        *out = false;
+        return true;
+    }
     bool has_bool = value == Py_None || PyType_GetSlot(Py_TYPE(value), Py_nb_bool) != NULL;
     int truth = has_bool ? PyObject_IsTrue(value) : -1;
     if (truth < 0) {

@@ -26,7 +26,7 @@ bool mpy_bind_tuple(const mpy_sig_t *sig, PyObject *args, PyObject *kwargs, PyOb
 bool mpy_wrong_type(const char *name, const char *param, const char *want, PyObject *got);
 
 bool mpy_u64(const char *name, const char *param, PyObject *value, uint64_t *out);
-/* bool, int, None, or what defines __bool__ (numpy's). */
+/* bool, int, None, what defines __bool__ (numpy's), and the words "True" and "False". */
 bool mpy_bool(const char *name, const char *param, PyObject *value, bool *out);
 /* str (its UTF-8) or bytes, without a null character; valid as long as `value`. */
 bool mpy_text(const char *name, const char *param, PyObject *value, const char **out);

@@ -8,7 +8,7 @@
 #include "python/src/mpy.h"
 #include "python/src/store.h"
 
-#include "core/base/log.h"
+#include <stdio.h>
 
 #ifndef MCS_PY_FAKE
 #include "core/client/parts.h"
@@ -104,6 +104,40 @@ static int register_exit(PyObject *module)
     return rc;
 }
 
+#ifndef MCS_PY_FAKE
+/* "hint:FOLDER" of an installed PyPI package libucx-*, which is found and not imported. Without one: "". The table of
+ * parts is the process's, and so is this text. */
+static char ucx_hint[4096];
+
+static bool find_ucx_package(PyObject **folder_out)
+{
+    PyObject *util = PyImport_ImportModule("importlib.util");
+    PyObject *spec = util != NULL ? PyObject_CallMethod(util, "find_spec", "s", "libucx") : NULL;
+    PyObject *folders =
+        spec != NULL && spec != Py_None ? PyObject_GetAttrString(spec, "submodule_search_locations") : NULL;
+    *folder_out = folders != NULL && folders != Py_None ? PySequence_GetItem(folders, 0) : NULL;
+    Py_XDECREF(util);
+    Py_XDECREF(spec);
+    Py_XDECREF(folders);
+    return *folder_out != NULL;
+}
+
+static void set_ucx_hint(void)
+{
+    PyObject *folder;
+    PyObject *encoded = NULL;
+    if (find_ucx_package(&folder) && PyUnicode_FSConverter(folder, &encoded)) {
+        int len = snprintf(ucx_hint, sizeof(ucx_hint), "hint:%s", PyBytes_AsString(encoded));
+        if (len < 0 || (size_t)len >= sizeof(ucx_hint)) {
+            ucx_hint[0] = '\0';
+        }
+    }
+    Py_XDECREF(folder);
+    Py_XDECREF(encoded);
+    PyErr_Clear(); /* a broken package is as good as none */
+}
+#endif
+
 static void plug_parts(void)
 {
 #ifndef MCS_PY_FAKE
@@ -111,7 +145,9 @@ static void plug_parts(void)
         .transport = &ucxt_transport_ops,
         .metadata = &ucxt_metadata_http_ops,
         .embed = &mcs_master_embed_ops,
+        .ucx_hint = ucx_hint,
     };
+    set_ucx_hint();
     mcs_parts_set(&parts);
 #endif
 }

@@ -43,7 +43,11 @@ def test_flags(config, name):
     for truth in (True, False, 1, 0):
         setattr(config, name, truth)
         assert getattr(config, name) is bool(truth)
-    for wrong in ("yes", [], object()):
+    setattr(config, name, "True")
+    assert getattr(config, name) is True
+    setattr(config, name, "False")
+    assert getattr(config, name) is False
+    for wrong in ("yes", "true", "", [], object()):
         with pytest.raises(TypeError, match=name):
             setattr(config, name, wrong)
 
