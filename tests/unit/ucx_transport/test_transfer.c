@@ -110,12 +110,266 @@ static void odd_splits_of_the_callers_memory_work(void **state)
     }
 }
 
+static void thousands_of_ranges_in_one_call_are_fetched_and_stored(void **state)
+{
+    (void)state;
+    static const uint32_t counts[] = {1, 2, 1023, 1024, 1025, 5000};
+    uint64_t len = UINT64_C(60) << 20;
+    fake_owner_fill(&g_holder.owner, 1, len, 4);
+    uint8_t *memory = malloc(len);
+    assert_non_null(memory);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(counts); i++) {
+        uint64_t part = 11003; /* straddles packing and blocks */
+        batch_t batch;
+        batch_init(&batch, &g_holder, MCS_FETCH, counts[i], counts[i] * 4);
+        memset(memory, 0, len);
+        for (uint32_t k = 0; k < counts[i]; k++) {
+            batch_add(&batch, 1, len, k * part, part, memory + k * part, k % 2 == 0 ? 0 : 5003);
+        }
+        assert_int_equal(batch_run(&g_reader, &batch, 20000), MCS_OK);
+        batch_assert_all(&batch, MCS_OK);
+        assert_memory_equal(memory, g_holder.owner.memory + RIG_SLOT, counts[i] * part);
+        batch_fini(&batch);
+
+        /* Many small objects: each has its own slot in life; here they are one another's neighbours by offset of memory
+         * only. */
+        batch_init(&batch, &g_holder, MCS_STORE, counts[i], counts[i]);
+        for (uint32_t k = 0; k < counts[i]; k++) {
+            batch_add(&batch, 2, 5003, 0, 5003, memory + k, 0);
+        }
+        assert_int_equal(batch_run(&g_reader, &batch, 20000), MCS_OK);
+        batch_assert_all(&batch, MCS_OK);
+        batch_fini(&batch);
+    }
+    free(memory);
+}
+
+static void ranges_of_mixed_sizes_and_splits_are_stored(void **state)
+{
+    (void)state;
+    /* Packed and gathered pieces in turn fill the gather list of a message to the last entry. */
+    static const uint64_t lens[] = {100,   65536, 200,   20000, 16384, 1, 300000, 40,
+                                    17000, 16383, 50000, 5,     99999, 7, 70000,  30};
+    uint8_t *memory = malloc(2 << 20);
+    assert_non_null(memory);
+    fill_pattern(memory, 2 << 20, 8);
+    for (uint32_t round = 0; round < 20; round++) {
+        batch_t batch;
+        batch_init(&batch, &g_holder, MCS_STORE, 1024, 65536);
+        for (uint32_t k = 0; k < 200; k++) {
+            uint64_t len = lens[(k * 7 + round) % MCS_ARRAY_LEN(lens)];
+            batch_add(&batch, 2, len, 0, len, memory + k,
+                      (k + round) % 3 == 0   ? 30000
+                      : (k + round) % 3 == 1 ? 2000
+                                             : 0);
+        }
+        assert_int_equal(batch_run(&g_reader, &batch, 20000), MCS_OK);
+        batch_assert_all(&batch, MCS_OK);
+        batch_fini(&batch);
+    }
+    free(memory);
+}
+
+static void refusals_of_the_owner_reach_their_ranges_only(void **state)
+{
+    (void)state;
+    uint8_t memory[8192];
+    for (unsigned direction = 0; direction < 2; direction++) {
+        batch_t batch;
+        batch_init(&batch, &g_holder, direction == 0 ? MCS_FETCH : MCS_STORE, 8, 8);
+        fake_owner_fill(&g_holder.owner, 1, 4096, 1);
+        batch_add(&batch, 1, 4096, 0, 4096, memory, 0);
+        batch_add(&batch, 0, 4096, 0, 4096, memory, 0)->access.mac++;
+        batch_add(&batch, 0, 4096, 0, 4096, memory, 0)->access.generation = 99;
+        batch_add(&batch, 0, 4096, 0, 4096, memory, 0)->access.offset = RIG_SLOT * 40;
+        batch_add(&batch, 1, 4096, 0, 4096, memory + 4096, 0);
+        assert_int_equal(batch_run(&g_reader, &batch, 5000), MCS_OK);
+        mcs_status_t bad = direction == 0 ? MCS_ERR_INVALID_READ : MCS_ERR_INVALID_WRITE;
+        assert_int_equal(batch.ranges[0].status, MCS_OK);
+        assert_int_equal(batch.ranges[1].status, bad);
+        assert_int_equal(batch.ranges[2].status, MCS_ERR_REPLICA_IS_GONE);
+        assert_int_equal(batch.ranges[3].status, bad);
+        assert_int_equal(batch.ranges[4].status, MCS_OK);
+        batch_fini(&batch);
+    }
+    assert_true(g_holder.counters.refused >= 6);
+}
+
+static void a_range_that_makes_no_sense_is_refused_here_and_hurts_no_other(void **state)
+{
+    (void)state;
+    uint8_t *memory = malloc(3 << 20);
+    assert_non_null(memory);
+    fake_owner_fill(&g_holder.owner, 1, 3 << 20, 2);
+    batch_t batch;
+    batch_init(&batch, &g_holder, MCS_FETCH, 10, 32);
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->access.len = 0;
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->access.len = 4097; /* more than its memory */
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->access.len = 4095;
+    batch_add(&batch, 1, 4096, 0, 4096, memory, 0)->access.payload_len = 4095;
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->access.from = UINT64_MAX;
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->iov_count = 0;
+    batch_add(&batch, 1, 3 << 20, 0, 4096, memory, 0)->crc_count = 0;
+    batch_add(&batch, 1, 3 << 20, 0, 3 << 20, memory, 0);
+    batch_add(&batch, 1, UINT64_C(9) << 20, 0, 4096, memory, 0)->access.len = MCS_RANGE_MAX + 1;
+    assert_int_equal(batch_run(&g_reader, &batch, 5000), MCS_OK);
+    for (uint32_t i = 0; i < 9; i++) {
+        assert_int_equal(batch.ranges[i].status, i == 7 ? MCS_OK : MCS_ERR_INVALID_PARAMS);
+    }
+    assert_memory_equal(memory, g_holder.owner.memory + RIG_SLOT, 3 << 20);
+    batch_fini(&batch);
+
+    /* A store starts at a block and ends at one, or with the object. */
+    batch_init(&batch, &g_holder, MCS_STORE, 4, 4);
+    batch_add(&batch, 2, 3 << 20, 4096, 4096, memory, 0);
+    batch_add(&batch, 2, 3 << 20, 1 << 20, 4096, memory, 0);
+    batch_add(&batch, 2, 3 << 20, 2 << 20, 1 << 20, memory, 0);
+    assert_int_equal(batch_run(&g_reader, &batch, 5000), MCS_OK);
+    assert_int_equal(batch.ranges[0].status, MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(batch.ranges[1].status, MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(batch.ranges[2].status, MCS_OK);
+    batch_fini(&batch);
+    free(memory);
+}
+
+static void a_stored_block_that_does_not_match_its_crc_is_refused(void **state)
+{
+    (void)state;
+    uint8_t memory[4096] = {1};
+    batch_t batch;
+    batch_init(&batch, &g_holder, MCS_STORE, 1, 1);
+    batch_add(&batch, 2, 4096, 0, 4096, memory, 0)->crcs[0]++;
+    assert_int_equal(batch_run(&g_reader, &batch, 5000), MCS_OK);
+    assert_int_equal(batch.ranges[0].status, MCS_ERR_CHECKSUM_MISMATCH);
+    batch_fini(&batch);
+}
+
+static void several_owners_are_served_in_one_call(void **state)
+{
+    (void)state;
+    side_t other;
+    side_open(&other, 1, NULL);
+    uint64_t len = (20 << 20) + 7;
+    fake_owner_fill(&other.owner, 0, len, 31);
+    fake_owner_fill(&g_holder.owner, 0, len, 32);
+    uint8_t *memory = malloc(3 * len);
+    assert_non_null(memory);
+    batch_t batch[4];
+    batch_init(&batch[0], &other, MCS_FETCH, 8, 8);
+    batch_init(&batch[1], &g_holder, MCS_FETCH, 8, 8);
+    batch_init(&batch[2], &g_holder, MCS_STORE, 8, 8); /* the same owner twice, both ways */
+    batch_init(&batch[3], &other, MCS_FETCH, 8, 8);    /* and nothing to do */
+    batch_add_object(&batch[0], 0, len, memory, 0);
+    batch_add_object(&batch[1], 0, len, memory + len, 0);
+    fill_pattern(memory + 2 * len, len, 33);
+    batch_add_object(&batch[2], 2, len, memory + 2 * len, 0);
+    mcs_transfer_t transfers[4] = {batch[0].transfer, batch[1].transfer, batch[2].transfer, batch[3].transfer};
+    assert_int_equal(ucxt_transport_ops.transfer(g_reader.transport, transfers, 4, mcs_deadline_after_ms(10000)),
+                     MCS_OK);
+    for (unsigned i = 0; i < 4; i++) {
+        batch_assert_all(&batch[i], MCS_OK);
+        batch_fini(&batch[i]);
+    }
+    assert_memory_equal(memory, other.owner.memory, len);
+    assert_memory_equal(memory + len, g_holder.owner.memory, len);
+    assert_memory_equal(memory + 2 * len, g_holder.owner.memory + 2 * RIG_SLOT, len);
+    free(memory);
+    side_close(&other);
+}
+
+static void an_endpoint_that_is_none_fails_its_owner_only(void **state)
+{
+    (void)state;
+    uint8_t memory[4096];
+    fake_owner_fill(&g_holder.owner, 1, 4096, 3);
+    side_t nobody = {.id = mcs_id_random()};
+    nobody.info.endpoint.len = 64; /* zeros */
+    batch_t batch[2];
+    batch_init(&batch[0], &nobody, MCS_FETCH, 1, 1);
+    batch_init(&batch[1], &g_holder, MCS_FETCH, 1, 1);
+    batch_add(&batch[0], 1, 4096, 0, 4096, memory, 0);
+    batch_add(&batch[1], 1, 4096, 0, 4096, memory, 0);
+    mcs_transfer_t transfers[2] = {batch[0].transfer, batch[1].transfer};
+    assert_int_equal(ucxt_transport_ops.transfer(g_reader.transport, transfers, 2, mcs_deadline_after_ms(5000)),
+                     MCS_OK);
+    assert_int_equal(batch[0].ranges[0].status, MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(batch[1].ranges[0].status, MCS_OK);
+    batch_fini(&batch[0]);
+    batch_fini(&batch[1]);
+}
+
+#define THREADS 8
+static void *transfer_many_times(void *arg)
+{
+    uint32_t seed = *(uint32_t *)arg;
+    static const uint64_t lens[] = {1, 4096, 70000, MCS_CRC_BLOCK, (3 << 20) + 1};
+    uint8_t *memory = malloc(4 << 20);
+    for (uint32_t i = 0; i < 40; i++) {
+        uint64_t len = lens[(i + seed) % MCS_ARRAY_LEN(lens)];
+        batch_t batch;
+        batch_init(&batch, &g_holder, MCS_FETCH, 1, 64);
+        batch_add(&batch, 1, 4 << 20, 0, len, memory, 0);
+        MCS_ENSURE(batch_run(&g_reader, &batch, 20000) == MCS_OK && batch.ranges[0].status == MCS_OK);
+        MCS_ENSURE(memcmp(memory, g_holder.owner.memory + RIG_SLOT, len) == 0);
+        batch_fini(&batch);
+    }
+    free(memory);
+    return NULL;
+}
+
+static void eight_threads_share_three_lanes(void **state)
+{
+    (void)state;
+    pthread_t threads[THREADS];
+    uint32_t seeds[THREADS];
+    fake_owner_fill(&g_holder.owner, 1, 4 << 20, 77);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        seeds[i] = i;
+        assert_int_equal(pthread_create(&threads[i], NULL, transfer_many_times, &seeds[i]), 0);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
+static void copies_are_counted_once_a_byte(void **state)
+{
+    (void)state;
+    side_t reader;
+    side_open(&reader, 0, NULL);
+    uint64_t len = 8 << 20;
+    fake_owner_fill(&g_holder.owner, 1, len, 5);
+    uint64_t before = g_holder.counters.copied_bytes;
+    uint8_t *memory = malloc(len);
+    assert_non_null(memory);
+    batch_t batch;
+    batch_init(&batch, &g_holder, MCS_FETCH, 1, 1);
+    batch_add_object(&batch, 1, len, memory, 0);
+    assert_int_equal(batch_run(&reader, &batch, 5000), MCS_OK);
+    batch_fini(&batch);
+    free(memory);
+    assert_int_equal(reader.counters.fetched_bytes, len);
+    assert_int_equal(reader.counters.copied_bytes, len); /* out of UCX's receive buffer */
+    assert_int_equal(reader.counters.transfers, 1);
+    assert_int_equal(g_holder.counters.copied_bytes, before); /* gathered straight from the segment */
+    side_close(&reader);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(objects_of_all_sizes_are_fetched),
         cmocka_unit_test(objects_of_all_sizes_are_stored),
         cmocka_unit_test(odd_splits_of_the_callers_memory_work),
+        cmocka_unit_test(thousands_of_ranges_in_one_call_are_fetched_and_stored),
+        cmocka_unit_test(ranges_of_mixed_sizes_and_splits_are_stored),
+        cmocka_unit_test(refusals_of_the_owner_reach_their_ranges_only),
+        cmocka_unit_test(a_range_that_makes_no_sense_is_refused_here_and_hurts_no_other),
+        cmocka_unit_test(a_stored_block_that_does_not_match_its_crc_is_refused),
+        cmocka_unit_test(several_owners_are_served_in_one_call),
+        cmocka_unit_test(an_endpoint_that_is_none_fails_its_owner_only),
+        cmocka_unit_test(eight_threads_share_three_lanes),
+        cmocka_unit_test(copies_are_counted_once_a_byte),
     };
     return cmocka_run_group_tests_name("ucx transfer", tests, open_sides, close_sides);
 }
