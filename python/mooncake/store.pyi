@@ -1,5 +1,5 @@
 # Types of the extension module mooncake.store. Its docstrings say more: shapes, units, codes.
-from typing import Any, Dict, List, Optional, Sequence, SupportsIndex, Union, overload
+from typing import Any, Dict, List, Optional, Sequence, SupportsIndex, Union, final, overload
 
 from typing_extensions import Buffer
 
@@ -27,13 +27,14 @@ class _Enum:
     def __int__(self) -> int: ...
     def __index__(self) -> int: ...
     def __hash__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
-    def __ne__(self, other: object) -> bool: ...
-    def __lt__(self, other: Any) -> bool: ...
-    def __le__(self, other: Any) -> bool: ...
-    def __gt__(self, other: Any) -> bool: ...
-    def __ge__(self, other: Any) -> bool: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __lt__(self, value: Any, /) -> bool: ...
+    def __le__(self, value: Any, /) -> bool: ...
+    def __gt__(self, value: Any, /) -> bool: ...
+    def __ge__(self, value: Any, /) -> bool: ...
 
+@final
 class ObjectDataType(_Enum):
     UNKNOWN: ObjectDataType
     KVCACHE: ObjectDataType
@@ -46,11 +47,13 @@ class ObjectDataType(_Enum):
     METADATA: ObjectDataType
     GENERAL: ObjectDataType
 
+@final
 class SoftPinAction(_Enum):
     PRESERVE: SoftPinAction
     ENABLE: SoftPinAction
     DISABLE: SoftPinAction
 
+@final
 class ReplicaStatus(_Enum):
     UNDEFINED: ReplicaStatus
     INITIALIZED: ReplicaStatus
@@ -59,10 +62,12 @@ class ReplicaStatus(_Enum):
     REMOVED: ReplicaStatus
     FAILED: ReplicaStatus
 
+@final
 class TaskType(_Enum):
     REPLICA_COPY: TaskType
     REPLICA_MOVE: TaskType
 
+@final
 class TaskStatus(_Enum):
     PENDING: TaskStatus
     PROCESSING: TaskStatus
@@ -106,6 +111,7 @@ class ReplicateConfig:
     group_ids: Optional[List[str]]
     def __init__(self, **attributes: Any) -> None: ...
 
+@final
 class BufferHandle:
     """Bytes of one object: a buffer of signed chars; read-only where it shows the stored object itself."""
 
@@ -114,6 +120,7 @@ class BufferHandle:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class BufferLease:
     @property
     def ptr(self) -> int: ...
@@ -126,18 +133,22 @@ class BufferLease:
     def __exit__(self, *exc_info: object) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class Descriptor:
     size: int
     buffer_address: int
     transport_endpoint: str
 
+@final
 class DiskDescriptor:
     file_path: str
     object_size: int
 
+@final
 class MemoryDescriptor:
     buffer_descriptor: Descriptor
 
+@final
 class ReplicaDescriptor:
     @property
     def status(self) -> ReplicaStatus: ...
