@@ -177,7 +177,7 @@ mcs_status_t mcs_http_admin_create(const mcs_http_admin_config_t *config, mcs_ht
         .body_max = (size_t)1 << 20,
         .bodies_max = (size_t)16 << 20,
         .answers_max = (size_t)256 << 20,
-        .threads = 2,
+        .threads = 4, /* remove_all keeps one busy for its whole walk */
         .max_connections = 256,
         .max_streams = 8,
     };

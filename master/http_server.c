@@ -220,12 +220,21 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     return answer(request, path);
 }
 
+static uint64_t receive_limit_locked(const mcs_http_server_t *server) MCS_REQUIRES(&server->lock)
+{
+    uint64_t used = (uint64_t)server->conn_count * 16;
+    uint64_t most = server->config.max_connections;
+    uint64_t limit = server->config.receive_ns;
+    if (used >= most * 15) {
+        return MCS_MIN(limit, MCS_HTTP_RECEIVE_SHORTEST_NS);
+    }
+    return used >= most * 12 ? MCS_MIN(limit, MCS_HTTP_RECEIVE_SHORT_NS) : limit;
+}
+
 static void reap_locked(mcs_http_server_t *server) MCS_REQUIRES(&server->lock)
 {
     uint64_t now = mcs_now_ns();
-    bool pressed = (uint64_t)server->conn_count * 4 > (uint64_t)server->config.max_connections * 3;
-    uint64_t receive_ns = server->config.receive_ns;
-    receive_ns = pressed ? MCS_MIN(receive_ns, MCS_HTTP_RECEIVE_SHORT_NS) : receive_ns;
+    uint64_t receive_ns = receive_limit_locked(server);
     MCS_LIST_FOR_EACH(node, &server->conns)
     {
         mcs_http_conn_t *conn = MCS_CONTAINER_OF(node, mcs_http_conn_t, node);

@@ -26,10 +26,12 @@ typedef struct mcs_http_request mcs_http_request_t;
 
 /* Bytes of request line and headers; a longer one is answered 413, 414 or 431. */
 #define MCS_HTTP_HEADERS_MAX ((size_t)64 << 10)
-/* A request must have arrived this long after its connection was opened or became idle; under pressure the shorter time
- * counts. */
-#define MCS_HTTP_RECEIVE_NS       (20 * UINT64_C(1000000000))
-#define MCS_HTTP_RECEIVE_SHORT_NS (2 * UINT64_C(1000000000))
+/* A request must have arrived this long after its connection was opened or became idle; the short time counts when
+ * three quarters of the connections are in use, the shortest when nearly all are: whoever holds connections open
+ * without asking for anything keeps others waiting for moments only. */
+#define MCS_HTTP_RECEIVE_NS          (20 * UINT64_C(1000000000))
+#define MCS_HTTP_RECEIVE_SHORT_NS    (2 * UINT64_C(1000000000))
+#define MCS_HTTP_RECEIVE_SHORTEST_NS (UINT64_C(250000000))
 /* An answer must have been taken. */
 #define MCS_HTTP_ANSWER_NS (300 * UINT64_C(1000000000))
 
