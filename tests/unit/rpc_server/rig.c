@@ -254,6 +254,20 @@ void rig_expect_echo(int fd, uint64_t id, const void *payload, size_t len)
     free(got);
 }
 
+uint64_t rig_frames(const rig_t *rig)
+{
+    return __atomic_load_n(&rig->frames, __ATOMIC_SEQ_CST);
+}
+
+mcs_rpc_conn_t *rig_kept(const rig_t *rig)
+{
+    mcs_rpc_conn_t *conn;
+    while ((conn = __atomic_load_n(&rig->kept, __ATOMIC_SEQ_CST)) == NULL) {
+        sched_yield(); /* the frame is counted before it is handled */
+    }
+    return conn;
+}
+
 bool rig_wait(const uint64_t *counter, uint64_t value)
 {
     uint64_t tries = 0;

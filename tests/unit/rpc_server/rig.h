@@ -60,6 +60,10 @@ void rig_expect_closed(int fd);
 /* Says hello and asserts that it is answered. */
 void rig_hello(int fd);
 void rig_expect_echo(int fd, uint64_t id, const void *payload, size_t len);
+/* What the loops have done so far. */
+uint64_t rig_frames(const rig_t *rig);
+/* The connection of the RIG_KEEP that was sent last; waits for it. */
+mcs_rpc_conn_t *rig_kept(const rig_t *rig);
 /* True once *counter has reached `value`; false after 30 s. */
 bool rig_wait(const uint64_t *counter, uint64_t value);
 bool rig_wait_connections(const rig_t *rig, uint32_t count);

@@ -133,7 +133,7 @@ static void sender_outlives_the_loops(void **state)
     int fd = rig_greeted(&rig);
     rig_send(fd, RIG_KEEP, 2, NULL, 0);
     assert_true(rig_wait(&rig.frames, 2));
-    sender.conn = rig.kept;
+    sender.conn = rig_kept(&rig);
     assert_int_equal(pthread_create(&thread, NULL, sender_main, &sender), 0);
     assert_true(rig_wait(&sender.sent, 10));
     mcs_rpc_server_stop(rig.server);

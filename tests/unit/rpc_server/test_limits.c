@@ -155,7 +155,7 @@ static void idle_connection_ends_unless_an_answer_is_owed(void **state)
     (void)state;
     int idle = rig_greeted(&g_rig);
     int parked = rig_greeted(&g_rig);
-    uint64_t frames = g_rig.frames;
+    uint64_t frames = rig_frames(&g_rig);
     rig_send(parked, RIG_PARK, 2, NULL, 0);
     assert_true(rig_wait(&g_rig.frames, frames + 1));
     unit_clock_advance(IDLE_NS - MCS_NS_PER_SEC);
@@ -177,7 +177,7 @@ static void slow_reader_is_throttled_and_loses_nothing(void **state)
     int fd = rig_greeted(&g_rig);
     rig_send(fd, RIG_KEEP, 2, NULL, 0);
     assert_true(rig_wait(&g_rig.frames, 3));
-    uint64_t before = g_rig.frames;
+    uint64_t before = rig_frames(&g_rig);
     for (uint64_t id = 0; id < count; id++) {
         rig_send(fd, RIG_BIG, 100 + id, &size, sizeof(size));
     }
@@ -187,9 +187,9 @@ static void slow_reader_is_throttled_and_loses_nothing(void **state)
         mcs_rpc_server_poll_begin(g_rig.server);
         while (!mcs_rpc_server_poll_done(g_rig.server)) {
         }
-        assert_true(mcs_rpc_conn_queued(g_rig.kept) <= MCS_RPC_OUT_HIGH + size + 2 * MCS_FRAME_HEADER);
+        assert_true(mcs_rpc_conn_queued(rig_kept(&g_rig)) <= MCS_RPC_OUT_HIGH + size + 2 * MCS_FRAME_HEADER);
     }
-    assert_true(g_rig.frames < before + count);
+    assert_true(rig_frames(&g_rig) < before + count);
     neighbour_is_served();
     uint8_t *payload = malloc(size);
     assert_non_null(payload);
@@ -257,15 +257,15 @@ static void reader_over_the_hard_cap_is_closed(void **state)
     mcs_status_t status = MCS_OK;
     size_t sent = 0;
     while (status == MCS_OK && sent < 200) {
-        status = mcs_rpc_conn_send(g_rig.kept, &header, payload, MCS_MIB);
-        assert_true(mcs_rpc_conn_queued(g_rig.kept) <= MCS_RPC_OUT_MAX);
+        status = mcs_rpc_conn_send(rig_kept(&g_rig), &header, payload, MCS_MIB);
+        assert_true(mcs_rpc_conn_queued(rig_kept(&g_rig)) <= MCS_RPC_OUT_MAX);
         sent++;
     }
     assert_int_equal(status, MCS_ERR_LIMIT);
     assert_true(sent * MCS_MIB > MCS_RPC_OUT_MAX - MCS_MIB);
-    assert_int_equal(mcs_rpc_conn_send(g_rig.kept, &header, NULL, 0), MCS_ERR_CLOSED);
+    assert_int_equal(mcs_rpc_conn_send(rig_kept(&g_rig), &header, NULL, 0), MCS_ERR_CLOSED);
     assert_true(rig_wait(&g_rig.closed, 1));
-    assert_int_equal(mcs_rpc_conn_send(g_rig.kept, &header, payload, MCS_FRAME_MAX + 1), MCS_ERR_LIMIT);
+    assert_int_equal(mcs_rpc_conn_send(rig_kept(&g_rig), &header, payload, MCS_FRAME_MAX + 1), MCS_ERR_LIMIT);
     free(payload);
     close(fd);
 }

@@ -132,7 +132,7 @@ static void frames_of_many_threads_stay_whole_and_in_order(void **state)
     sender_t senders[4];
     uint64_t next[4];
     for (uint64_t i = 0; i < 4; i++) {
-        senders[i] = (sender_t){__atomic_load_n(&g_rig.kept, __ATOMIC_SEQ_CST), i * 1000000};
+        senders[i] = (sender_t){rig_kept(&g_rig), i * 1000000};
         next[i] = senders[i].first;
         assert_int_equal(pthread_create(&threads[i], NULL, send_notices, &senders[i]), 0);
     }
@@ -162,10 +162,10 @@ static void send_after_the_end_says_closed(void **state)
     assert_true(rig_wait(&g_rig.frames, 2));
     close(fd);
     assert_true(rig_wait(&g_rig.closed, 1));
-    assert_int_equal(mcs_rpc_conn_send(g_rig.kept, &header, NULL, 0), MCS_ERR_CLOSED);
-    mcs_rpc_conn_close(g_rig.kept); /* harmless */
-    assert_string_equal(mcs_rpc_conn_peer(g_rig.kept), "unix");
-    assert_true(mcs_rpc_conn_id(g_rig.kept) > 0);
+    assert_int_equal(mcs_rpc_conn_send(rig_kept(&g_rig), &header, NULL, 0), MCS_ERR_CLOSED);
+    mcs_rpc_conn_close(rig_kept(&g_rig)); /* harmless */
+    assert_string_equal(mcs_rpc_conn_peer(rig_kept(&g_rig)), "unix");
+    assert_true(mcs_rpc_conn_id(rig_kept(&g_rig)) > 0);
 }
 
 static void close_sends_what_was_queued_first(void **state)
@@ -180,8 +180,8 @@ static void close_sends_what_was_queued_first(void **state)
     rig_send(fd, RIG_KEEP, 2, NULL, 0);
     assert_true(rig_wait(&g_rig.frames, 4));
     mcs_frame_header_t header = {.kind = MCS_FRAME_NOTICE, .verb = MCS_VERB_N_FORGET, .id = 9};
-    assert_int_equal(mcs_rpc_conn_send(g_rig.kept, &header, "bye", 3), MCS_OK);
-    mcs_rpc_conn_close(g_rig.kept);
+    assert_int_equal(mcs_rpc_conn_send(rig_kept(&g_rig), &header, "bye", 3), MCS_OK);
+    mcs_rpc_conn_close(rig_kept(&g_rig));
     char text[3];
     assert_true(rig_receive(fd, &header, text, 3));
     assert_memory_equal(text, "bye", 3);
@@ -206,7 +206,7 @@ static void full_poll_sees_everything_that_had_arrived(void **state)
     for (int i = 0; i < 6; i++) {
         fds[i] = rig_greeted(&g_rig);
     }
-    uint64_t expected = g_rig.frames;
+    uint64_t expected = rig_frames(&g_rig);
     for (int round = 0; round < 300; round++) {
         for (int i = 0; i < 6; i++) {
             rig_send(fds[i], RIG_SILENT, 1, "x", 1); /* a UNIX socket: it has arrived when send returns */
@@ -215,7 +215,7 @@ static void full_poll_sees_everything_that_had_arrived(void **state)
         mcs_rpc_server_poll_begin(g_rig.server);
         while (!mcs_rpc_server_poll_done(g_rig.server)) {
         }
-        assert_true(__atomic_load_n(&g_rig.frames, __ATOMIC_SEQ_CST) == expected);
+        assert_true(rig_frames(&g_rig) == expected);
     }
     for (int i = 0; i < 6; i++) {
         close(fds[i]);
