@@ -22,6 +22,7 @@ typedef struct end_job {
     uint32_t *order;
     int32_t *statuses;
     parked_end_t *parked;
+    bool in_doubt; /* put_revoke: a store may still be on its way */
 } end_job_t;
 
 static mcs_status_t job_init(end_job_t *job, svc_call_t *call, const Mcs__Wire__Sequence *sequence,
@@ -267,7 +268,8 @@ static mcs_status_t revoke_locked(end_job_t *job, svc_shard_t *shard, uint32_t i
     if (pending->state != SVC_OPEN) {
         return MCS_ERR_INVALID_WRITE;
     }
-    svc_put_revoke_locked(job->call->service, pending, true, MCS_ERR_INVALID_WRITE);
+    /* In doubt: as if the master had revoked it, so that the owners remember it until the session ends (rule 5). */
+    svc_put_revoke_locked(job->call->service, pending, !job->in_doubt, MCS_ERR_INVALID_WRITE);
     return MCS_OK;
 }
 
@@ -280,6 +282,7 @@ mcs_status_t svc_put_revoke(svc_call_t *call)
     if (status != MCS_OK) {
         return status == MCS_ERR_AGAIN ? MCS_OK : status;
     }
+    job.in_doubt = request->in_doubt != 0;
     run(&job, revoke_locked);
     uint64_t failed = count_failed(job.statuses, job.count);
     if (job.count == 1) {
