@@ -1,0 +1,1 @@
+"""What the Python tests share: processes of the store under test, networks of their own, and waiting without sleeping."""
