@@ -152,7 +152,7 @@ static mcs_status_t add_chunk(mcs_allocator_t *a)
 {
     if (a->chunk_count == a->chunk_cap) {
         uint32_t cap = MCS_MAX(a->chunk_cap * 2, 8u);
-        node_t **chunks = mcs_realloc(a->chunks, cap * sizeof(*chunks));
+        node_t **chunks = mcs_realloc(a->chunks, cap * sizeof(node_t *));
         if (chunks == NULL) {
             return MCS_ERR_NO_MEMORY;
         }
@@ -385,6 +385,6 @@ void mcs_allocator_stats(const mcs_allocator_t *allocator, mcs_allocator_stats_t
         .high_mark = a->high_granules * MCS_ALLOCATOR_GRANULE,
         .extents = a->extents,
         .memory_bytes =
-            sizeof(*a) + a->chunk_cap * sizeof(*a->chunks) + (uint64_t)a->chunk_count * CHUNK_NODES * sizeof(node_t),
+            sizeof(*a) + a->chunk_cap * sizeof(node_t *) + (uint64_t)a->chunk_count * CHUNK_NODES * sizeof(node_t),
     };
 }

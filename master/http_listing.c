@@ -43,7 +43,7 @@ void mcs_i_admin_query_key(void *arg, mcs_http_request_t *request)
     size_t len = 0;
     /* The original takes the value as it was sent; a key that only exists decoded is found too. */
     const char *key = mcs_http_query_raw(request, "key", &len);
-    if (key == NULL || len == 0 || len > MCS_KEY_MAX * 3) {
+    if (key == NULL || len == 0 || len > (size_t)MCS_KEY_MAX * 3) {
         mcs_json_reply_status(request, MCS_ERR_INVALID_PARAMS);
         return;
     }

@@ -121,29 +121,30 @@ static put_result_t replace_locked(mcs_http_metadata_t *m, entry_t *entry, const
     return PUT_DONE;
 }
 
-static put_result_t put_locked(mcs_http_metadata_t *m, const char *key, size_t key_len, const void *value, size_t len)
-    MCS_REQUIRES(&m->lock)
+static put_result_t put_locked(mcs_http_metadata_t *m, const char *key, size_t key_len, const void *value,
+                               size_t value_len) MCS_REQUIRES(&m->lock)
 {
     entry_t **at = find_locked(m, key, key_len);
     if (*at != NULL) {
-        return replace_locked(m, *at, value, len);
+        return replace_locked(m, *at, value, value_len);
     }
-    if (m->entry_count >= m->max_entries || m->bytes + key_len + len > m->max_bytes) {
+    if (m->entry_count >= m->max_entries || m->bytes + key_len + value_len > m->max_bytes) {
         return PUT_FULL;
     }
     entry_t *entry = mcs_malloc(sizeof(*entry) + key_len);
-    uint8_t *copy = mcs_malloc(len);
+    uint8_t *copy = mcs_malloc(value_len);
     if (entry == NULL || copy == NULL) {
         mcs_free(entry);
         mcs_free(copy);
         return PUT_NO_MEMORY;
     }
-    memcpy(copy, value, len);
-    *entry = (entry_t){.hash = mcs_hash64(m->seed, key, key_len), .value = copy, .value_len = len, .key_len = key_len};
+    memcpy(copy, value, value_len);
+    *entry =
+        (entry_t){.hash = mcs_hash64(m->seed, key, key_len), .value = copy, .value_len = value_len, .key_len = key_len};
     memcpy(entry->key, key, key_len);
     *at = entry;
     m->entry_count++;
-    m->bytes += key_len + len;
+    m->bytes += key_len + value_len;
     if (m->entry_count > m->bucket_count) {
         grow_locked(m);
     }
@@ -191,15 +192,15 @@ static void handle_get(void *arg, mcs_http_request_t *request)
 static void handle_put(void *arg, mcs_http_request_t *request)
 {
     mcs_http_metadata_t *m = (mcs_http_metadata_t *)arg;
-    size_t len;
+    size_t key_len;
     size_t value_len;
-    const char *key = key_of(request, &len);
+    const char *key = key_of(request, &key_len);
     const uint8_t *value = mcs_http_body(request, &value_len);
     if (key == NULL) {
         return;
     }
     mcs_mutex_lock(&m->lock);
-    put_result_t result = put_locked(m, key, len, value, value_len);
+    put_result_t result = put_locked(m, key, key_len, value, value_len);
     mcs_mutex_unlock(&m->lock);
     switch (result) {
     case PUT_DONE: mcs_http_reply_text(request, 200, "metadata updated"); break;

@@ -68,7 +68,7 @@ mcs_http_request_t *mcs_i_http_request_create(mcs_http_server_t *server, struct 
     const char *query = strchr(uri, '?');
     size_t len = query != NULL ? strlen(query + 1) : 0;
     /* Raw, and decoded: never longer, but each of the parts gets a terminator of its own and its "=" one more. */
-    mcs_http_request_t *request = mcs_calloc(1, sizeof(*request) + 2 * len + 2 * HTTP_PARAMS_MAX + 2);
+    mcs_http_request_t *request = mcs_calloc(1, sizeof(*request) + 2 * len + (size_t)2 * HTTP_PARAMS_MAX + 2);
     if (request == NULL) {
         return NULL;
     }

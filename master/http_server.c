@@ -198,6 +198,7 @@ static enum MHD_Result answer(mcs_http_request_t *request, const char *path)
     return request->queued;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): the library gives eight parameters */
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *path, const char *method,
                                   const char *version, const char *upload, size_t *upload_len, void **context)
 {

@@ -106,7 +106,7 @@ static int run(const mcs_master_config_t *config)
     sigset_t stops;
     int number = 0;
     raise_descriptor_limit();
-    signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
     sigemptyset(&stops);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGTERM);
@@ -118,7 +118,7 @@ static int run(const mcs_master_config_t *config)
     while (sigwait(&stops, &number) != 0) {
     }
     mcs_info(AREA, "signal %d: stopping", number);
-    signal(SIGALRM, on_slow_stop);
+    (void)signal(SIGALRM, on_slow_stop);
     alarm(STOP_SECONDS);
     mcs_master_stop(master);
     alarm(0);

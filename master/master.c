@@ -261,7 +261,7 @@ static void reporter_thread(void *arg)
         next = mcs_now_ns() + SUMMARY_PERIOD_NS;
         mcs_mutex_unlock(&m->lock);
         mcs_buf_t line;
-        mcs_buf_init(&line, MCS_LOG_LINE_MAX * 2);
+        mcs_buf_init(&line, (size_t)MCS_LOG_LINE_MAX * 2);
         mcs_summary_write(&m->summary, &m->metrics, m->service, true, &line);
         mcs_info(AREA, "Master Admin Metrics: %s", mcs_buf_cstr(&line));
         mcs_buf_fini(&line);

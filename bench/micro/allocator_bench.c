@@ -219,8 +219,10 @@ static bool run_time(size_t population, bool mixed, size_t groups, double goal_n
         times[g] = mcs_now_ns() - start;
     }
     sort_u64(times, groups);
-    double p50 = (double)times[groups / 2] / GROUP;
-    double p99 = (double)times[groups * 99 / 100] / GROUP;
+    const size_t middle = groups / 2;
+    const size_t late = groups * 99 / 100;
+    double p50 = (double)times[middle] / GROUP;
+    double p99 = (double)times[late] / GROUP;
     bool ok = p50 <= goal_ns;
     printf("%9zu extents, %-7s  p50 %6.1f ns   p99 %6.1f ns a call   %s\n", population, mixed ? "mixed" : "uniform",
            p50, p99, ok ? "ok" : "BELOW GOAL");
