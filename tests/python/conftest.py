@@ -108,10 +108,10 @@ def http_ok(url):
 class Master:
     """A mooncake_master process with its HTTP metadata server, on free ports of loopback."""
 
-    def __init__(self, folder, *flags):
-        self.rpc_port, self.http_port, self.metrics_port = free_ports(3)
+    def __init__(self, folder, *flags, ports=None):
+        self.rpc_port, self.http_port, self.metrics_port = ports or free_ports(3)
         self.log_path = folder / f"master-{self.rpc_port}.log"
-        self.log = open(self.log_path, "wb")
+        self.log = open(self.log_path, "ab")
         binary = BUILD_DIR / "master" / "mooncake_master"
         self.process = subprocess.Popen(
             [

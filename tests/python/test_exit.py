@@ -113,6 +113,6 @@ def test_one_file_serves_every_python(fake, version):
     for interpreter in found:
         script = START + "store = make(); assert bytes(store.get_buffer('k')) == b'hello'; print(ReplicateConfig(), store.counters())"
         done = subprocess.run(
-            [interpreter, "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(FAKE_PATH)}
+            [interpreter, "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(FAKE_PATH)}
         )
         assert done.returncode == 0 and done.stderr == "", done.stderr

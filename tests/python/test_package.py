@@ -34,7 +34,7 @@ def test_the_module_exports_its_init_function_alone(path):
 
 NEEDED = (
     "libc. libm. ld-linux libpthread libcrypto libssl libcurl libuv libmicrohttpd libjansson libyaml libpcre2-8 libnuma "
-    "libxxhash libprotobuf-c libz libgcc_s"
+    "libxxhash libprotobuf-c libz libgcc_s libasan libubsan"
 ).split()
 
 

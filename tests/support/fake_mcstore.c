@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
 #include "core/base/status.h"
 #include "mcstore/mcstore.h"
 
@@ -132,6 +133,11 @@ static int key_code(mcs_store_t *store, mcs_bytes_t key)
         char text[32] = {0};
         memcpy(text, (const char *)key.ptr + 6, key.len - 6);
         return (int)strtol(text, NULL, 10);
+    }
+    if (has_prefix(key, "!fault:") && key.len < 32) {
+        char text[32] = {0};
+        memcpy(text, (const char *)key.ptr + 7, key.len - 7);
+        mcs_fault_arm(MCS_FAULT_ALLOC, strtoull(text, NULL, 10));
     }
     return has_prefix(key, "!block") ? block(store) : 0;
 }
@@ -591,6 +597,7 @@ void mcs_store_counters(mcs_store_t *store, mcs_counter_fn fn, void *arg)
         {"last_segments", g_last_segments},
         {"last_groups", g_last_groups},
         {"last_same_node", g_last_same_node},
+        {"fault_fired", mcs_fault_fired(MCS_FAULT_ALLOC)},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         fn(arg, rows[i].name, rows[i].value);

@@ -14,6 +14,7 @@
 #define SESSIONS    64
 #define CONNECTIONS 4096
 #define HELD        UINT64_MAX /* put id of a held key */
+#define BUCKETS     8192
 
 typedef struct segment {
     Mcs__Wire__MountSegment *mount; /* NULL = free */
@@ -34,7 +35,8 @@ typedef struct session {
 } session_t;
 
 typedef struct object {
-    struct object *next;
+    struct object *next;     /* of its key's bucket */
+    struct object *next_put; /* of its put id's bucket */
     char *key;
     uint32_t key_len;
     uint64_t size;
@@ -54,7 +56,9 @@ struct mini_master {
     session_t sessions[SESSIONS];
     uint32_t session_count;
     uint32_t of_connection[CONNECTIONS]; /* index into sessions, by connection number */
-    object_t *objects;
+    object_t *objects[BUCKETS];
+    object_t *puts[BUCKETS];
+    uint32_t object_count;
     uint64_t next_generation;
     uint32_t next_handle;
     uint32_t next_place;
@@ -72,40 +76,53 @@ struct mini_master {
 
 static object_t **find(mini_master_t *mini, const char *key, uint32_t len)
 {
-    object_t **at = &mini->objects;
+    object_t **at = &mini->objects[mcs_hash64(0, key, len) % BUCKETS];
     while (*at != NULL && ((*at)->key_len != len || memcmp((*at)->key, key, len) != 0)) {
         at = &(*at)->next;
     }
     return at;
 }
 
-static object_t *find_put(mini_master_t *mini, uint64_t put_id)
+static object_t **find_put(mini_master_t *mini, uint64_t put_id)
 {
-    object_t *object = mini->objects;
-    while (object != NULL && object->put_id != put_id) {
-        object = object->next;
+    object_t **at = &mini->puts[put_id % BUCKETS];
+    while (*at != NULL && (*at)->put_id != put_id) {
+        at = &(*at)->next_put;
     }
-    return object;
+    return at;
 }
 
-static void drop(object_t **at)
+static void drop(mini_master_t *mini, object_t *object)
 {
-    object_t *object = *at;
-    *at = object->next;
+    *find_put(mini, object->put_id) = object->next_put;
+    *find(mini, object->key, object->key_len) = object->next;
     free(object->key);
     free(object);
+    mini->object_count--;
 }
 
-static object_t *add(mini_master_t *mini, const char *key, uint32_t len, uint64_t size)
+static object_t *add(mini_master_t *mini, const char *key, uint32_t len, uint64_t size, uint64_t put_id)
 {
     object_t *object = calloc(1, sizeof(*object));
     object->key = malloc(len);
     memcpy(object->key, key, len);
     object->key_len = len;
     object->size = size;
-    object->next = mini->objects;
-    mini->objects = object;
+    object->put_id = put_id;
+    *find(mini, key, len) = object;
+    object->next_put = mini->puts[put_id % BUCKETS];
+    mini->puts[put_id % BUCKETS] = object;
+    mini->object_count++;
     return object;
+}
+
+static void drop_all(mini_master_t *mini)
+{
+    for (size_t i = 0; i < BUCKETS; i++) {
+        while (mini->objects[i] != NULL) {
+            drop(mini, mini->objects[i]);
+        }
+    }
 }
 
 static bool excluded(const Mcs__Wire__PutConfig *config, uint32_t handle)
@@ -351,9 +368,9 @@ static mcs_col_put_t start_one(mini_master_t *mini, const Mcs__Wire__PutStart *s
                                const mcs_key_t *key, uint64_t size)
 {
     mcs_col_put_t row = {.deadline_ms = mini->deadline_ms};
-    object_t **at = find(mini, key->bytes, key->len);
-    if (*at != NULL && !(start->upsert && (*at)->complete)) {
-        row.status = (*at)->complete ? MCS_ERR_OBJECT_ALREADY_EXISTS : MCS_ERR_PUT_IN_PROGRESS;
+    object_t *old = *find(mini, key->bytes, key->len);
+    if (old != NULL && !(start->upsert && old->complete)) {
+        row.status = old->complete ? MCS_ERR_OBJECT_ALREADY_EXISTS : MCS_ERR_PUT_IN_PROGRESS;
         return row;
     }
     mcs_col_replica_t replicas[MCS_REPLICAS_MAX];
@@ -362,12 +379,11 @@ static mcs_col_put_t start_one(mini_master_t *mini, const Mcs__Wire__PutStart *s
         row.status = MCS_ERR_NO_AVAILABLE_HANDLE;
         return row;
     }
-    if (*at != NULL) {
-        drop(at); /* not atomic, as the real one is */
+    if (old != NULL) {
+        drop(mini, old); /* not atomic, as the real one is */
     }
-    object_t *object = add(mini, key->bytes, key->len, size);
+    object_t *object = add(mini, key->bytes, key->len, size, replicas[0].generation);
     object->session = session->id;
-    object->put_id = replicas[0].generation;
     object->replica_count = row.replica_count;
     memcpy(object->replicas, replicas, row.replica_count * sizeof(*replicas));
     mcs_buf_append(&mini->column[1], replicas, row.replica_count * sizeof(*replicas));
@@ -404,14 +420,14 @@ static fake_action_t do_put_end(mini_master_t *mini, const fake_request_t *reque
     /* Field 2 of both messages; in_doubt is unknown to a put_end. */
     Mcs__Wire__PutRevoke *ids = mcs__wire__put_revoke__unpack(NULL, request->header.length, request->payload);
     for (size_t i = 0; i < ids->put_ids.len / 8; i++) {
-        object_t *object = find_put(mini, mcs_load_u64(ids->put_ids.data + i * 8));
+        object_t *object = *find_put(mini, mcs_load_u64(ids->put_ids.data + i * 8));
         mcs_buf_put_u32(&mini->column[0], (uint32_t)(object != NULL ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND));
         if (object != NULL && commit) {
             object->complete = true;
         } else if (object != NULL) {
             mini->stats.revoked++;
             mini->stats.revoked_in_doubt += ids->in_doubt != 0;
-            drop(find(mini, object->key, object->key_len));
+            drop(mini, object);
         }
     }
     mcs__wire__status_column__init(&reply);
@@ -445,10 +461,10 @@ static fake_action_t do_remove(mini_master_t *mini, const fake_request_t *reques
     answer->status = mcs_keys_decode(remove->key_lens.data, remove->key_lens.len, remove->keys.data, remove->keys.len,
                                      g_keys, &count);
     for (size_t i = 0; answer->status == MCS_OK && i < count; i++) {
-        object_t **at = find(mini, g_keys[i].bytes, g_keys[i].len);
-        mcs_buf_put_u32(&mini->column[0], (uint32_t)(*at != NULL ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND));
-        if (*at != NULL) {
-            drop(at);
+        object_t *object = *find(mini, g_keys[i].bytes, g_keys[i].len);
+        mcs_buf_put_u32(&mini->column[0], (uint32_t)(object != NULL ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND));
+        if (object != NULL) {
+            drop(mini, object);
         }
     }
     mcs__wire__status_column__init(&reply);
@@ -465,12 +481,28 @@ static fake_action_t do_remove_all(mini_master_t *mini, const fake_request_t *re
     (void)request;
     (void)session;
     mcs__wire__count_reply__init(&reply);
-    while (mini->objects != NULL) {
-        drop(&mini->objects);
-        reply.count++;
-    }
+    reply.count = mini->object_count;
+    drop_all(mini);
     answer->message = &reply.base;
     return FAKE_REPLY;
+}
+
+/* Objects that no segment has any more. */
+static void drop_lost(mini_master_t *mini)
+{
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (object_t *object = mini->objects[i]; object != NULL;) {
+            object_t *next = object->next;
+            bool lost = object->replica_count > 0;
+            for (uint32_t k = 0; k < object->replica_count; k++) {
+                lost = lost && segment_of(mini, object->replicas[k].segment) == NULL;
+            }
+            if (lost) {
+                drop(mini, object);
+            }
+            object = next;
+        }
+    }
 }
 
 static void drop_segments_of(mini_master_t *mini, mcs_id_t session)
@@ -483,6 +515,7 @@ static void drop_segments_of(mini_master_t *mini, mcs_id_t session)
             mini->stats.segments--;
         }
     }
+    drop_lost(mini);
 }
 
 static fake_action_t do_goodbye(mini_master_t *mini, const fake_request_t *request, const session_t *session,
@@ -556,9 +589,7 @@ mini_master_t *mini_master_start(fake_script_fn filter, void *arg)
 void mini_master_stop(mini_master_t *mini)
 {
     fake_master_stop(mini->fake);
-    while (mini->objects != NULL) {
-        drop(&mini->objects);
-    }
+    drop_all(mini);
     for (size_t i = 0; i < SEGMENTS; i++) {
         if (mini->segments[i].mount != NULL) {
             mcs__wire__mount_segment__free_unpacked(mini->segments[i].mount, NULL);
@@ -597,15 +628,39 @@ void mini_master_set_deadline_ms(mini_master_t *mini, uint32_t deadline_ms)
 void mini_master_hold_key(mini_master_t *mini, const char *key)
 {
     pthread_mutex_lock(&mini->lock);
-    add(mini, key, (uint32_t)strlen(key), 1)->put_id = HELD;
+    (void)add(mini, key, (uint32_t)strlen(key), 1, HELD);
     pthread_mutex_unlock(&mini->lock);
 }
 
 void mini_master_revoke_held(mini_master_t *mini, const char *key)
 {
     pthread_mutex_lock(&mini->lock);
-    drop(find(mini, key, (uint32_t)strlen(key)));
+    drop(mini, *find(mini, key, (uint32_t)strlen(key)));
     pthread_mutex_unlock(&mini->lock);
+}
+
+void mini_master_revoke_open(mini_master_t *mini)
+{
+    pthread_mutex_lock(&mini->lock);
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (object_t *object = mini->objects[i]; object != NULL;) {
+            object_t *next = object->next;
+            if (!object->complete) {
+                drop(mini, object);
+            }
+            object = next;
+        }
+    }
+    pthread_mutex_unlock(&mini->lock);
+}
+
+mcs_id_t mini_master_last_owner(mini_master_t *mini)
+{
+    pthread_mutex_lock(&mini->lock);
+    const segment_t *segment = segment_of(mini, mini->next_handle);
+    mcs_id_t owner = segment != NULL ? segment->owner : (mcs_id_t){0, 0};
+    pthread_mutex_unlock(&mini->lock);
+    return owner;
 }
 
 void mini_master_restart(mini_master_t *mini)
@@ -614,9 +669,7 @@ void mini_master_restart(mini_master_t *mini)
     for (uint32_t i = 0; i < mini->session_count; i++) {
         drop_segments_of(mini, mini->sessions[i].id);
     }
-    while (mini->objects != NULL) {
-        drop(&mini->objects);
-    }
+    drop_all(mini);
     memset(mini->of_connection, 0, sizeof(mini->of_connection));
     mini->session_count = 0;
     mini->epoch++;
@@ -630,9 +683,11 @@ mini_stats_t mini_master_stats(mini_master_t *mini)
 {
     pthread_mutex_lock(&mini->lock);
     mini_stats_t stats = mini->stats;
-    for (const object_t *object = mini->objects; object != NULL; object = object->next) {
-        stats.objects += object->complete;
-        stats.open += !object->complete;
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const object_t *object = mini->objects[i]; object != NULL; object = object->next) {
+            stats.objects += object->complete;
+            stats.open += !object->complete;
+        }
     }
     pthread_mutex_unlock(&mini->lock);
     return stats;

@@ -20,6 +20,10 @@ void mini_master_set_deadline_ms(mini_master_t *mini, uint32_t deadline_ms);
 /* A reservation of somebody who never comes back. */
 void mini_master_hold_key(mini_master_t *mini, const char *key);
 void mini_master_revoke_held(mini_master_t *mini, const char *key);
+/* Drops every reservation that is open. */
+void mini_master_revoke_open(mini_master_t *mini);
+/* Client id of the owner of the segment mounted last. */
+mcs_id_t mini_master_last_owner(mini_master_t *mini);
 /* Forgets every session and segment: the next requests are refused. */
 void mini_master_restart(mini_master_t *mini);
 
