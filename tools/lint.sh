@@ -22,6 +22,7 @@ gate gates tools/test_gates.sh
 gate format tools/format.sh --check
 gate deps tools/check_deps.py
 gate banned tools/check_banned.py
+gate locks tools/check_locks.py
 gate text tools/check_text.sh
 gate size tools/check_size.sh
 gate headers tools/check_headers.sh "$build"
