@@ -31,6 +31,7 @@ static inline size_t mcs_cursor_next(mcs_cursor_t *cursor, uint64_t max, uint8_t
         cursor->at = 0;
     }
     if (cursor->left == 0) {
+        *bytes_out = NULL;
         return 0;
     }
     size_t len = (size_t)MCS_MIN((uint64_t)(cursor->iov->iov_len - cursor->at), max);

@@ -322,7 +322,7 @@ static void commit(mcs_put_call_t *call, const outcome_t *outcome)
         if (result == MCS_OK) {
             finish(items[i], MCS_OK);
         } else if (result == MCS_ERR_SESSION_ENDED || result == MCS_ERR_OBJECT_NOT_FOUND ||
-                   result == MCS_ERR_REPLICA_IS_GONE) {
+                   result == MCS_ERR_INVALID_WRITE || result == MCS_ERR_REPLICA_IS_GONE) {
             /* Revoked meanwhile, or its session was replaced: what became of it is found out by putting it again. */
             retry_or_fail(call, items[i], MCS_ERR_TRANSFER_FAIL);
         } else {

@@ -29,6 +29,7 @@ mcs_status_t mcs_put_config(mcs_put_call_t *call, const mcs_replicate_config_t *
     mcs__wire__put_config__init(&call->wire);
     call->config = config;
     call->wire.replica_num = 1;
+    call->wire.excluded_segments = call->excluded;
     if (config == NULL) {
         return MCS_OK;
     }
@@ -60,7 +61,6 @@ mcs_status_t mcs_put_config(mcs_put_call_t *call, const mcs_replicate_config_t *
     }
     call->wire.preferred_segments = call->preferred;
     call->wire.n_preferred_segments = n;
-    call->wire.excluded_segments = call->excluded;
     return MCS_OK;
 }
 
