@@ -4,11 +4,13 @@
  * every connection is in a list here, from the library's first notice to its last (the descriptor is open between the
  * two), and a reaper thread shuts down those whose request or answer takes too long. The library then sees the end of
  * the stream and cleans up in its own way. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/alloc.h"
@@ -289,11 +291,11 @@ mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_se
 }
 
 /* The library's threads inherit the mask: signals stay with the threads of the program. */
-static struct MHD_Daemon *start_daemon(mcs_http_server_t *server)
+static struct MHD_Daemon *start_daemon(mcs_http_server_t *server, int listen_fd)
 {
     const mcs_http_config_t *config = &server->config;
     struct MHD_OptionItem options[] = {
-        {MHD_OPTION_LISTEN_SOCKET, server->listen_fd, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, listen_fd, NULL},
         {MHD_OPTION_THREAD_POOL_SIZE, (intptr_t)config->threads, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)config->max_connections, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)MCS_HTTP_HEADERS_MAX, NULL},
@@ -316,20 +318,39 @@ static struct MHD_Daemon *start_daemon(mcs_http_server_t *server)
     return daemon;
 }
 
+static bool same_socket(int a, int b)
+{
+    struct stat x;
+    struct stat y;
+    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* The library gets a descriptor of its own: when it fails, it has closed that or it has not, depending on where. */
+static struct MHD_Daemon *start_with_duplicate(mcs_http_server_t *server)
+{
+    int fd = fcntl(server->listen_fd, F_DUPFD_CLOEXEC, 0);
+    struct MHD_Daemon *daemon = fd >= 0 ? start_daemon(server, fd) : NULL;
+    if (daemon == NULL && fd >= 0 && same_socket(fd, server->listen_fd)) {
+        close(fd);
+    }
+    return daemon;
+}
+
 mcs_status_t mcs_http_server_start(mcs_http_server_t *server)
 {
     mcs_status_t status = mcs_thread_start(&server->reaper, "mcs-http-reap", reaper_thread, server);
     if (status != MCS_OK) {
         return status;
     }
-    server->daemon = start_daemon(server);
+    server->daemon = start_with_duplicate(server);
     if (server->daemon == NULL) {
         mcs_error(HTTP_AREA, "%s server not started on port %u: %s", server->config.name, server->port,
                   mcs_status_name(MCS_ERR_NO_MEMORY));
         mcs_http_server_stop(server);
         return MCS_ERR_NO_MEMORY;
     }
-    server->listen_fd = -1; /* the library closes it */
+    close(server->listen_fd); /* the library has its own */
+    server->listen_fd = -1;
     return MCS_OK;
 }
 

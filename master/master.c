@@ -312,6 +312,13 @@ static void announce(const mcs_master_t *m)
                  "delete objects; set rpc_address, rpc_interface or cluster_token",
                  mcs_master_rpc_port(m));
     }
+    if (m->admin != NULL && is_any_address(c->metrics_host)) {
+        mcs_warn(
+            AREA,
+            "admin port %u is open to every network and has no authentication: whoever reaches it can list keys and "
+            "remove objects; set metrics_host",
+            mcs_master_metrics_port(m));
+    }
 }
 
 mcs_status_t mcs_master_start(const mcs_master_config_t *config, mcs_master_t **master_out)

@@ -228,6 +228,33 @@ static void deep_nesting_is_refused(void **state)
     mcs_free(text);
 }
 
+/* Bytes changed, cut and doubled: whatever comes is loaded or refused with a reason. */
+static void mutated_files_are_loaded_or_refused(void **state)
+{
+    static const char *const names[] = {"m.json", "m.yaml"};
+    static const char *const texts[] = {g_json, g_yaml};
+    static const char interesting[] = "{}[]:,\"'\\\n\t -&*!|>%@`#?\xff\x80\x01";
+    uint64_t random = 2463534242;
+    (void)state;
+    for (int i = 0; i < 2000; i++) {
+        char text[1024];
+        size_t len = strlen(texts[i % 2]);
+        memcpy(text, texts[i % 2], len);
+        for (int k = 0; k < 1 + i % 7; k++) {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            size_t at = random % len;
+            text[at] = interesting[(random >> 32) % strlen(interesting)];
+            len = (random >> 20) % 50 == 0 ? at + 1 : len;
+        }
+        mcs_status_t status = load_bytes(names[i % 2], text, len);
+        assert_true(status == MCS_OK || status == MCS_ERR_INVALID_PARAMS);
+        assert_true(status == MCS_OK || g_why.len > 0);
+        unlink(g_path);
+    }
+}
+
 static void loading_survives_every_lost_allocation(void **state)
 {
     static const char *const names[] = {"m.json", "m.yaml"};
@@ -263,6 +290,7 @@ int main(void)
         TEST(a_key_with_a_zero_byte_or_of_endless_length_is_refused),
         TEST(files_that_are_none_are_refused),
         TEST(deep_nesting_is_refused),
+        TEST(mutated_files_are_loaded_or_refused),
         TEST(loading_survives_every_lost_allocation),
     };
     return cmocka_run_group_tests_name("config file", tests, make_folder, remove_folder);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
@@ -676,6 +678,36 @@ static void many_clients_at_once_get_their_own_answers(void **state)
     }
 }
 
+static void an_ipv6_address_is_bound_in_brackets_or_without(void **state)
+{
+    static const char *const addresses[] = {"::1", "[::1]"};
+    (void)state;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(addresses); i++) {
+        mcs_http_server_t *server = NULL;
+        mcs_http_config_t config = config_of();
+        struct sockaddr_in6 addr = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+        config.address = addresses[i];
+        int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0) {
+            close(fd);
+            skip(); /* this host has no IPv6 */
+        }
+        close(fd);
+        assert_int_equal(mcs_http_server_create(&config, &server), MCS_OK);
+        assert_int_equal(mcs_http_server_start(server), MCS_OK);
+        addr.sin6_port = htons(mcs_http_server_port(server));
+        fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+        static const char request[] = "GET /query?key=v HTTP/1.0\r\n\r\n";
+        http_reply_t reply;
+        http_send(fd, request, strlen(request));
+        http_finish(fd, &reply);
+        assert_int_equal(reply.code, 200);
+        http_reply_fini(&reply);
+        mcs_http_server_destroy(server);
+    }
+}
+
 static void a_port_in_use_or_a_bad_address_is_refused(void **state)
 {
     mcs_http_server_t *other = NULL;
@@ -769,6 +801,7 @@ int main(void)
         TEST(more_streams_than_allowed_are_refused),
         TEST(stopping_ends_streams_and_idle_connections_at_once),
         TEST(many_clients_at_once_get_their_own_answers),
+        TEST(an_ipv6_address_is_bound_in_brackets_or_without),
         TEST(a_port_in_use_or_a_bad_address_is_refused),
         TEST(starting_survives_every_lost_allocation),
         TEST(requests_survive_every_lost_allocation),

@@ -266,6 +266,10 @@ static void an_open_port_without_a_token_is_warned_about(void **state)
     mcs_master_stop(start());
     assert_true(logged(warning));
     assert_false(logged("secret"));
+    assert_false(logged("has no authentication"));
+    set("metrics_host", "0.0.0.0");
+    mcs_master_stop(start());
+    assert_true(logged("has no authentication"));
 }
 
 static void records_of_dead_clients_are_deleted_when_asked(void **state)
