@@ -222,7 +222,7 @@ static mcs_status_t check_out(mcs_link_t *link, attempt_t *attempt, pooled_t **p
     mcs_list_t dead;
     mcs_list_init(&dead);
     pooled_t *pooled = NULL;
-    mcs_status_t status = MCS_OK;
+    mcs_status_t status = __atomic_load_n(&link->cancel, __ATOMIC_ACQUIRE) != 0 ? MCS_ERR_CLOSED : MCS_OK;
     uint64_t waiting_since = 0;
     mcs_mutex_lock(&link->lock);
     while (status == MCS_OK) {
@@ -454,7 +454,7 @@ static mcs_status_t exchange(pooled_t *pooled, mcs_call_t *call, const attempt_t
 static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *attempt, in_flight_t *mine,
                              mcs_reply_t *reply, bool *answered)
 {
-    pooled_t *pooled;
+    pooled_t *pooled = NULL;
     mcs_status_t status = check_out(link, attempt, &pooled);
     if (status != MCS_OK) {
         *answered = true; /* limits and RPC_FAIL after the wait for a session: final */
