@@ -29,7 +29,7 @@
 #define SL_COUNT       (1u << SL_LOG2)
 /* Of 2^40 granules: bit 40 is first level 40 - SL_LOG2 + 1. */
 #define FL_COUNT    36u
-#define SCAN        8u
+#define SCAN        4u
 #define NONE        UINT32_MAX
 #define CHUNK_LOG2  11u
 #define CHUNK_NODES (1u << CHUNK_LOG2)
