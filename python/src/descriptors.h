@@ -5,6 +5,6 @@
 #include "python/src/mpy.h"
 
 /* A new ReplicaDescriptor of a memory replica. */
-PyObject *mpy_replica_new(mpy_state_t *state, const mcs_replica_info_t *replica);
+PyObject *mpy_replica_new(mpy_state_t *state, const mcs_replica_info_t *info);
 
 #endif

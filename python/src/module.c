@@ -23,13 +23,10 @@ PyObject *mpy_module_of_type(PyTypeObject *type)
             continue;
         }
         PyObject *module = PyType_GetModule(t);
-        if (module == NULL) {
-            PyErr_Clear(); /* a class written in Python */
-        } else if (PyModule_GetDef(module) == &mpy_module_def) {
+        if (module != NULL && PyModule_GetDef(module) == &mpy_module_def) {
             return module;
-        } else {
-            PyErr_Clear();
         }
+        PyErr_Clear(); /* a class written in Python, or of another module */
     }
     PyErr_SetString(PyExc_TypeError, "not a type of mooncake.store");
     return NULL;

@@ -1,7 +1,7 @@
 """Every method with every kind of argument it must refuse: TypeError (or its ValueError relatives), never a crash, never a silent conversion."""
 
 import pytest
-from conftest import SETUP
+from python_support import SETUP
 
 BIG = 1 << 64
 

@@ -28,7 +28,7 @@ def test_defaults(fake, config):
 
 
 @pytest.mark.parametrize("name", ["replica_num", "nof_replica_num", "dfs_replica_num", "soft_pin_ttl_ms"])
-@pytest.mark.parametrize("wrong", [-1, 1 << 64, 1.0, "1", [], object()], ids=str)
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, 1.0, "1", [], object()], ids=lambda w: type(w).__name__ + str(w)[:5])
 def test_numbers_are_64_bits_without_a_sign(config, name, wrong):
     before = getattr(config, name)
     with pytest.raises(TypeError, match=name):

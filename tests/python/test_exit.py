@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from conftest import FAKE_PATH, run_python
+from python_support import FAKE_PATH, run_python
 
 START = """
 import os, sys, threading, time, gc

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from conftest import SETUP, run_python
+from python_support import SETUP, run_python
 
 DATA = (ctypes.c_char * 4096)()
 P = ctypes.addressof(DATA)

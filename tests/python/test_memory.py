@@ -107,7 +107,7 @@ def test_memory_is_asked_about_again_after_it_went(store, area):
 
 
 def test_registration_is_forgotten_at_close(fake, store, area):
-    from conftest import SETUP
+    from python_support import SETUP
 
     assert store.register_buffer(area, PAGE) == 0
     store.close()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BUILD_DIR, FAKE_PATH, REAL_PATH, ROOT, SETUP, run_python
+from python_support import BUILD_DIR, FAKE_PATH, REAL_PATH, ROOT, SETUP, run_python
 
 MODULES = [path / "mooncake" / "store.abi3.so" for path in (REAL_PATH, FAKE_PATH)]
 PACKAGE = ROOT / "python" / "mooncake"

@@ -8,8 +8,8 @@ import time
 import urllib.request
 
 import pytest
-from conftest import REAL_PATH, Master, run_python, wait_until
-from worker import Worker
+from python_support import REAL_PATH, Master, run_python, wait_until
+from python_worker import Worker
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import ctypes
 
 import pytest
-from conftest import SETUP
+from python_support import SETUP
 
 
 class Memory:

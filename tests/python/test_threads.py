@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import SETUP, wait_until
+from python_support import SETUP, wait_until
 
 DATA = (ctypes.c_char * 64)()
 P = ctypes.addressof(DATA)

@@ -2,7 +2,7 @@
 the same master with P2PHANDSHAKE, and with the master embedded. A flow prints what it saw; the last line is "ok"."""
 
 import pytest
-from conftest import run_python
+from python_support import run_python
 
 HEAD = """
 import ctypes, json
@@ -103,6 +103,7 @@ assert buffer is not None and buffer.size() == len(buffer) == 4 << 20 and buffer
 view = memoryview(buffer)
 assert view.format == "b" and view.shape == (4 << 20,)
 assert np.array_equal(np.frombuffer(buffer, dtype=np.int32), np.arange(1 << 20, dtype=np.int32))
+assert np.array(buffer, copy=False).nbytes == 4 << 20
 assert bytes(view[4:8]) == b"\\x01\\0\\0\\0"
 assert store.get_buffer("nothing") is None
 assert [b is None for b in store.batch_get_buffer(["large_object", "nothing"])] == [False, True]
