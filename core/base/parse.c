@@ -208,6 +208,11 @@ static bool is_ipv6_literal(const char *host, size_t len)
     if (n == 0 || n >= sizeof(plain) || (scope != NULL && scope + 1 == host + len)) {
         return false;
     }
+    /* A scope is the name of an interface: a colon or another % in it would make the text read differently the next
+     * time. */
+    if (scope != NULL && (memchr(scope, ':', len - n) != NULL || memchr(scope + 1, '%', len - n - 1) != NULL)) {
+        return false;
+    }
     memcpy(plain, host, n);
     plain[n] = '\0';
     struct in6_addr addr;

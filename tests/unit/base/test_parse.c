@@ -284,6 +284,8 @@ static void other_texts_are_no_hosts(void **state)
                                "host:18446744073709551616",
                                "host:99999999999999999999999",
                                "user@host",
+                               "[e80::1%::1%91]",
+                               "fe80::1%a%b:1",
                                "host:80:90",
                                too_long};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
