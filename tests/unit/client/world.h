@@ -16,7 +16,8 @@
 #define BUFFER_BYTES  ((uint64_t)16 << 20)
 
 typedef struct world {
-    mini_master_t *master;
+    mini_master_t *master; /* NULL: another one, at `address` */
+    char address[256];
     char dir[64];
     /* Of the filter: guarded by the lock. */
     pthread_mutex_t lock;
@@ -52,7 +53,8 @@ MCS_UNUSED static void world_script(world_t *world, mcs_verb_t verb, int count, 
     pthread_mutex_unlock(&world->lock);
 }
 
-MCS_UNUSED static int world_set_up(void **state)
+/* Everything but the master. */
+MCS_UNUSED static world_t *world_make(void)
 {
     world_t *world = calloc(1, sizeof(*world));
     pthread_mutex_init(&world->lock, NULL);
@@ -65,10 +67,24 @@ MCS_UNUSED static int world_set_up(void **state)
     setenv("MC_RPC_TIMEOUT_MS", "4000", 1);
     setenv("MC_STORE_CLIENT_MIN_PORT", "21400", 1);
     setenv("MC_STORE_CLIENT_MAX_PORT", "21999", 1);
-    world->master = mini_master_start(world_filter, world);
     mcs_parts_t parts = {.transport = &fake_transport_ops};
     mcs_parts_set(&parts);
     fake_transport_set_all(FAKE_HOLDER_FINE);
+    return world;
+}
+
+MCS_UNUSED static void world_end(world_t *world)
+{
+    pthread_mutex_destroy(&world->lock);
+    rmdir(world->dir);
+    free(world);
+}
+
+MCS_UNUSED static int world_set_up(void **state)
+{
+    world_t *world = world_make();
+    world->master = mini_master_start(world_filter, world);
+    snprintf(world->address, sizeof(world->address), "%s", mini_master_address(world->master));
     *state = world;
     return 0;
 }
@@ -77,9 +93,7 @@ MCS_UNUSED static int world_tear_down(void **state)
 {
     world_t *world = *state;
     mini_master_stop(world->master);
-    pthread_mutex_destroy(&world->lock);
-    rmdir(world->dir);
-    free(world);
+    world_end(world);
     return 0;
 }
 
@@ -91,7 +105,7 @@ MCS_UNUSED static mcs_setup_t world_setup(world_t *world, uint64_t segment_bytes
                          .global_segment_size = segment_bytes,
                          .local_buffer_size = BUFFER_BYTES,
                          .protocol = "tcp",
-                         .master_server_addr = mini_master_address(world->master)};
+                         .master_server_addr = world->address};
 }
 
 MCS_UNUSED static mcs_store_t *world_store(world_t *world, uint64_t segment_bytes)
