@@ -256,6 +256,14 @@ class MooncakeDistributedStore:
         all_sizes: Sequence[_Pointers],
         prefer_alloc_in_same_node: bool = False,
     ) -> List[int]: ...
+    def get_into_ranges(
+        self,
+        buffer_ptrs: _Pointers,
+        all_keys: Sequence[Sequence[_Key]],
+        all_dst_offsets: Sequence[Sequence[_Pointers]],
+        all_src_offsets: Sequence[Sequence[_Pointers]],
+        all_sizes: Sequence[Sequence[_Pointers]],
+    ) -> List[List[List[int]]]: ...
     # keys
     def is_exist(self, key: _Key) -> int: ...
     def batch_is_exist(self, keys: Sequence[_Key]) -> List[int]: ...

@@ -292,6 +292,41 @@ void mpy_numbers_drop(mpy_numbers_t *numbers)
     *numbers = (mpy_numbers_t){0};
 }
 
+void mpy_table_drop(mpy_table_t *table)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        mpy_numbers_drop(&table->rows[i]);
+    }
+    mcs_free(table->rows);
+    *table = (mpy_table_t){0};
+}
+
+bool mpy_table(const char *name, const char *param, PyObject *value, mpy_table_t *out)
+{
+    mpy_table_t table = {0};
+    PyObject *rows = mpy_sequence(name, param, value);
+    if (rows == NULL) {
+        return false;
+    }
+    size_t count = (size_t)PyTuple_Size(rows);
+    table.rows = mpy_calloc(count, sizeof(*table.rows));
+    bool ok = table.rows != NULL;
+    for (size_t i = 0; ok && i < count; i++) {
+        ok = mpy_numbers(name, param, PyTuple_GetItem(rows, (Py_ssize_t)i), &table.rows[i]);
+        if (ok) {
+            table.numbers += table.rows[i].count;
+            table.count++;
+        }
+    }
+    Py_DECREF(rows);
+    if (!ok) {
+        mpy_table_drop(&table);
+        return false;
+    }
+    *out = table;
+    return true;
+}
+
 PyObject *mpy_int_list(const int64_t *values, size_t count)
 {
     PyObject *list = PyList_New((Py_ssize_t)count);

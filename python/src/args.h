@@ -61,6 +61,15 @@ typedef struct mpy_numbers {
 bool mpy_numbers(const char *name, const char *param, PyObject *value, mpy_numbers_t *out);
 void mpy_numbers_drop(mpy_numbers_t *numbers);
 
+/* A sequence of sequences of numbers. */
+typedef struct mpy_table {
+    size_t count;
+    mpy_numbers_t *rows;
+    size_t numbers; /* in all rows */
+} mpy_table_t;
+bool mpy_table(const char *name, const char *param, PyObject *value, mpy_table_t *out);
+void mpy_table_drop(mpy_table_t *table);
+
 /* A new list of plain ints. */
 PyObject *mpy_int_list(const int64_t *values, size_t count);
 PyObject *mpy_same_int_list(int64_t value, size_t count);

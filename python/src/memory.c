@@ -112,15 +112,24 @@ void mpy_memory_clear(mpy_memory_t *memory)
     mcs_rwlock_wrunlock(&memory->lock);
 }
 
+bool mpy_memory_registered(mpy_memory_t *memory, uint64_t ptr, uint64_t len)
+{
+    uint64_t end;
+    if (__builtin_add_overflow(ptr, len, &end)) {
+        return false;
+    }
+    mcs_rwlock_rdlock(&memory->lock);
+    size_t at = find_locked(memory, ptr);
+    bool registered = at < memory->count && memory->ranges[at].start <= ptr && memory->ranges[at].end >= end;
+    mcs_rwlock_rdunlock(&memory->lock);
+    return registered;
+}
+
 bool mpy_memory_usable(mpy_memory_t *memory, mcs_memprobe_t *probe, const void *ptr, uint64_t len, bool write)
 {
     uint64_t start = (uint64_t)(uintptr_t)ptr;
     if (start == 0 || len > INT64_MAX || start + len < start) {
         return false;
     }
-    mcs_rwlock_rdlock(&memory->lock);
-    size_t at = find_locked(memory, start);
-    bool registered = at < memory->count && memory->ranges[at].start <= start && memory->ranges[at].end >= start + len;
-    mcs_rwlock_rdunlock(&memory->lock);
-    return registered || mcs_memprobe_check(probe, ptr, len, write) == MCS_OK;
+    return mpy_memory_registered(memory, start, len) || mcs_memprobe_check(probe, ptr, len, write) == MCS_OK;
 }

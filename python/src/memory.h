@@ -13,6 +13,8 @@ void mpy_memory_destroy(mpy_memory_t *memory); /* NULL is fine */
 void mpy_memory_add(mpy_memory_t *memory, const void *ptr, uint64_t len);
 void mpy_memory_remove(mpy_memory_t *memory, const void *ptr);
 void mpy_memory_clear(mpy_memory_t *memory);
+/* [ptr, ptr + len) lies in one registered buffer. */
+bool mpy_memory_registered(mpy_memory_t *memory, uint64_t ptr, uint64_t len);
 /* Every byte of a non-empty range may be read (written, with `write`). `probe` remembers within one call. */
 bool mpy_memory_usable(mpy_memory_t *memory, mcs_memprobe_t *probe, const void *ptr, uint64_t len, bool write);
 

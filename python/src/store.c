@@ -229,6 +229,14 @@ static PyMethodDef store_methods[] = {
     METHOD(batch_get_into_multi_buffers, "($self, keys, all_buffer_ptrs, all_sizes, prefer_alloc_in_same_node=False)",
            "Each value is spread over its buffers in order: a list of sizes and negative codes."),
 
+    METHOD(get_into_ranges, "($self, buffer_ptrs, all_keys, all_dst_offsets, all_src_offsets, all_sizes)",
+           "Pieces of values into registered buffers. all_keys[i][j] is a key whose pieces go to buffer i; piece k is "
+           "the\n"
+           "all_sizes[i][j][k] bytes of the value from all_src_offsets[i][j][k] on, and goes to buffer_ptrs[i] +\n"
+           "all_dst_offsets[i][j][k]. Returns a list of the shape of all_dst_offsets: bytes copied, -704 (no such "
+           "key), -600 (not in\n"
+           "one registered buffer, beyond the value's end, or lists of different length), or another negative code."),
+
     METHOD(is_exist, "($self, key)", "1 = readable (and leased for a while), 0 = not, negative = failure."),
     METHOD(batch_is_exist, "($self, keys)", "is_exist for many keys: a list."),
     METHOD(get_size, "($self, key)", "Bytes of the value, or a negative code. Grants a lease."),

@@ -80,6 +80,8 @@ MPY_STORE_METHOD(batch_put_from_multi_buffers);
 MPY_STORE_METHOD(get_into);
 MPY_STORE_METHOD(batch_get_into);
 MPY_STORE_METHOD(batch_get_into_multi_buffers);
+/* store_ranges.c */
+MPY_STORE_METHOD(get_into_ranges);
 /* store_query.c */
 MPY_STORE_METHOD(is_exist);
 MPY_STORE_METHOD(batch_is_exist);

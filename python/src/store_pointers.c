@@ -396,57 +396,15 @@ static bool bind_flat(const char *name, PyObject *const *given, batch_t *out)
     return true;
 }
 
-/* A list of number lists. */
-typedef struct table {
-    size_t count;
-    mpy_numbers_t *rows;
-    size_t numbers; /* in all rows */
-} table_t;
-
-static void drop_table(table_t *table)
-{
-    for (size_t i = 0; i < table->count; i++) {
-        mpy_numbers_drop(&table->rows[i]);
-    }
-    mcs_free(table->rows);
-    *table = (table_t){0};
-}
-
-static bool take_table(const char *name, const char *param, PyObject *value, table_t *out)
-{
-    table_t table = {0};
-    PyObject *rows = mpy_sequence(name, param, value);
-    if (rows == NULL) {
-        return false;
-    }
-    size_t count = (size_t)PyTuple_Size(rows);
-    table.rows = mpy_calloc(count, sizeof(*table.rows));
-    bool ok = table.rows != NULL;
-    for (size_t i = 0; ok && i < count; i++) {
-        ok = mpy_numbers(name, param, PyTuple_GetItem(rows, (Py_ssize_t)i), &table.rows[i]);
-        if (ok) {
-            table.numbers += table.rows[i].count;
-            table.count++;
-        }
-    }
-    Py_DECREF(rows);
-    if (!ok) {
-        drop_table(&table);
-        return false;
-    }
-    *out = table;
-    return true;
-}
-
 /* Some buffers for each key. Tables of another length than the keys fail every key; rows of different length fail their
  * key. */
 static bool bind_nested(const char *name, PyObject *const *given, batch_t *out)
 {
     batch_t b = {0};
-    table_t addresses = {0};
-    table_t sizes = {0};
-    bool ok = mpy_keys(name, "keys", given[0], &b.keys) && take_table(name, "all_buffer_ptrs", given[1], &addresses) &&
-              take_table(name, "all_sizes", given[2], &sizes) && size_batch(&b, addresses.numbers);
+    mpy_table_t addresses = {0};
+    mpy_table_t sizes = {0};
+    bool ok = mpy_keys(name, "keys", given[0], &b.keys) && mpy_table(name, "all_buffer_ptrs", given[1], &addresses) &&
+              mpy_table(name, "all_sizes", given[2], &sizes) && size_batch(&b, addresses.numbers);
     if (ok && (addresses.count != b.keys.count || sizes.count != b.keys.count)) {
         fail_all(&b);
     } else if (ok) {
@@ -462,8 +420,8 @@ static bool bind_nested(const char *name, PyObject *const *given, batch_t *out)
             b.first[i + 1] = used;
         }
     }
-    drop_table(&addresses);
-    drop_table(&sizes);
+    mpy_table_drop(&addresses);
+    mpy_table_drop(&sizes);
     if (!ok) {
         drop_batch(&b);
         return false;

@@ -166,6 +166,23 @@ assert store.batch_get_into_multi_buffers(keys, table, sizes) == [131072] * 4
 assert all(np.array_equal(a, b) for a, b in zip(layers, expected))
 store.close()
 """,
+    "ranges": """
+store = connect()
+assert store.put("key1", bytes(range(40))) == 0 and store.put("key2", bytes(range(100, 140))) == 0
+buffers = [np.zeros(32, dtype=np.uint8), np.zeros(32, dtype=np.uint8)]
+for buffer in buffers:
+    assert store.register_buffer(buffer.ctypes.data, 32) == 0
+results = store.get_into_ranges(
+    [buffer.ctypes.data for buffer in buffers],
+    [["key1", "key2"], ["key2", "nothing"]],
+    [[[0, 20], [8]], [[4], [16]]],
+    [[[1, 30], [2]], [[0], [10]]],
+    [[[4, 3], [5]], [[6], [4]]],
+)
+assert results == [[[4, 3], [5]], [[6], [-704]]]
+assert bytes(buffers[0][0:4]) == bytes(range(1, 5)) and bytes(buffers[1][4:10]) == bytes(range(100, 106))
+store.close()
+""",
     "upsert": """
 store = connect()
 assert store.put("k", b"old") == 0 and store.put("k", b"ignored") == 0

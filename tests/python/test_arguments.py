@@ -75,6 +75,13 @@ METHODS = {
         ("all_sizes", LIST, [[0]]),
         ("prefer_alloc_in_same_node", BOOL, False),
     ],
+    "get_into_ranges": [
+        ("buffer_ptrs", LIST, [0]),
+        ("all_keys", LIST, [["k"]]),
+        ("all_dst_offsets", LIST, [[[0]]]),
+        ("all_src_offsets", LIST, [[[0]]]),
+        ("all_sizes", LIST, [[[0]]]),
+    ],
     "init_all": [("protocol", KEY, "none"), ("device_name", KEY, ""), ("mount_segment_size", NUM, 0)],
 }
 
@@ -134,7 +141,7 @@ def test_missing_and_surplus_arguments_are_type_errors(fake, store, method):
             getattr(store, method)()
 
 
-@pytest.mark.parametrize("method", [m for m, p in METHODS.items() if p[0][1] is LIST])
+@pytest.mark.parametrize("method", [m for m, p in METHODS.items() if p[0][0] == "keys"])
 @pytest.mark.parametrize("wrong", NOT_KEYS, ids=lambda w: type(w).__name__)
 def test_a_wrong_key_in_a_list_is_a_type_error(fake, store, method, wrong):
     values = right_values(fake, METHODS[method])
@@ -157,6 +164,16 @@ def test_a_wrong_number_in_a_table_is_a_type_error(store, method, wrong):
     for arguments in ((["k"], [[wrong]], [[1]]), (["k"], [[1]], [[wrong]]), (["k"], [1], [[1]]), (["k"], [[1]], [1])):
         with pytest.raises(TypeError):
             getattr(store, method)(*arguments)
+
+
+@pytest.mark.parametrize("wrong", [1, "x", [1], ["x"], [[1.5]], [[-1]], [["1"]]], ids=str)
+@pytest.mark.parametrize("index", [2, 3, 4])
+def test_a_wrong_offset_in_a_table_of_tables_is_a_type_error(store, index, wrong):
+    for good in ([[[0]]], []):
+        arguments = [[0], [["k"]], good, good, good]
+        arguments[index] = [wrong]
+        with pytest.raises(TypeError):
+            store.get_into_ranges(*arguments)
 
 
 @pytest.mark.parametrize("key", ["\ud800", "a\udfffb"])

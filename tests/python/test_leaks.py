@@ -54,6 +54,13 @@ def calls(fake, store):
         "batch_put_from": lambda: store.batch_put_from(["a", "b"], [P, 0], [10, 10], fake.ReplicateConfig(group_ids=["g", "h"])),
         "multi put": lambda: store.batch_put_from_multi_buffers(["a"], [[P, P]], [[5, 6]], config),
         "metadata": lambda: store.put_from_with_metadata("key3", P, P, 5, 6),
+        "ranges": lambda: (
+            store.register_buffer(P, 4096),
+            store.get_into_ranges([P, P], [["key", "x"], ["key"]], [[[0, 9], [1]], [[5]]], [[[0, 9], [1]], [[5]]], [[[2, 3], [1]], [[5]]]),
+            store.get_into_ranges([P], [["key"]], [[[0, 9]]], [], [[[2, 3]]]),
+            refused(store.get_into_ranges, [P], [["key"]], [[[0, 9]]], [[[0, "x"]]], [[[2, 3]]]),
+            store.unregister_buffer(P),
+        ),
         "register": lambda: (store.register_buffer(P, 4096), store.unregister_buffer(P)),
         "keys": lambda: (store.batch_is_exist(["key"] * 10), store.is_exist("key"), store.get_size("key")),
         "replicas": lambda: (store.get_replica_desc("key"), store.batch_get_replica_desc(["key", "x", bytearray(b"key")])),

@@ -55,6 +55,8 @@ NOT_SET_UP = [
     ("get_into", ("k", "PTR", 4), -600),
     ("batch_get_into", (["k", "l"], ["PTR", "PTR"], [4, 4]), [-600, -600]),
     ("batch_get_into_multi_buffers", (["k"], [["PTR"]], [[4]]), [-600]),
+    ("get_into_ranges", (["PTR"], [["k", "l"]], [[[0, 1], [2]]], [[[0, 1], [2]]], [[[1, 1], [1]]]), [[[-600, -600], [-600]]]),
+    ("get_into_ranges", ([], [], [], [], []), []),
     ("register_buffer", ("PTR", 4), -600),
     ("unregister_buffer", ("PTR",), -600),
     ("close", (), 0),
@@ -277,6 +279,78 @@ def test_registered_buffers(store):
     assert store.unregister_buffer(memory.ptr, 10) == 0
     assert store.register_buffer(0, 10) == -600
     assert store.register_buffer(memory.ptr, 0) == -600
+
+
+def test_pieces_of_values_go_to_registered_buffers(store):
+    one, two = bytes(range(40)), bytes(range(100, 140))
+    assert store.put_batch(["key1", "key2"], [one, two]) == 0
+    out = [Memory(b"\xee" * 32), Memory(b"\xee" * 32)]
+    for memory in out:
+        assert store.register_buffer(memory.ptr, memory.size) == 0
+    results = store.get_into_ranges(
+        [memory.ptr for memory in out],
+        [["key1", "key2", "missing"], ["key2", b"key1"]],
+        [[[0, 20], [8], [0, 1]], [[4], [16, 0]]],
+        [[[1, 30], [2], [0, 0]], [[0], [10, 0]]],
+        [[[4, 3], [5], [1, 1]], [[6], [4, 0]]],
+    )
+    assert results == [[[4, 3], [5], [-704, -704]], [[6], [4, 0]]]
+    expected = [bytearray(b"\xee" * 32), bytearray(b"\xee" * 32)]
+    expected[0][0:4], expected[0][20:23], expected[0][8:13] = one[1:5], one[30:33], two[2:7]
+    expected[1][4:10], expected[1][16:20] = two[0:6], one[10:14]
+    assert [memory.bytes() for memory in out] == expected
+
+
+@pytest.mark.parametrize(
+    "dst, src, size, result",
+    [
+        (0, 0, 10, 10),
+        (0, 10, 0, 0),
+        (22, 0, 10, 10),
+        (32, 0, 0, 0),
+        (23, 0, 10, -600),
+        (0, 1, 10, -600),
+        (0, 11, 0, -600),
+        (33, 0, 0, -600),
+        ((1 << 64) - 1, 0, 1, -600),
+        (0, (1 << 64) - 1, 1, -600),
+        (0, 0, (1 << 64) - 1, -600),
+        (0, 1 << 63, 1 << 63, -600),
+    ],
+)
+def test_pieces_stay_inside_the_value_and_the_buffer(store, dst, src, size, result):
+    store.put("k", b"0123456789")
+    out = Memory(b"\xee" * 32)
+    arguments = ([["k"]], [[[dst, 0]]], [[[src, 0]]], [[[size, 1]]])
+    assert store.get_into_ranges([out.ptr], *arguments) == [[[-600, -600]]], "not registered"
+    assert store.register_buffer(out.ptr, 32) == 0
+    assert store.get_into_ranges([out.ptr], *arguments) == [[[result, 1]]]
+    assert store.get_into_ranges([out.ptr - 1], *arguments) == [[[-600, -600]]]
+    assert store.get_into_ranges([0], *arguments) == [[[-600, -600]]]
+
+
+@pytest.mark.parametrize(
+    "pointers, keys, dst, src, sizes, result",
+    [
+        (1, [["k"]], [[[0]]], [[[0]]], [[[1]]], [[[1]]]),
+        (2, [["k"]], [[[0]]], [[[0]]], [[[1]]], [[[-600]]]),
+        (0, [["k"]], [[[0]]], [[[0]]], [[[1]]], [[[-600]]]),
+        (1, [["k"], ["k"]], [[[0]]], [[[0]]], [[[1]]], [[[-600]]]),
+        (1, [["k", "k"]], [[[0]]], [[[0]]], [[[1]]], [[[-600]]]),
+        (1, [["k"]], [[[0, 1]]], [[[0]]], [[[1, 1]]], [[[-600, -600]]]),
+        (1, [["k"]], [[[0]]], [[[0], [0]]], [[[1]]], [[[-600]]]),
+        (1, [["k"]], [[[0]]], [[[0]]], [], [[[-600]]]),
+        (1, [["k"]], [], [[[0]]], [[[1]]], []),
+        (1, [[]], [[]], [[]], [[]], [[]]),
+        (1, [["k"]], [[[]]], [[[]]], [[[]]], [[[]]]),
+        (2, [["k"], ["k"]], [[[0]], [[0, 1]]], [[[0]], [[0]]], [[[1]], [[1, 1]]], [[[1]], [[-600, -600]]]),
+    ],
+)
+def test_piece_lists_of_different_length_fail_their_row(store, pointers, keys, dst, src, sizes, result):
+    store.put("k", b"0123456789")
+    out = Memory(b"\xee" * 32)
+    assert store.register_buffer(out.ptr, 32) == 0
+    assert store.get_into_ranges([out.ptr] * pointers, keys, dst, src, sizes) == result
 
 
 def test_thousands_of_registered_buffers(store):
