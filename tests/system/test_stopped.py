@@ -99,12 +99,14 @@ def write_big(store, segment, key, size):
 
 
 def fill(store, prefix, count, size):
-    """Puts until there is no room; the keys that are stored."""
+    """Puts values that are never evicted until there is no room; the keys that are stored."""
+    from mooncake.store import ReplicateConfig
     from tests.support.contents import pattern
+    config = ReplicateConfig()
+    config.with_hard_pin = True
     stored = []
-    for i in range(count):
-        if store.put(f"{prefix}{i}", pattern(i, size)) == 0:
-            stored.append(f"{prefix}{i}")
+    while len(stored) < count and store.put(f"{prefix}{len(stored)}", pattern(len(stored), size), config) == 0:
+        stored.append(f"{prefix}{len(stored)}")
     return stored
 
 
@@ -128,7 +130,7 @@ def verify_for_keys(store, keys, size, seconds):
 @pytest.mark.parametrize("path", ["ucx", "shared_memory"])
 def test_writer_that_wakes_after_every_timeout_changes_no_byte_that_is_read(path, start_master, start_peer):
     env = {"MC_STORE_MEMCPY": "0" if path == "ucx" else "1", "MC_TRANSFER_TIMEOUT": "1"}
-    master = start_master("--client_ttl=2", "--put_start_discard_timeout_sec=1", "--put_start_release_timeout_sec=2", "--eviction_ratio=0")
+    master = start_master("--client_ttl=2", "--put_start_discard_timeout_sec=1", "--put_start_release_timeout_sec=2")
     holder = start_peer("holder", env=env).setup(master, segment=520 * MIB)
     writer = start_peer("writer", env=env).setup(master, segment=0)
     reader = start_peer("reader", env=env).setup(master, segment=0)
