@@ -107,10 +107,37 @@ static void on_conn_error(void *arg, ucp_ep_h ep MCS_UNUSED, ucs_status_t rc)
 {
     ucxt_conn_t *conn = arg;
     mcs_debug(AREA, "endpoint error: %s", conn->lane->worker.dl->ucs_status_string(rc));
+    conn->broken = true;
     if (conn->state != UCXT_CONN_FAILED) {
         ucxt_count(&conn->lane->shared->counters->peer_errors, 1);
     }
     ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
+}
+
+static void on_hello_sent(void *ucp_request, ucs_status_t rc, void *arg)
+{
+    ucxt_conn_t *conn = arg;
+    ucxt_request_free(&conn->lane->worker, ucp_request);
+    conn->sends--;
+    if (rc != UCS_OK) {
+        ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
+    }
+}
+
+/* Tells an owner that it need not go on. Best effort: what UCX does not send at once is cut off by the close. */
+static void say_bye(ucxt_conn_t *conn)
+{
+    if (conn->broken || conn->auth.owner_conn == 0) {
+        return;
+    }
+    ucxt_header_t header = {.kind = UCXT_BYE, .conn = conn->auth.owner_conn};
+    ucxt_header_encode(&header, conn->bye);
+    conn->bye_iov = (ucp_dt_iov_t){.buffer = conn->bye, .length = UCXT_HEADER};
+    conn->sends++;
+    if (ucxt_send(&conn->lane->worker, conn->ep, UCXT_AM_TO_OWNER, &conn->bye_iov, 1, false, on_hello_sent, conn) !=
+        MCS_ERR_AGAIN) {
+        conn->sends--;
+    }
 }
 
 /* Out of the table and onto the closing list. Never inside a callback of UCX's. */
@@ -122,6 +149,7 @@ static void conn_close(ucxt_conn_t *conn)
     lane->conn_count--;
     mcs_list_push_tail(&lane->closing, &conn->node);
     if (conn->ep != NULL) {
+        say_bye(conn);
         ucxt_ep_close(&lane->worker, conn->ep);
         conn->ep = NULL;
     }
@@ -199,16 +227,6 @@ static uint32_t free_place(ucxt_lane_t *lane)
 }
 
 /* ---- hello ---- */
-
-static void on_hello_sent(void *ucp_request, ucs_status_t rc, void *arg)
-{
-    ucxt_conn_t *conn = arg;
-    ucxt_request_free(&conn->lane->worker, ucp_request);
-    conn->sends--;
-    if (rc != UCS_OK) {
-        ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
-    }
-}
 
 /* Sends conn->hello[0, len). One of these is under way at a time: the next is sent in answer to the owner's. */
 static void send_hello_bytes(ucxt_conn_t *conn, size_t len)
@@ -388,6 +406,9 @@ static ucs_status_t on_message(void *arg, const void *am_header MCS_UNUSED, size
         on_welcome(conn, &header, body, len - UCXT_HEADER);
     } else if (header.kind == UCXT_READY) {
         on_ready(conn, &header);
+    } else if (header.kind == UCXT_GONE) {
+        conn->auth.owner_conn = 0;
+        ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
     } else {
         on_answer(conn, &header, body, len - UCXT_HEADER);
     }

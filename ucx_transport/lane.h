@@ -49,6 +49,9 @@ typedef struct ucxt_conn {
     uint32_t requests; /* slots taken */
     uint64_t serial;
     struct ucxt_request *slot[UCXT_CONN_REQUESTS];
+    bool broken; /* UCX says that the endpoint has failed */
+    ucp_dt_iov_t bye_iov;
+    uint8_t bye[UCXT_HEADER];
     ucp_dt_iov_t hello_iov;
     uint8_t hello[UCXT_HEADER + UCXT_HELLO_MAX]; /* also the proof's memory */
 } ucxt_conn_t;

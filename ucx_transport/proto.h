@@ -42,13 +42,16 @@ typedef enum ucxt_kind {
     UCXT_PROVE = 2, /* body: mac */
     UCXT_FETCH = 3, /* count pieces; value = milliseconds the caller goes on waiting; body: access records */
     UCXT_STORE = 4, /* count pieces; body: access records, then their bytes */
+    UCXT_BYE =
+        5, /* the caller closes the connection: closing an endpoint alone does not tell the other side over TCP */
     /* to the caller */
     UCXT_WELCOME = 16, /* value = status; body: ucxt_welcome when it is MCS_OK */
     UCXT_READY = 17,   /* value = status; the answer to a proof */
     UCXT_PIECES = 18,  /* fetched: value = index of the first piece, count; body: piece records, then the bytes of those
                           that are MCS_OK */
     UCXT_STORED = 19,  /* count; body: i32 statuses, one a piece */
-    UCXT_REFUSED = 20  /* the whole request: value = status */
+    UCXT_REFUSED = 20, /* the whole request: value = status */
+    UCXT_GONE = 21     /* the owner has closed the connection */
 } ucxt_kind_t;
 
 typedef struct ucxt_header {

@@ -113,6 +113,7 @@ void ucxt_peer_fail(ucxt_peer_t *peer, const char *why)
 static void on_peer_error(void *arg, ucp_ep_h ep MCS_UNUSED, ucs_status_t rc)
 {
     ucxt_peer_t *peer = arg;
+    peer->deaf = true;
     ucxt_peer_fail(peer, peer->server->worker.dl->ucs_status_string(rc));
 }
 
@@ -149,6 +150,7 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     peer->conn = (mcs_random_u64() & ~SLOT_MASK) | slot;
     peer->state = prove ? PEER_PROVING : PEER_READY;
     peer->since_ns = mcs_now_ns();
+    peer->address_hash = mcs_hash64(0, hello->address, hello->address_len);
     peer->auth.caller_conn = hello->conn;
     peer->auth.owner_conn = peer->conn;
     memcpy(peer->auth.caller_nonce, hello->nonce, UCXT_NONCE);
@@ -167,6 +169,28 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     return MCS_OK;
 }
 
+/* A caller whose first connection broke on its side alone is back: nobody reads on that one any more. */
+static void drop_former(const ucxt_peer_t *peer)
+{
+    for (uint32_t i = 0; i < SERVE_PEERS; i++) {
+        ucxt_peer_t *other = peer->server->peers[i];
+        if (other != NULL && other != peer && other->address_hash == peer->address_hash &&
+            mcs_id_equal(other->client, peer->client)) {
+            other->deaf = true;
+            ucxt_peer_fail(other, "it has connected anew");
+        }
+    }
+}
+
+/* Best effort: what UCX does not send at once is cut off by the close. */
+static void say_gone(ucxt_peer_t *peer)
+{
+    ucxt_header_t header = {.kind = UCXT_GONE, .conn = peer->auth.caller_conn};
+    if (!peer->deaf && send_note(peer->server, peer, peer->ep, &header, NULL, 0) != MCS_OK) {
+        mcs_debug(AREA, "a peer is dropped without a word");
+    }
+}
+
 /* Closes endpoints of failed peers, and frees those that UCX has let go. */
 static void reap(struct ucxt_server *server)
 {
@@ -178,6 +202,7 @@ static void reap(struct ucxt_server *server)
         if (peer->state == PEER_FAILED) {
             peer->state = PEER_CLOSED;
             ucxt_serve_drop_jobs(peer);
+            say_gone(peer);
             ucxt_ep_close(&server->worker, peer->ep);
         }
         if (peer->frames == 0 && peer->notes == 0) {
@@ -227,6 +252,9 @@ static void serve_hello(struct ucxt_server *server, const uint8_t *body, size_t 
         refuse(server, param, &hello, status);
         return;
     }
+    if (peer->state == PEER_READY) {
+        drop_former(peer);
+    }
     ucxt_welcome_t welcome = {.conn = peer->conn, .prove = peer->state == PEER_PROVING};
     memcpy(welcome.nonce, peer->auth.owner_nonce, UCXT_NONCE);
     if (welcome.prove && ucxt_auth_owner(server->config.token, &peer->auth, welcome.mac) != MCS_OK) {
@@ -249,6 +277,7 @@ static void serve_proof(ucxt_peer_t *peer, const uint8_t *body, size_t len)
     }
     peer->state = PEER_READY;
     peer->server->proving_count--;
+    drop_former(peer);
     ucxt_header_t header = {.kind = UCXT_READY, .value = (uint32_t)MCS_OK};
     ucxt_peer_answer(peer, header, NULL, 0);
 }
@@ -257,7 +286,10 @@ static void serve_proof(ucxt_peer_t *peer, const uint8_t *body, size_t len)
 
 static void dispatch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8_t *body, size_t len)
 {
-    if (header->kind == UCXT_PROVE) {
+    if (header->kind == UCXT_BYE) {
+        peer->deaf = true;
+        ucxt_peer_fail(peer, "it left");
+    } else if (header->kind == UCXT_PROVE) {
         serve_proof(peer, body, len);
     } else if (peer->state != PEER_READY) {
         ucxt_peer_fail(peer, "a request before the proof");

@@ -33,7 +33,9 @@ typedef struct ucxt_peer {
     mcs_id_t client;
     ucp_ep_h ep;
     peer_state_t state;
-    ucxt_auth_t auth; /* caller_conn goes into every message to it */
+    bool deaf;             /* no word reaches it, or it wants none */
+    uint64_t address_hash; /* of the caller's worker: it has one connection to us at a time */
+    ucxt_auth_t auth;      /* caller_conn goes into every message to it */
     mcs_list_t jobs;
     uint32_t job_count;
     uint32_t frames; /* in UCX's hands */

@@ -1,0 +1,396 @@
+/* What a stranger on the data port can and cannot do with active messages of his own: a raw UCX client, over loopback.
+ */
+#include "rig.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/clock.h"
+#include "core/base/rng.h"
+#include "ucx_transport/auth.h"
+#include "ucx_transport/ucx_worker.h"
+
+static side_t g_holder;
+static side_t g_reader;
+static ucxt_context_t g_context;
+static ucxt_worker_t g_worker;
+static ucp_ep_h g_ep;
+static uint32_t g_answers;
+static ucxt_header_t g_last;
+static ucxt_welcome_t g_welcome;
+static uint32_t g_errors;
+static uint8_t g_address[UCXT_ADDRESS_MAX];
+static uint32_t g_address_len;
+
+static ucs_status_t on_answer(void *arg, const void *am_header, size_t am_header_len, void *bytes, size_t len,
+                              const ucp_am_recv_param_t *param)
+{
+    (void)arg;
+    (void)am_header;
+    (void)am_header_len;
+    (void)param;
+    if (ucxt_header_decode(bytes, len, &g_last) == MCS_OK) {
+        g_answers++;
+        if (g_last.kind == UCXT_WELCOME && len == UCXT_HEADER + UCXT_WELCOME_LEN) {
+            MCS_ENSURE(ucxt_welcome_decode((uint8_t *)bytes + UCXT_HEADER, UCXT_WELCOME_LEN, &g_welcome) == MCS_OK);
+        }
+    }
+    return UCS_OK;
+}
+
+static void on_error(void *arg, ucp_ep_h ep, ucs_status_t rc)
+{
+    (void)arg;
+    (void)ep;
+    (void)rc;
+    g_errors++;
+}
+
+static void on_sent(void *request, ucs_status_t rc, void *arg)
+{
+    (void)rc;
+    *(bool *)arg = true;
+    ucxt_request_free(&g_worker, request);
+}
+
+static void connect_raw(void)
+{
+    const void *address;
+    size_t len;
+    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, &address, &len), MCS_OK);
+    assert_int_equal(ucxt_ep_open(&g_worker, address, on_error, NULL, &g_ep), MCS_OK);
+    g_errors = 0;
+    g_answers = 0;
+    memset(&g_last, 0, sizeof(g_last));
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    rig_install_log();
+    rig_log_reset();
+    side_open(&g_holder, 1, NULL);
+    side_open(&g_reader, 0, NULL);
+    fake_owner_fill(&g_holder.owner, 0, 1 << 20, 2);
+    const ucxt_dl_t *dl;
+    assert_int_equal(ucxt_dl_load(rig_library(), &dl), MCS_OK);
+    assert_int_equal(ucxt_context_open(dl, "127.0.0.1", &g_context), MCS_OK);
+    assert_int_equal(ucxt_worker_open(&g_context, UCXT_AM_TO_CALLER, on_answer, NULL, &g_worker), MCS_OK);
+    ucp_address_t *own;
+    size_t own_len;
+    assert_int_equal(dl->ucp_worker_get_address(g_worker.ucp, &own, &own_len), UCS_OK);
+    assert_true(own_len <= sizeof(g_address));
+    memcpy(g_address, own, own_len);
+    g_address_len = (uint32_t)own_len;
+    dl->ucp_worker_release_address(g_worker.ucp, own);
+    connect_raw();
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    ucxt_ep_close(&g_worker, g_ep);
+    while (g_worker.closes > 0) {
+        ucxt_worker_progress(&g_worker);
+    }
+    ucxt_worker_close(&g_worker);
+    ucxt_context_close(&g_context);
+    side_close(&g_reader);
+    side_close(&g_holder);
+    return 0;
+}
+
+/* The owner is as it was: others are served, and served right. */
+static void assert_others_are_served(void)
+{
+    uint8_t *memory = malloc(1 << 20);
+    assert_non_null(memory);
+    batch_t batch;
+    batch_init(&batch, &g_holder, MCS_FETCH, 1, 1);
+    batch_add_object(&batch, 0, 1 << 20, memory, 0);
+    assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
+    batch_assert_all(&batch, MCS_OK);
+    assert_memory_equal(memory, g_holder.owner.memory, 1 << 20);
+    batch_fini(&batch);
+    free(memory);
+    uint64_t end = mcs_now_ns() + 5 * MCS_NS_PER_SEC; /* the bytes come before UCX gives back the owner's send */
+    while (fake_owner_holds(&g_holder.owner) > 0) {
+        assert_true(mcs_now_ns() < end);
+    }
+}
+
+static void send_raw(unsigned am_id, const void *bytes, size_t len)
+{
+    bool sent = false;
+    ucp_dt_iov_t iov = {.buffer = (void *)(uintptr_t)bytes, .length = len};
+    mcs_status_t status = ucxt_send(&g_worker, g_ep, am_id, &iov, 1, true, on_sent, &sent);
+    uint64_t end = mcs_now_ns() + 5 * MCS_NS_PER_SEC;
+    while (status == MCS_ERR_AGAIN && !sent) {
+        ucxt_worker_progress(&g_worker);
+        assert_true(mcs_now_ns() < end);
+    }
+}
+
+static void await_answer(uint32_t count)
+{
+    uint64_t end = mcs_now_ns() + 5 * MCS_NS_PER_SEC;
+    while (g_answers < count) {
+        ucxt_worker_progress(&g_worker);
+        assert_true(mcs_now_ns() < end);
+    }
+}
+
+/* Until the owner has closed the connection. */
+static void await_end(void)
+{
+    uint64_t end = mcs_now_ns() + 5 * MCS_NS_PER_SEC;
+    while (g_errors == 0 && g_last.kind != UCXT_GONE) {
+        ucxt_worker_progress(&g_worker);
+        assert_true(mcs_now_ns() < end);
+    }
+    ucxt_ep_close(&g_worker, g_ep);
+    connect_raw();
+}
+
+static void send_hello(void)
+{
+    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
+    ucxt_header_t header = {.kind = UCXT_HELLO};
+    ucxt_header_encode(&header, message);
+    ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len};
+    memcpy(hello.address, g_address, g_address_len);
+    memcpy(hello.wire, g_holder.info.wire, UCXT_WIRE);
+    send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER));
+}
+
+static void say_hello(void)
+{
+    uint32_t before = g_answers;
+    send_hello();
+    await_answer(before + 1);
+    assert_int_equal(g_last.kind, UCXT_WELCOME);
+    assert_int_equal(g_last.value, MCS_OK);
+    assert_int_equal(g_last.conn, 77);
+}
+
+static void random_bytes_are_ignored(void **state)
+{
+    (void)state;
+    static const size_t lens[] = {1, 4, 31, 32, 33, 100, 4000, 70000, 3 << 20};
+    uint8_t *junk = malloc(3 << 20);
+    assert_non_null(junk);
+    for (unsigned round = 0; round < 4; round++) {
+        for (size_t i = 0; i < MCS_ARRAY_LEN(lens); i++) {
+            mcs_random_bytes(junk, lens[i]);
+            if (round > 0 && lens[i] > 8) { /* the right magic and version before rubbish */
+                mcs_store_u32(junk, UCXT_MAGIC);
+                junk[4] = round == 3 ? UCXT_VERSION + 1 : UCXT_VERSION;
+            }
+            send_raw(UCXT_AM_TO_OWNER, junk, lens[i]);
+            send_raw(UCXT_AM_TO_CALLER, junk, lens[i]); /* not even a handler there */
+        }
+    }
+    free(junk);
+    assert_others_are_served();
+    assert_int_equal(g_answers, 0);
+}
+
+static void a_damaged_hello_never_reaches_ucx(void **state)
+{
+    (void)state;
+    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
+    for (unsigned i = 0; i < 200; i++) {
+        ucxt_header_t header = {.kind = UCXT_HELLO};
+        ucxt_header_encode(&header, message);
+        ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len};
+        memcpy(hello.address, g_address, g_address_len);
+        memcpy(hello.wire, g_holder.info.wire, UCXT_WIRE);
+        size_t len = UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER);
+        size_t at = UCXT_HEADER + mcs_random_u64() % (len - UCXT_HEADER);
+        message[at] ^= (uint8_t)(1 + mcs_random_u64() % 255);
+        send_raw(UCXT_AM_TO_OWNER, message, i % 2 == 0 ? len : len - 1);
+    }
+    assert_others_are_served();
+    assert_int_equal(g_answers, 0);
+}
+
+static void another_wire_generation_is_told_so(void **state)
+{
+    (void)state;
+    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
+    ucxt_header_t header = {.kind = UCXT_HELLO};
+    ucxt_header_encode(&header, message);
+    ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len, .wire = "ucx-9.99"};
+    memcpy(hello.address, g_address, g_address_len);
+    send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER));
+    await_answer(1);
+    assert_int_equal(g_last.kind, UCXT_WELCOME);
+    assert_int_equal((int32_t)g_last.value, MCS_ERR_INVALID_VERSION);
+    assert_int_equal(rig_log_count("ucx-9.99"), 1);
+}
+
+static void requests_without_a_hello_find_nobody(void **state)
+{
+    (void)state;
+    uint8_t message[UCXT_HEADER + UCXT_ACCESS] = {0};
+    for (uint64_t conn = 0; conn < 2048; conn++) {
+        ucxt_header_t header = {.kind = conn % 2 == 0 ? UCXT_FETCH : UCXT_PROVE, .conn = conn, .count = 1};
+        ucxt_header_encode(&header, message);
+        send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
+    }
+    assert_others_are_served();
+    assert_int_equal(g_answers, 0);
+}
+
+typedef struct bad_request {
+    const char *what;
+    uint8_t kind;
+    uint32_t count;
+    uint64_t from;
+    uint32_t len;
+    uint64_t payload_len;
+    size_t body;
+} bad_request_t;
+
+static const bad_request_t g_bad[] = {
+    {"no piece", UCXT_FETCH, 0, 0, 4096, 4096, 0},
+    {"more than its table", UCXT_FETCH, 2, 0, 4096, 4096, UCXT_ACCESS},
+    {"less than its table", UCXT_FETCH, 1, 0, 4096, 4096, UCXT_ACCESS + 1},
+    {"a count that overflows", UCXT_FETCH, UINT32_MAX, 0, 4096, 4096, UCXT_ACCESS},
+    {"an empty piece", UCXT_FETCH, 1, 0, 0, 4096, UCXT_ACCESS},
+    {"a piece over 1 MiB", UCXT_FETCH, 1, 0, UCXT_PIECE_MAX + 1, 8 << 20, UCXT_ACCESS},
+    {"a piece across blocks", UCXT_FETCH, 1, 4096, UCXT_PIECE_MAX, 8 << 20, UCXT_ACCESS},
+    {"a piece past the end", UCXT_FETCH, 1, 4096, 4096, 8191, UCXT_ACCESS},
+    {"an offset that overflows", UCXT_FETCH, 1, UINT64_MAX - 100, 4096, 8191, UCXT_ACCESS},
+    {"a store without bytes", UCXT_STORE, 1, 0, 4096, 4096, UCXT_ACCESS},
+    {"a store with too many bytes", UCXT_STORE, 1, 0, 4096, 4096, UCXT_ACCESS + 4097},
+    {"a store without a table", UCXT_STORE, 1, 0, 4096, 4096, 10},
+    {"a store of too many pieces", UCXT_STORE, UCXT_FRAME_PIECES + 1, 0, 1, 1, UCXT_ACCESS * 2},
+    {"a kind that does not exist", 200, 1, 0, 4096, 4096, UCXT_ACCESS},
+    {"a proof that nobody asked for", UCXT_PROVE, 0, 0, 0, 0, UCXT_MAC},
+};
+
+static void malformed_requests_cost_their_sender_the_connection(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(g_bad); i++) {
+        const bad_request_t *bad = &g_bad[i];
+        say_hello();
+        static uint8_t message[UCXT_HEADER + 8192];
+        memset(message, 0, sizeof(message));
+        ucxt_header_t header = {.kind = bad->kind, .conn = g_welcome.conn, .count = bad->count, .value = 1000};
+        ucxt_header_encode(&header, message);
+        mcs_access_t access = {
+            .generation = 1, .mac = RIG_MAC, .from = bad->from, .len = bad->len, .payload_len = bad->payload_len};
+        ucxt_access_encode(&access, 0, message + UCXT_HEADER);
+        send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + bad->body);
+        await_end();
+        assert_others_are_served();
+    }
+    assert_int_equal(g_holder.owner.writes_ended, 0);
+}
+
+static void a_store_that_is_no_whole_block_is_refused(void **state)
+{
+    (void)state;
+    say_hello();
+    uint8_t message[UCXT_HEADER + UCXT_ACCESS + 100] = {0};
+    ucxt_header_t header = {.kind = UCXT_STORE, .conn = g_welcome.conn, .request = 5, .count = 1};
+    ucxt_header_encode(&header, message);
+    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 100, .payload_len = 1 << 20};
+    ucxt_access_encode(&access, 0, message + UCXT_HEADER);
+    uint32_t before = g_answers;
+    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
+    await_answer(before + 1);
+    assert_int_equal(g_last.kind, UCXT_STORED);
+    assert_int_equal(g_last.request, 5);
+    assert_int_equal(g_holder.owner.writes_ended, 0);
+    assert_others_are_served();
+}
+
+static void requests_beyond_what_may_wait_are_refused(void **state)
+{
+    (void)state;
+    say_hello();
+    static uint8_t message[UCXT_HEADER + 16 * UCXT_ACCESS];
+    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 1 << 20, .payload_len = 1 << 20};
+    for (unsigned i = 0; i < 16; i++) {
+        ucxt_access_encode(&access, 0, message + UCXT_HEADER + i * UCXT_ACCESS);
+    }
+    bool sent[64] = {false};
+    ucp_dt_iov_t iov = {.buffer = message, .length = sizeof(message)};
+    ucxt_header_t header = {.kind = UCXT_FETCH, .conn = g_welcome.conn, .request = 5, .count = 16, .value = 60000};
+    ucxt_header_encode(&header, message);
+    for (unsigned i = 0; i < 64; i++) { /* a gigabyte, and nobody reads */
+        mcs_status_t status = ucxt_send(&g_worker, g_ep, UCXT_AM_TO_OWNER, &iov, 1, false, on_sent, &sent[i]);
+        assert_true(status == MCS_OK || status == MCS_ERR_AGAIN);
+        while (status == MCS_ERR_AGAIN && !sent[i]) {
+            ucxt_worker_progress(&g_worker);
+        }
+    }
+    assert_int_equal(g_errors, 0);
+    uint64_t end = mcs_now_ns() + 10 * MCS_NS_PER_SEC;
+    bool refused = false;
+    while (!refused) {
+        ucxt_worker_progress(&g_worker);
+        refused = g_last.kind == UCXT_REFUSED && (int32_t)g_last.value == MCS_ERR_LIMIT;
+        assert_true(mcs_now_ns() < end);
+    }
+    assert_true(g_holder.owner.max_holds <=
+                4 * UCXT_FRAME_IOVS + 14); /* the window of one peer, and the other reader's */
+    uint8_t bye[UCXT_HEADER];
+    header = (ucxt_header_t){.kind = UCXT_BYE, .conn = g_welcome.conn};
+    ucxt_header_encode(&header, bye);
+    send_raw(UCXT_AM_TO_OWNER, bye, sizeof(bye)); /* and leaves in the middle */
+    ucxt_ep_close(&g_worker, g_ep);
+    connect_raw();
+    uint64_t start = mcs_now_ns();
+    while (fake_owner_holds(&g_holder.owner) > 0) {
+        ucxt_worker_progress(&g_worker);
+        assert_true(mcs_now_ns() - start < 5 * MCS_NS_PER_SEC);
+    }
+    assert_others_are_served();
+}
+
+static void endpoints_and_statuses_from_the_wire_are_checked(void **state)
+{
+    (void)state;
+    mcs_endpoint_t endpoint = g_holder.info.endpoint;
+    const void *address;
+    size_t len;
+    for (uint32_t i = 0; i < endpoint.len; i++) {
+        mcs_endpoint_t bad = endpoint;
+        bad.bytes[i] ^= 0x40;
+        assert_int_equal(ucxt_endpoint_decode(&bad, &address, &len), MCS_ERR_INVALID_PARAMS);
+        bad = endpoint;
+        bad.len = i;
+        assert_int_equal(ucxt_endpoint_decode(&bad, &address, &len), MCS_ERR_INVALID_PARAMS);
+    }
+    endpoint.len = UINT32_MAX;
+    assert_int_equal(ucxt_endpoint_decode(&endpoint, &address, &len), MCS_ERR_INVALID_PARAMS);
+    mcs_status_t status;
+    assert_int_equal(ucxt_status_decode(12345, &status), MCS_ERR_PROTOCOL);
+    assert_int_equal(ucxt_status_decode((uint32_t)MCS_ERR_LIMIT, &status), MCS_OK);
+    assert_int_equal(status, MCS_ERR_LIMIT);
+    uint8_t address_bytes[UCXT_ADDRESS_MAX + 1] = {0};
+    assert_int_equal(ucxt_endpoint_encode(address_bytes, 0, &endpoint), MCS_ERR_LIMIT);
+    assert_int_equal(ucxt_endpoint_encode(address_bytes, sizeof(address_bytes), &endpoint), MCS_ERR_LIMIT);
+}
+
+#define HOSTILE(test) cmocka_unit_test_setup_teardown(test, open_all, close_all)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        HOSTILE(random_bytes_are_ignored),
+        HOSTILE(a_damaged_hello_never_reaches_ucx),
+        HOSTILE(another_wire_generation_is_told_so),
+        HOSTILE(requests_without_a_hello_find_nobody),
+        HOSTILE(malformed_requests_cost_their_sender_the_connection),
+        HOSTILE(a_store_that_is_no_whole_block_is_refused),
+        HOSTILE(requests_beyond_what_may_wait_are_refused),
+        HOSTILE(endpoints_and_statuses_from_the_wire_are_checked),
+    };
+    return cmocka_run_group_tests_name("ucx hostile", tests, NULL, NULL);
+}
