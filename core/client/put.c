@@ -1,14 +1,17 @@
 /* Puts: see mcstore.h for what they promise.
  *
  *   check, find double keys
- *   repeat   rounds over what is to be started:  put_start -> write all replicas of all keys at once -> put_end /
- * put_revoke wait for one of the keys that somebody else is putting, then start those again
+ *   repeat:
+ *     rounds over what is to be started: put_start, write all replicas of all keys at once, put_end and put_revoke
+ *     wait for one of the keys that somebody else is putting, then start those again
  *
  * A key is committed only when every replica of it was written (rule 1); what was not is revoked and, once, put again
  * with the segments that could not be written excluded (rule 7). A put that meets another's open reservation finishes
  * the rest of its batch before it waits, so two batches with the same keys in different order cannot wait for each
- * other. Between the first byte of a request for reservations and the last access under one the round is registered
- * with inflight.h (rule 5). Nothing is written past a reservation's deadline (rule 6). */
+ * other. So does one whose reservation was revoked under it, because an upsert pre-empted it: it waits for that outcome
+ * before it reserves again, and of many upserts of one key the last is left alone and commits. Between the first byte
+ * of a request for reservations and the last access under one the round is registered with inflight.h (rule 5). Nothing
+ * is written past a reservation's deadline (rule 6). */
 #include "core/client/put.h"
 
 #include <string.h>
@@ -21,6 +24,7 @@
 #define ARENA_CHUNK ((size_t)16384)
 #define ARENA_MAX   ((size_t)1 << 30)
 #define TRIES       2     /* rounds for a key whose replicas could not be written */
+#define OVERTAKEN   32    /* rounds for a key whose reservation is revoked each time */
 #define WAIT_MS     10000 /* for another's reservation, and never more than the RPC timeout */
 #define WAIT_SLICE  1000
 
@@ -280,6 +284,16 @@ static void retry_or_fail(mcs_put_call_t *call, mcs_put_item_t *item, mcs_status
     mcs_count(&call->client->counters, put_replacements, 1);
 }
 
+/* An item whose reservation somebody else has ended: what became of the key is waited for. */
+static void wait_or_fail(mcs_put_item_t *item)
+{
+    if (++item->overtaken >= OVERTAKEN) {
+        finish(item, MCS_ERR_TRANSFER_FAIL);
+    } else {
+        item->state = MCS_PUT_WAITING;
+    }
+}
+
 typedef struct ids {
     uint64_t *id;
     size_t count;
@@ -319,14 +333,15 @@ static void commit(mcs_put_call_t *call, const outcome_t *outcome)
     mcs_status_t status = mcs_put_end(call, written->id, written->count, outcome->statuses);
     for (size_t i = 0; i < written->count; i++) {
         mcs_status_t result = status != MCS_OK ? status : outcome->statuses[i];
-        if (result == MCS_OK) {
-            finish(items[i], MCS_OK);
-        } else if (result == MCS_ERR_SESSION_ENDED || result == MCS_ERR_OBJECT_NOT_FOUND ||
-                   result == MCS_ERR_INVALID_WRITE || result == MCS_ERR_REPLICA_IS_GONE) {
+        switch ((int)result) {
+        case MCS_ERR_INVALID_WRITE:
+        case MCS_ERR_OBJECT_NOT_FOUND:
+        case MCS_ERR_REPLICA_IS_GONE:
+        case MCS_ERR_SESSION_ENDED:
             /* Revoked meanwhile, or its session was replaced: what became of it is found out by putting it again. */
-            retry_or_fail(call, items[i], MCS_ERR_TRANSFER_FAIL);
-        } else {
-            finish(items[i], result);
+            wait_or_fail(items[i]);
+            break;
+        default: finish(items[i], result); break;
         }
     }
 }
@@ -353,6 +368,8 @@ static void settle(mcs_put_call_t *call, mcs_inflight_t *inflight, mcs_status_t 
         revoke->id[revoke->count++] = item->put_id;
         if (planned != MCS_OK) {
             finish(item, planned);
+        } else if (status == MCS_ERR_REPLICA_IS_GONE) {
+            wait_or_fail(item);
         } else {
             retry_or_fail(call, item, write_failure(status));
         }

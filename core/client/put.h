@@ -26,7 +26,8 @@ typedef struct mcs_put_item {
     mcs_put_state_t state;
     mcs_status_t status;  /* DONE: the result */
     mcs_status_t failure; /* of the try before, MCS_OK = none */
-    uint8_t tries;        /* rounds that reserved and did not commit */
+    uint8_t tries;        /* rounds in which a replica could not be written */
+    uint8_t overtaken;    /* rounds whose reservation was revoked by somebody else */
     /* The present round. */
     uint64_t put_id;
     uint64_t deadline_ns; /* of the reservation, on our clock */

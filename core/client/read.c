@@ -64,7 +64,8 @@ static bool wants_lookup(mcs_read_t *read, const mcs_read_item_t *item)
 /* MCS_ERR_AGAIN: look it up. */
 static mcs_status_t may_look_up(const mcs_read_item_t *item)
 {
-    if (item->lookups < MCS_READ_LOOKUPS) {
+    uint8_t limit = item->failure == MCS_ERR_REPLICA_IS_GONE ? MCS_READ_REPLACED : MCS_READ_LOOKUPS;
+    if (item->lookups < limit) {
         return MCS_ERR_AGAIN;
     }
     if (item->failure != MCS_OK) {
@@ -140,7 +141,7 @@ static mcs_status_t look_up_needed(mcs_read_t *read)
 
 static bool has_failed(const mcs_read_item_t *item, uint64_t generation)
 {
-    for (uint8_t i = 0; i < item->failed_count; i++) {
+    for (uint8_t i = 0; i < MCS_MIN(item->failed_count, MCS_READ_MEMORY); i++) {
         if (item->failed[i] == generation) {
             return true;
         }
@@ -232,8 +233,8 @@ static void judge(mcs_read_t *read, mcs_read_item_t *item)
     }
     mcs_count(&client->counters, failovers, 1);
     item->failure = status;
-    if (item->failed_count < MCS_READ_MEMORY && status != MCS_ERR_LIMIT) {
-        item->failed[item->failed_count++] = move->replica->generation;
+    if (status != MCS_ERR_LIMIT) {
+        item->failed[item->failed_count++ % MCS_READ_MEMORY] = move->replica->generation;
     }
 }
 

@@ -6,8 +6,9 @@
 #include "core/client/lookup.h"
 #include "core/client/move.h"
 
-#define MCS_READ_LOOKUPS 3 /* per object: one, and two more when its replicas have moved or its lease has run out */
-#define MCS_READ_MEMORY  4 /* generations that failed and are not tried again */
+#define MCS_READ_LOOKUPS  3  /* per object: one, two more when its replicas cannot be read or its lease has run out */
+#define MCS_READ_REPLACED 32 /* when each finds another value, replaced before it could be read */
+#define MCS_READ_MEMORY   4  /* the last generations that failed: not tried again */
 
 typedef struct mcs_read_item {
     mcs_key_t key;
