@@ -88,14 +88,16 @@ void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint6
     size_t len = 0;
     if (message != NULL) {
         len = protobuf_c_message_get_packed_size(message);
-        uint8_t *at = mcs_buf_extend(reply, len);
-        if (at == NULL) {
+        uint8_t *at = len > 0 ? mcs_buf_extend(reply, len) : NULL;
+        if (at == NULL && len > 0) {
             mcs_warn(SVC_AREA, "answer to %s of %s not sent: %s", mcs_verb_name(verb), mcs_rpc_conn_peer(conn),
                      mcs_status_name(mcs_buf_status(reply)));
             mcs_rpc_conn_close(conn); /* it would be waited for in vain */
             return;
         }
-        protobuf_c_message_pack(message, at);
+        if (len > 0) {
+            protobuf_c_message_pack(message, at);
+        }
     }
     mcs_status_t sent = mcs_rpc_conn_send(conn, &header, reply->bytes, len);
     if (sent != MCS_OK) {

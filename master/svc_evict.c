@@ -167,12 +167,15 @@ static uint32_t evict_tail(mcs_service_t *service, svc_shard_t *shard, svc_list_
         dealt++;
         svc_group_t *group = svc_record_group(record);
         if ((record->flags & SVC_REC_PENDING) != 0 || !frees_something(service, record)) {
-            svc_recency_set_locked(&service->index, shard, ref, list); /* not now: to the other end */
+            /* Not now: as if it had been used just now, or its shard's tail would be the oldest again at once. */
+            record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns);
+            svc_recency_set_locked(&service->index, shard, ref, list);
         } else if (group != NULL && now_ns < svc_group_lease(group)) {
             record->lease_until_ns = svc_group_lease(group); /* leased through another member */
             svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
         } else if (group != NULL) {
             *group_out = svc_group_again(service, group);
+            record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns);
             svc_recency_set_locked(&service->index, shard, ref, list); /* if it stays */
         } else if (!drop_locked(service, shard, ref, now_ns)) {
             break;

@@ -43,7 +43,8 @@ enum {
     SVC_REC_SOFT = 16,       /* soft pin active */
     SVC_REC_SOFT_FIELD = 32, /* has the field */
     SVC_REC_HARD = 64,
-    SVC_REC_GROUP_FIELD = 128
+    SVC_REC_GROUP_FIELD = 128,
+    SVC_REC_LEASED = 256 /* a lease was granted at least once */
 };
 
 typedef struct __attribute__((packed, aligned(4))) svc_replica {

@@ -556,6 +556,8 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
 void svc_record_settle_soft(mcs_service_t *service, svc_ref_t ref, svc_ref_t old, uint64_t now_ns);
 /* A block with the endings of the record's extents, or NULL. */
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record);
+/* When the owners may be asked for its extents: every lease has run out, plus the guard (rule 3). */
+uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record, uint64_t now_ns);
 /* Removes the committed record from the index and gives its extents back through `block`, which it takes. */
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns);

@@ -4,9 +4,9 @@
 
 #include "master/svc_internal.h"
 
-/* Slots that the sweep looks at under one hold of a shard's lock, and shards it gets through in one turn. */
+/* Slots that the sweep looks at under one hold of a shard's lock, and how long a turn of it takes. */
 #define SWEEP_SLOTS    1024u
-#define SWEEP_SLICES   256u
+#define SWEEP_NS       (2 * MCS_NS_PER_MS)
 #define SWEEP_AGAIN_NS (50 * MCS_NS_PER_MS)
 
 bool svc_record_readable(const mcs_service_t *service, const svc_record_t *record, const svc_session_t *session)
@@ -31,7 +31,9 @@ uint64_t svc_record_lease(const svc_record_t *record)
 
 uint64_t svc_record_uncached_at(const mcs_service_t *service, const svc_record_t *record)
 {
-    return record->lease_until_ns - MCS_MIN(record->lease_until_ns, service->lease_ns / 2);
+    return (record->flags & SVC_REC_LEASED) == 0
+               ? 0
+               : record->lease_until_ns - MCS_MIN(record->lease_until_ns, service->lease_ns / 2);
 }
 
 void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
@@ -42,6 +44,7 @@ void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref
     if (until > before) {
         record->lease_until_ns = until;
     }
+    record->flags = (uint16_t)(record->flags | SVC_REC_LEASED);
     svc_group_t *group = svc_record_group(record);
     if (group != NULL) {
         svc_group_grant(group, now_ns, service->lease_ns);
@@ -128,16 +131,17 @@ void svc_record_uncount_locked(mcs_service_t *service, svc_shard_t *shard, svc_r
 }
 
 /* When the owner may be asked: every lease has run out, plus the guard (rule 3). */
-static uint64_t due_of(const mcs_service_t *service, const svc_record_t *record)
+uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record, uint64_t now_ns)
 {
-    return record->lease_until_ns + service->conf->lease_guard_ms * MCS_NS_PER_MS;
+    return (record->flags & SVC_REC_LEASED) == 0
+               ? now_ns
+               : record->lease_until_ns + service->conf->lease_guard_ms * MCS_NS_PER_MS;
 }
 
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns)
 {
-    uint64_t due_ns = due_of(service, svc_record(&service->index, ref));
-    (void)now_ns;
+    uint64_t due_ns = svc_record_due(service, svc_record(&service->index, ref), now_ns);
     svc_record_uncount_locked(service, shard, ref);
     svc_shard_remove_locked(&service->index, shard, ref);
     svc_record_free(service, ref);
@@ -219,7 +223,7 @@ static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_
     }
     record->replica_count = (uint8_t)kept;
     for (uint32_t i = 0; i < block->ending_count; i++) {
-        svc_ending_begin(service, &block->endings[i], due_of(service, record), NULL, NULL);
+        svc_ending_begin(service, &block->endings[i], svc_record_due(service, record, now_ns), NULL, NULL);
     }
     svc_pending_put(block);
     return true;
@@ -257,7 +261,8 @@ void svc_sweep_tick(mcs_service_t *service, uint64_t now_ns)
         service->sweep_shard = 0;
         service->sweep_version = 0;
     }
-    for (uint32_t n = 0; n < SWEEP_SLICES && service->sweep_shard < SVC_SHARDS; n++) {
+    uint64_t end_ns = svc_real_ns() + SWEEP_NS;
+    while (service->sweep_shard < SVC_SHARDS && svc_real_ns() < end_ns) {
         if (sweep_slice(service, &service->index.shards[service->sweep_shard], now_ns)) {
             service->sweep_shard++;
             service->sweep_version = 0;

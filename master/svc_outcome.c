@@ -156,7 +156,8 @@ void svc_outcome_answer(mcs_service_t *service, svc_session_t *session, svc_outc
 /* A running one belongs to whoever runs it until it answers. */
 static void clear_answered_locked(svc_session_t *session)
 {
-    MCS_LIST_FOR_EACH_SAFE (node, next, &session->outcomes) {
+    MCS_LIST_FOR_EACH_SAFE(node, next, &session->outcomes)
+    {
         svc_outcome_t *outcome = MCS_CONTAINER_OF(node, svc_outcome_t, node);
         if (outcome->state == SVC_ANSWERED) {
             free_outcome_locked(session, outcome);

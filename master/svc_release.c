@@ -225,10 +225,14 @@ static void add_revoked(svc_ending_t *ending, svc_session_t *writer)
     mcs_mutex_unlock(&writer->release_lock);
 }
 
+/* When there is something to do for the owner next: a lease runs out, or an answer is overdue. */
 static void set_due_locked(svc_session_t *owner)
 {
-    __atomic_store_n(&owner->next_due_ns, owner->waiting != NULL ? owner->waiting->due_ns : MCS_NEVER,
-                     __ATOMIC_RELEASE);
+    uint64_t due_ns = owner->waiting != NULL ? owner->waiting->due_ns : MCS_NEVER;
+    if (!mcs_list_empty(&owner->asked)) {
+        due_ns = MCS_MIN(due_ns, MCS_LIST_FIRST(&owner->asked, svc_ending_t, node)->asked_ns + SVC_REASK_NS);
+    }
+    __atomic_store_n(&owner->next_due_ns, due_ns, __ATOMIC_RELEASE);
 }
 
 void svc_ending_begin(mcs_service_t *service, svc_ending_t *ending, uint64_t due_ns, svc_session_t *writer,
@@ -447,7 +451,6 @@ static size_t take_ready(svc_session_t *owner, mcs_col_release_t *records, uint6
         ending->state = SVC_END_READY;
         mcs_list_push_tail(&owner->ready, &ending->node);
     }
-    set_due_locked(owner);
     while (!mcs_list_empty(&owner->asked)) {
         svc_ending_t *oldest = MCS_LIST_FIRST(&owner->asked, svc_ending_t, node);
         if (now_ns - oldest->asked_ns < SVC_REASK_NS) {
@@ -478,6 +481,7 @@ static size_t take_ready(svc_session_t *owner, mcs_col_release_t *records, uint6
     if (!mcs_list_empty(&owner->ready)) {
         __atomic_store_n(&owner->tell, 1, __ATOMIC_RELEASE);
     }
+    set_due_locked(owner);
     mcs_mutex_unlock(&owner->release_lock);
     return count;
 }

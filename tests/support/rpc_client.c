@@ -200,8 +200,8 @@ static bool take_notices(rpc_client_t *client, uint64_t id)
 
 bool rpc_pump(rpc_client_t *client, int wait_ms)
 {
-    if (client->control.fd < 0) {
-        return false;
+    if (client->control.fd < 0 || client->busy) {
+        return client->busy;
     }
     struct pollfd fd = {.fd = client->control.fd, .events = POLLIN};
     poll(&fd, 1, wait_ms);
@@ -238,6 +238,7 @@ mcs_status_t rpc_wait(rpc_client_t *client, rpc_wire_t *wire, uint64_t id, const
     if (reply_out != NULL) {
         *reply_out = NULL;
     }
+    bool open = true;
     for (int waited = 0; waited < WAIT_LIMIT_MS;) {
         mcs_frame_header_t header;
         if (wire == &client->control) {
@@ -252,6 +253,9 @@ mcs_status_t rpc_wait(rpc_client_t *client, rpc_wire_t *wire, uint64_t id, const
                 mcs_buf_consume(&wire->in, MCS_FRAME_HEADER + header.length); /* of an abandoned request */
             }
         }
+        if (!open) {
+            return MCS_ERR_RPC_FAIL; /* and what came before the end has been read */
+        }
         struct pollfd fds[2] = {{.fd = wire->fd, .events = POLLIN}, {.fd = client->control.fd, .events = POLLIN}};
         int ready = poll(fds, 2, client->idle != NULL ? 1 : 100);
         if (ready == 0) {
@@ -260,8 +264,8 @@ mcs_status_t rpc_wait(rpc_client_t *client, rpc_wire_t *wire, uint64_t id, const
                 client->idle(client->idle_arg);
             }
         }
-        if (fds[0].revents != 0 && !fill(wire)) {
-            return MCS_ERR_RPC_FAIL;
+        if (fds[0].revents != 0) {
+            open = fill(wire);
         }
         if (wire != &client->control && client->control.fd >= 0 && fds[1].revents != 0) {
             if (fill(&client->control)) {
@@ -295,7 +299,10 @@ mcs_status_t rpc_call_control(rpc_client_t *client, mcs_verb_t verb, const Proto
                               const ProtobufCMessageDescriptor *type, ProtobufCMessage **reply_out)
 {
     uint64_t id = rpc_send(client, &client->control, verb, request);
-    return rpc_wait(client, &client->control, id, type, reply_out);
+    client->busy = true; /* an idle function must not take the answer away */
+    mcs_status_t status = rpc_wait(client, &client->control, id, type, reply_out);
+    client->busy = false;
+    return status;
 }
 
 /* ---- hello ---- */
@@ -323,6 +330,7 @@ static mcs_status_t say_hello(rpc_client_t *client, rpc_wire_t *wire, uint32_t r
         hello.nonce = (ProtobufCBinaryData){sizeof(nonce), nonce};
     }
     ProtobufCMessage *message;
+    client->busy = true;
     uint64_t request = rpc_send(client, wire, MCS_VERB_HELLO, &hello.base);
     mcs_status_t status = rpc_wait(client, wire, request, &mcs__wire__hello_reply__descriptor, &message);
     if (status == MCS_ERR_AGAIN) {
@@ -340,6 +348,7 @@ static mcs_status_t say_hello(rpc_client_t *client, rpc_wire_t *wire, uint32_t r
         request = rpc_send(client, wire, MCS_VERB_HELLO, &hello.base);
         status = rpc_wait(client, wire, request, &mcs__wire__hello_reply__descriptor, &message);
     }
+    client->busy = false;
     client->hello_status = status;
     if (status == MCS_OK) {
         Mcs__Wire__HelloReply *reply = (Mcs__Wire__HelloReply *)message;
@@ -365,8 +374,8 @@ void rpc_client_init(rpc_client_t *client, const char *path, const char *host_na
     client->token = "";
     client->auto_release = true;
     client->auto_ack = true;
-    mcs_buf_t *bufs[] = {&client->control.in,     &client->call.in,   &client->kept_releases,
-                         &client->revoked, &client->forgotten, &client->ended};
+    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in,   &client->kept_releases,
+                         &client->revoked,    &client->forgotten, &client->ended};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bufs); i++) {
         mcs_buf_init(bufs[i], (size_t)256 << 20);
     }
@@ -404,8 +413,8 @@ void rpc_client_fini(rpc_client_t *client)
 {
     close_wire(&client->control);
     close_wire(&client->call);
-    mcs_buf_t *bufs[] = {&client->control.in,     &client->call.in,   &client->kept_releases,
-                         &client->revoked, &client->forgotten, &client->ended};
+    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in,   &client->kept_releases,
+                         &client->revoked,    &client->forgotten, &client->ended};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bufs); i++) {
         mcs_buf_fini(bufs[i]);
     }
@@ -426,8 +435,8 @@ static void next_sequence(rpc_client_t *client, Mcs__Wire__Sequence *sequence)
     sequence->ack = sequence->seq;
 }
 
-mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance, uint32_t *handle_out,
-                           mcs_mac_key_t *key_out)
+mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance,
+                           uint32_t *handle_out, mcs_mac_key_t *key_out)
 {
     Mcs__Wire__Sequence sequence;
     Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
@@ -581,7 +590,8 @@ mcs_status_t rpc_put_start(rpc_client_t *client, const char *const *keys, const 
     return MCS_OK;
 }
 
-int32_t rpc_put_one(rpc_client_t *client, const char *key, uint64_t size, const rpc_put_options_t *options, rpc_put_t *put)
+int32_t rpc_put_one(rpc_client_t *client, const char *key, uint64_t size, const rpc_put_options_t *options,
+                    rpc_put_t *put)
 {
     rpc_put_t own;
     put = put != NULL ? put : &own;
@@ -647,7 +657,8 @@ int32_t rpc_exist(rpc_client_t *client, const char *key)
     exist.key_lens = data_of(&columns.lens);
     exist.keys = data_of(&columns.bytes);
     ProtobufCMessage *message;
-    int32_t result = (int32_t)rpc_call(client, MCS_VERB_EXIST, &exist.base, &mcs__wire__exist_reply__descriptor, &message);
+    int32_t result =
+        (int32_t)rpc_call(client, MCS_VERB_EXIST, &exist.base, &mcs__wire__exist_reply__descriptor, &message);
     if (result == MCS_OK) {
         const Mcs__Wire__ExistReply *reply = (const Mcs__Wire__ExistReply *)message;
         assert_int_equal(reply->results.len, sizeof(result));
@@ -669,7 +680,8 @@ int32_t rpc_lookup(rpc_client_t *client, const char *key, bool no_lease, rpc_obj
     lookup.keys = data_of(&columns.bytes);
     lookup.no_lease = no_lease;
     ProtobufCMessage *message;
-    int32_t result = (int32_t)rpc_call(client, MCS_VERB_LOOKUP, &lookup.base, &mcs__wire__lookup_reply__descriptor, &message);
+    int32_t result =
+        (int32_t)rpc_call(client, MCS_VERB_LOOKUP, &lookup.base, &mcs__wire__lookup_reply__descriptor, &message);
     if (result == MCS_OK) {
         const Mcs__Wire__LookupReply *reply = (const Mcs__Wire__LookupReply *)message;
         assert_int_equal(reply->objects.len, sizeof(out->object));

@@ -1,7 +1,9 @@
-/* A client of the master's RPC for tests: one session with a control and a call connection over a UNIX socket, in the calling thread.
+/* A client of the master's RPC for tests: one session with a control and a call connection over a UNIX socket, in the
+ * calling thread.
  *
- * While it waits for an answer it also reads the control connection: releases are answered (or kept, auto_release = false) and revocations
- * acknowledged (auto_ack), and every notice is counted. Failures of the transport end the test. Not thread-safe: one a thread. */
+ * While it waits for an answer it also reads the control connection: releases are answered (or kept, auto_release =
+ * false) and revocations acknowledged (auto_ack), and every notice is counted. Failures of the transport end the test.
+ * Not thread-safe: one a thread. */
 #ifndef MCS_TESTS_RPC_CLIENT_H
 #define MCS_TESTS_RPC_CLIENT_H
 
@@ -27,6 +29,7 @@ typedef struct rpc_client {
     uint64_t epoch;
     uint64_t seq;
     bool resumed;
+    bool busy; /* waits for an answer on the control connection */
     mcs_status_t hello_status;
     char detail[400]; /* of the last refusal */
     const char *host_name;
@@ -35,19 +38,20 @@ typedef struct rpc_client {
     /* what the notices said */
     bool auto_release;
     bool auto_ack;
-    uint64_t releases;        /* records asked */
-    uint64_t may_write;       /* of these, flagged */
-    mcs_buf_t kept_releases;  /* mcs_col_release_t not answered yet */
-    mcs_buf_t revoked;        /* generations */
-    mcs_buf_t forgotten;      /* generations */
-    mcs_buf_t ended;          /* mcs_id_t */
+    uint64_t releases;       /* records asked */
+    uint64_t may_write;      /* of these, flagged */
+    mcs_buf_t kept_releases; /* mcs_col_release_t not answered yet */
+    mcs_buf_t revoked;       /* generations */
+    mcs_buf_t forgotten;     /* generations */
+    mcs_buf_t ended;         /* mcs_id_t */
     /* called while it waits, once a millisecond */
     void (*idle)(void *arg);
     void *idle_arg;
 } rpc_client_t;
 
 void rpc_client_init(rpc_client_t *client, const char *path, const char *host_name);
-/* Connects the control connection and says hello: a new session, or `client->session` again. Returns the master's status. */
+/* Connects the control connection and says hello: a new session, or `client->session` again. Returns the master's
+ * status. */
 mcs_status_t rpc_client_open(rpc_client_t *client);
 /* Connects the call connection (done by itself at the first call). */
 mcs_status_t rpc_client_join(rpc_client_t *client);
@@ -57,7 +61,8 @@ void rpc_client_fini(rpc_client_t *client);
 /* A new client with a session. */
 void rpc_client_start(rpc_client_t *client, const char *path, const char *host_name);
 
-/* On the call connection, or the control connection. Returns the status; *reply_out (may be NULL) is the message, freed by the caller. */
+/* On the call connection, or the control connection. Returns the status; *reply_out (may be NULL) is the message, freed
+ * by the caller. */
 mcs_status_t rpc_call(rpc_client_t *client, mcs_verb_t verb, const ProtobufCMessage *request,
                       const ProtobufCMessageDescriptor *type, ProtobufCMessage **reply_out);
 mcs_status_t rpc_call_control(rpc_client_t *client, mcs_verb_t verb, const ProtobufCMessage *request,
@@ -74,8 +79,8 @@ void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 
 /* ---- verbs ---- */
 mcs_id_t rpc_mount(rpc_client_t *client, const char *name, uint64_t size); /* must succeed */
-mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance, uint32_t *handle_out,
-                           mcs_mac_key_t *key_out);
+mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance,
+                           uint32_t *handle_out, mcs_mac_key_t *key_out);
 mcs_status_t rpc_unmount(rpc_client_t *client, mcs_id_t instance);
 
 typedef struct rpc_put {
@@ -106,7 +111,8 @@ typedef struct rpc_put_options {
 mcs_status_t rpc_put_start(rpc_client_t *client, const char *const *keys, const uint64_t *sizes, size_t count,
                            const rpc_put_options_t *options, rpc_put_t *puts);
 /* One key; the key's own status. */
-int32_t rpc_put_one(rpc_client_t *client, const char *key, uint64_t size, const rpc_put_options_t *options, rpc_put_t *put);
+int32_t rpc_put_one(rpc_client_t *client, const char *key, uint64_t size, const rpc_put_options_t *options,
+                    rpc_put_t *put);
 mcs_status_t rpc_put_end(rpc_client_t *client, const uint64_t *ids, size_t count, int32_t *statuses);
 int32_t rpc_end_one(rpc_client_t *client, uint64_t id);
 int32_t rpc_revoke_one(rpc_client_t *client, uint64_t id);

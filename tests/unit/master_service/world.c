@@ -24,7 +24,7 @@ void world_init(world_t *world, bool fake_clock)
     } else {
         mcs_clock_set_source(NULL);
     }
-    mcs_log_set_level(MCS_LOG_ERROR);
+    mcs_log_set_level(getenv("DBG") ? MCS_LOG_DEBUG : MCS_LOG_ERROR);
 }
 
 void world_start(world_t *world)
@@ -73,6 +73,9 @@ void world_tick(void *arg)
     }
     for (int i = 0; i < 64 && svc_house_tick(world->service); i++) {
     }
+    if (world->peer != NULL) {
+        rpc_pump(world->peer, 0);
+    }
 }
 
 void world_client(world_t *world, rpc_client_t *client, const char *host_name)
@@ -88,9 +91,9 @@ void world_client(world_t *world, rpc_client_t *client, const char *host_name)
 /* Ticks until a poll of all sockets that began after now has been finished: what was sent before has been heard. */
 static void tick_through_poll(world_t *world)
 {
-    world->service->next_poll_ns = 0;
     uint64_t from = svc_clock(world->service);
     for (int i = 0; i < 20000; i++) {
+        world->service->next_poll_ns = 0; /* the clock stands still */
         world_tick(world);
         if (world->service->polled_ns >= from) {
             return;
@@ -113,6 +116,23 @@ void world_pass(world_t *world, uint64_t ms)
     for (int i = 0; i < 64; i++) { /* every shard's open puts and lists once */
         world_tick(world);
     }
+}
+
+void world_passing(void *arg)
+{
+    unit_clock_advance(MCS_NS_PER_MS);
+    world_tick(arg);
+}
+
+void world_stall(world_t *world, uint64_t ns)
+{
+    (void)world;
+    unit_clock_advance(ns);
+}
+
+void unit_wait(world_t *world)
+{
+    world_passing(world);
 }
 
 mcs_service_totals_t world_totals(world_t *world)
@@ -165,7 +185,8 @@ uint64_t world_walk_bytes(world_t *world)
             const svc_record_t *record = svc_record(&world->service->index, ref);
             bytes += record->replica_count * mcs_extent_len(record->payload_len);
         }
-        MCS_LIST_FOR_EACH (node, &shard->open) {
+        MCS_LIST_FOR_EACH(node, &shard->open)
+        {
             const svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
             if (pending->successor != 0) {
                 const svc_record_t *record = svc_record(&world->service->index, pending->successor);

@@ -1,4 +1,5 @@
-/* A service and an RPC server in this process, on a UNIX socket in a folder of its own: the world of the service's tests.
+/* A service and an RPC server in this process, on a UNIX socket in a folder of its own: the world of the service's
+ * tests.
  *
  * With a fake clock housekeeping has no thread: it runs when the test says so, and while a client waits. */
 #ifndef MCS_TESTS_WORLD_H
@@ -16,7 +17,8 @@ typedef struct world {
     mcs_service_t *service;
     mcs_rpc_server_t *server;
     bool manual;
-    uint32_t expired; /* calls of client_expired */
+    uint32_t expired;   /* calls of client_expired */
+    rpc_client_t *peer; /* an owner whose notices are read while somebody waits; NULL = none */
 } world_t;
 
 #define WORLD_START_NS (UINT64_C(1000) * 1000000000)
@@ -32,6 +34,12 @@ void world_client(world_t *world, rpc_client_t *client, const char *host_name);
 void world_tick(void *world);
 /* Moves the fake clock in small steps (so that it is no stall) with ticks. */
 void world_pass(world_t *world, uint64_t ms);
+/* An idle function: a millisecond passes each time. */
+void world_passing(void *world);
+/* The master did not run for this long. */
+void world_stall(world_t *world, uint64_t ns);
+/* A millisecond and a turn: recency has an order. */
+void unit_wait(world_t *world);
 mcs_service_totals_t world_totals(world_t *world);
 /* Ticks, and reads notices of the clients, until all released extents are back: the bytes in use. */
 uint64_t world_settle(world_t *world, rpc_client_t *const *clients, size_t count);

@@ -1,0 +1,209 @@
+/* Eviction: watermark, order, pins, groups, demand. */
+#include "tests/unit/master_service/fixture.h"
+
+/* 64 objects of 16 KiB fill the segment. */
+#define OBJECT (16 * 1024 - 64)
+
+static void store_n(fixture_t *f, const char *prefix, int from, int to, const rpc_put_options_t *options)
+{
+    for (int i = from; i < to; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "%s%d", prefix, i);
+        assert_int_equal(rpc_store(&f->writer, key, OBJECT, options), MCS_OK);
+        unit_wait(&f->world);
+    }
+}
+
+static int count_there(fixture_t *f, const char *prefix, int from, int to)
+{
+    int there = 0;
+    for (int i = from; i < to; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "%s%d", prefix, i);
+        there += rpc_lookup(&f->writer, key, true, NULL) == MCS_OK;
+    }
+    return there;
+}
+
+static void nothing_is_evicted_below_the_watermark(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 57, NULL); /* 89 % */
+    world_pass(&f->world, 1000);
+    assert_int_equal(count_there(f, "k", 0, 57), 57);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 0);
+}
+
+static void above_the_watermark_the_oldest_go(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 58, NULL); /* 90.6 % */
+    world_pass(&f->world, 100);
+    /* target = used - watermark + ratio = 5.6 %: 4 objects */
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 4);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_bytes), 4 * OBJECT);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_successful), 1);
+    assert_int_equal(count_there(f, "k", 0, 58), 54);
+    /* Close to the true order: of the sampled tails the oldest. */
+    assert_true(count_there(f, "k", 0, 8) <= 5);
+    assert_int_equal(count_there(f, "k", 29, 58), 29);
+    assert_int_equal(settle(f), 54 * 16384);
+}
+
+static void leased_objects_are_never_evicted(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 57, NULL);
+    for (int i = 0; i < 30; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(rpc_exist(&f->writer, key), 1);
+    }
+    store_n(f, "n", 0, 7, NULL);
+    world_pass(&f->world, 1000);
+    assert_true(mcs_metric_get(&f->world.metrics, evicted_keys) > 0);
+    assert_int_equal(count_there(f, "k", 0, 30), 30);
+}
+
+static void hard_pinned_objects_stay_and_soft_pinned_ones_go_last(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t hard = {.hard_pin = true};
+    rpc_put_options_t soft = {.soft_pin_action = 1};
+    store_n(f, "hard", 0, 10, &hard);
+    store_n(f, "soft", 0, 10, &soft);
+    store_n(f, "plain", 0, 37, NULL);
+    assert_int_equal(world_totals(&f->world).soft_pinned, 10);
+    for (int i = 0; i < 37; i++) { /* each needs room for one more */
+        char key[32];
+        snprintf(key, sizeof(key), "new%d", i);
+        assert_int_equal(rpc_store(&f->writer, key, OBJECT, NULL), MCS_OK);
+        assert_int_equal(count_there(f, "hard", 0, 10), 10);
+        assert_int_equal(count_there(f, "soft", 0, 10), 10);
+        unit_wait(&f->world);
+    }
+    /* Only soft-pinned ones are left to give way. */
+    store_n(f, "pin", 0, 30, &soft);
+    assert_true(count_there(f, "soft", 0, 10) + count_there(f, "pin", 0, 30) <= 44);
+    assert_int_equal(count_there(f, "hard", 0, 10), 10);
+    assert_int_equal(rpc_remove(&f->writer, "hard0", false), MCS_OK);
+}
+
+static void no_soft_eviction(mcs_master_config_t *conf)
+{
+    conf->allow_evict_soft_pinned_objects = false;
+}
+
+static int setup_no_soft(void **state)
+{
+    return setup_with(state, no_soft_eviction);
+}
+
+static void soft_pins_hold_when_the_flag_says_so_until_they_run_out(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t soft = {.soft_pin_action = 1, .has_soft_pin_ttl = true, .soft_pin_ttl_ms = 3000};
+    store_n(f, "soft", 0, 64, &soft);
+    f->writer.idle = world_passing;
+    assert_int_equal(rpc_store(&f->writer, "more", OBJECT, NULL), MCS_ERR_NO_AVAILABLE_HANDLE);
+    assert_int_equal(count_there(f, "soft", 0, 64), 64);
+    live(f, 4000);
+    assert_int_equal(world_totals(&f->world).soft_pinned, 0);
+    assert_int_equal(rpc_store(&f->writer, "more", OBJECT, NULL), MCS_OK);
+}
+
+static void a_soft_pin_of_zero_is_none(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t zero = {.soft_pin_action = 1, .has_soft_pin_ttl = true};
+    assert_int_equal(rpc_store(&f->writer, "k", 100, &zero), MCS_OK);
+    assert_int_equal(world_totals(&f->world).soft_pinned, 0);
+}
+
+static void groups_go_together_or_not_at_all(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t a = {.group = "a"};
+    rpc_put_options_t b = {.group = "b"};
+    store_n(f, "a", 0, 5, &a);
+    store_n(f, "b", 0, 5, &b);
+    assert_int_equal(rpc_exist(&f->writer, "b3"), 1); /* leases its group */
+    store_n(f, "k", 0, 50, NULL);
+    world_pass(&f->world, 1000);
+    assert_int_equal(count_there(f, "a", 0, 5), 0);
+    assert_int_equal(count_there(f, "b", 0, 5), 5);
+    assert_int_equal(settle(f), world_walk_bytes(&f->world));
+}
+
+static void a_put_evicts_what_it_needs(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 57, NULL);
+    assert_int_equal(rpc_store(&f->writer, "large", 40 * 16384, NULL), MCS_OK);
+    assert_int_equal(rpc_lookup(&f->writer, "large", true, NULL), MCS_OK);
+    assert_int_equal(settle(f), world_walk_bytes(&f->world));
+}
+
+static void no_ratio(mcs_master_config_t *conf)
+{
+    conf->eviction_ratio = 0;
+    conf->eviction_high_watermark_ratio = 1;
+}
+
+static int setup_no_ratio(void **state)
+{
+    return setup_with(state, no_ratio);
+}
+
+static void demand_alone_evicts_only_what_is_needed(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 64, NULL);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
+    assert_int_equal(rpc_store(&f->writer, "one", OBJECT, NULL), MCS_OK);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 1);
+}
+
+static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
+{
+    fixture_t *f = *state;
+    rpc_client_t other;
+    world_client(&f->world, &other, "host-c:1");
+    store_n(f, "k", 0, 57, NULL);
+    rpc_mount(&other, "host-c:1", SEGMENT);
+    f->world.peer = &other;
+    rpc_client_drop_control(&f->owner);
+    for (int i = 0; i < 1000 && rpc_exist(&f->writer, "k0") != 0; i++) {
+        world_tick(&f->world);
+    }
+    for (int i = 0; i < 80; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "n%d", i);
+        rpc_pump(&other, 0);
+        assert_int_equal(rpc_store(&other, key, OBJECT, NULL), MCS_OK);
+        unit_wait(&f->world);
+    }
+    assert_int_equal(rpc_client_open(&f->owner), MCS_OK);
+    world_pass(&f->world, 1100);
+    assert_int_equal(count_there(f, "k", 1, 57), 56);
+    f->world.peer = NULL;
+    rpc_client_fini(&other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(nothing_is_evicted_below_the_watermark, setup, teardown),
+        cmocka_unit_test_setup_teardown(above_the_watermark_the_oldest_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(leased_objects_are_never_evicted, setup, teardown),
+        cmocka_unit_test_setup_teardown(hard_pinned_objects_stay_and_soft_pinned_ones_go_last, setup, teardown),
+        cmocka_unit_test_setup_teardown(soft_pins_hold_when_the_flag_says_so_until_they_run_out, setup_no_soft,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_soft_pin_of_zero_is_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(groups_go_together_or_not_at_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
+        cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_no_ratio, teardown),
+        cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
+    };
+    return cmocka_run_group_tests_name("svc_evict", tests, NULL, NULL);
+}
