@@ -582,7 +582,9 @@ mcs_status_t rpc_put_start(rpc_client_t *client, const char *const *keys, const 
         puts[i].status = put.status;
         puts[i].replicas = put.replica_count;
         puts[i].put_id = put.put_id;
-        memcpy(puts[i].replica, reply->replicas.data + at, put.replica_count * sizeof(mcs_col_replica_t));
+        if (put.replica_count > 0) {
+            memcpy(puts[i].replica, reply->replicas.data + at, put.replica_count * sizeof(mcs_col_replica_t));
+        }
         at += put.replica_count * sizeof(mcs_col_replica_t);
     }
     assert_int_equal(at, reply->replicas.len);
@@ -607,7 +609,9 @@ static mcs_status_t call_statuses(rpc_client_t *client, mcs_verb_t verb, const P
     if (status == MCS_OK) {
         const Mcs__Wire__StatusColumn *reply = (const Mcs__Wire__StatusColumn *)message;
         assert_int_equal(reply->statuses.len, count * sizeof(int32_t));
-        memcpy(statuses, reply->statuses.data, reply->statuses.len);
+        if (count > 0) {
+            memcpy(statuses, reply->statuses.data, reply->statuses.len);
+        }
         protobuf_c_message_free_unpacked(message, NULL);
     }
     return status;
@@ -687,7 +691,9 @@ int32_t rpc_lookup(rpc_client_t *client, const char *key, bool no_lease, rpc_obj
         assert_int_equal(reply->objects.len, sizeof(out->object));
         memcpy(&out->object, reply->objects.data, sizeof(out->object));
         assert_int_equal(reply->replicas.len, out->object.replica_count * sizeof(mcs_col_replica_t));
-        memcpy(out->replica, reply->replicas.data, reply->replicas.len);
+        if (reply->replicas.len > 0) {
+            memcpy(out->replica, reply->replicas.data, reply->replicas.len);
+        }
         out->lease_ms = reply->lease_ms;
         result = out->object.status;
         protobuf_c_message_free_unpacked(message, NULL);
