@@ -13,7 +13,6 @@
 #define MCS_CLIENT_CLIENT_H
 
 #include "core/base/lock.h"
-#include "core/base/memprobe.h"
 #include "core/base/parse.h"
 #include "core/client/copy.h"
 #include "core/client/parts.h"
@@ -41,6 +40,7 @@ typedef struct mcs_client {
     char *master_address;
     char *metadata_url; /* "" = P2PHANDSHAKE */
     bool published;
+    bool joined;    /* the first session has been opened; sessions' thread only */
     void *embedded; /* a master of our own, NULL = none */
 
     mcs_hello_self_t self;
@@ -87,13 +87,11 @@ static inline bool mcs_client_is_cancelled(const mcs_client_t *client)
 /* MCS_ERR_INTERRUPTED or MCS_ERR_CLOSED when the call that runs on this thread has to end. Asks the hook. */
 mcs_status_t mcs_client_check(const mcs_client_t *client) MCS_MUST_CHECK;
 
-/* Memory that a caller named by address is there: registered ranges were asked about at their registration, everything
- * else is now. */
-mcs_status_t mcs_client_check_memory(mcs_client_t *client, mcs_memprobe_t *probe, const struct iovec *iov, size_t count,
-                                     bool write) MCS_MUST_CHECK;
-
 /* Deadline of a transfer of `bytes` that starts now. */
 uint64_t mcs_client_transfer_deadline(const mcs_client_t *client, uint64_t bytes);
+
+/* Publishes the name at the metadata server, if there is one. */
+mcs_status_t mcs_client_publish(mcs_client_t *client) MCS_MUST_CHECK;
 
 /* mount.c: the session's hooks. */
 mcs_status_t mcs_client_opened(void *client, const mcs_hello_result_t *hello);

@@ -14,8 +14,7 @@
 
 /* ---- in one step ---- */
 
-static void set_target(mcs_client_t *client, mcs_memprobe_t *probe, mcs_read_item_t *item, mcs_bytes_t key,
-                       const mcs_value_t *buffer)
+static void set_target(mcs_read_item_t *item, mcs_bytes_t key, const mcs_value_t *buffer)
 {
     memset(item, 0, sizeof(*item));
     item->iov = buffer->iov;
@@ -23,9 +22,6 @@ static void set_target(mcs_client_t *client, mcs_memprobe_t *probe, mcs_read_ite
     item->status = mcs_key_take(key, &item->key);
     if (item->status == MCS_OK) {
         item->status = mcs_iov_total(buffer->iov, buffer->iov_count, UINT64_MAX, &item->capacity);
-    }
-    if (item->status == MCS_OK) {
-        item->status = mcs_client_check_memory(client, probe, buffer->iov, buffer->iov_count, true);
     }
     if (item->status == MCS_OK) {
         item->status = MCS_ERR_AGAIN;
@@ -47,13 +43,11 @@ mcs_status_t mcs_client_get_into(mcs_client_t *client, const mcs_bytes_t *keys, 
         }
     }
     mcs_arena_t arena;
-    mcs_memprobe_t probe;
-    mcs_memprobe_init(&probe);
     mcs_arena_init(&arena, ARENA_CHUNK, ARENA_MAX);
     for (size_t from = 0; from < count; from += CHUNK) {
         size_t n = MCS_MIN(count - from, (size_t)CHUNK);
         for (size_t i = 0; i < n; i++) {
-            set_target(client, &probe, &items[i], keys[from + i], &buffers[from + i]);
+            set_target(&items[i], keys[from + i], &buffers[from + i]);
         }
         mcs_read_t read;
         mcs_read_init(&read, client, items, n, &arena);
@@ -64,7 +58,6 @@ mcs_status_t mcs_client_get_into(mcs_client_t *client, const mcs_bytes_t *keys, 
         mcs_read_fini(&read);
         mcs_arena_reset(&arena);
     }
-    mcs_memprobe_fini(&probe);
     mcs_arena_fini(&arena);
     if (items != few) {
         mcs_free(items);

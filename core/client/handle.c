@@ -227,7 +227,7 @@ static void release(target_t *target)
 /* Was it replaced by an object of another size while we read? Then it is looked up anew. */
 static bool begin_again(mcs_read_item_t *item, target_t *target)
 {
-    if (item->status != MCS_ERR_REPLICA_IS_GONE) {
+    if (item->status != MCS_ERR_INVALID_PARAMS || target->handle == NULL) {
         return false;
     }
     release(target);

@@ -140,12 +140,26 @@ static void take_epoch(mcs_client_t *client, uint64_t epoch)
     }
 }
 
+/* A master that lost the session may have withdrawn our name, or lost it with everything else. */
+static void publish_again(mcs_client_t *client)
+{
+    mcs_status_t status = mcs_client_publish(client);
+    if (status != MCS_OK && status != MCS_ERR_SEGMENT_ALREADY_EXISTS) {
+        mcs_warn(AREA, "the name %s is not published again: %s", client->name, mcs_status_name(status));
+    }
+}
+
 mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
     take_epoch(client, hello->epoch);
     mcs_mapper_set_session(client->mapper, hello->session);
-    return client->segment_config.size > 0 ? mount(client) : MCS_OK;
+    mcs_status_t status = client->segment_config.size > 0 ? mount(client) : MCS_OK;
+    if (status == MCS_OK && client->joined) {
+        publish_again(client);
+    }
+    client->joined = client->joined || status == MCS_OK;
+    return status;
 }
 
 void mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)

@@ -11,18 +11,6 @@ mcs_status_t mcs_client_check(const mcs_client_t *client)
     return mcs_interrupt_pending() ? MCS_ERR_INTERRUPTED : MCS_OK;
 }
 
-mcs_status_t mcs_client_check_memory(mcs_client_t *client, mcs_memprobe_t *probe, const struct iovec *iov, size_t count,
-                                     bool write)
-{
-    mcs_status_t status = MCS_OK;
-    for (size_t i = 0; status == MCS_OK && i < count; i++) {
-        if (iov[i].iov_len > 0 && !mcs_regtable_contains(client->buffers, iov[i].iov_base, iov[i].iov_len)) {
-            status = mcs_memprobe_check(probe, iov[i].iov_base, iov[i].iov_len, write);
-        }
-    }
-    return status;
-}
-
 uint64_t mcs_client_transfer_deadline(const mcs_client_t *client, uint64_t bytes)
 {
     uint64_t ms = client->config.transfer_timeout_s * 1000 + bytes / (client->config.transfer_floor_mbps * 1000);

@@ -47,9 +47,6 @@ static mcs_status_t check_item(mcs_put_call_t *call, mcs_put_item_t *item, mcs_b
                   mcs_status_name(MCS_ERR_INVALID_PARAMS));
         status = MCS_ERR_INVALID_PARAMS;
     }
-    if (status == MCS_OK && (flags & MCS_PUT_STAGED) == 0) {
-        status = mcs_client_check_memory(client, &call->probe, item->value->iov, item->value->iov_count, false);
-    }
     return status;
 }
 
@@ -518,7 +515,6 @@ mcs_status_t mcs_client_put(mcs_client_t *client, const mcs_bytes_t *keys, const
     call->client = client;
     call->count = count;
     call->upsert = (flags & MCS_PUT_UPSERT) != 0;
-    mcs_memprobe_init(&call->probe);
     mcs_arena_init(&call->arena, ARENA_CHUNK, ARENA_MAX);
     call->items = MCS_NEW_ARRAY(mcs_put_item_t, count);
     call->round = MCS_NEW_ARRAY(mcs_put_item_t *, MCS_MIN(count, (size_t)MCS_BATCH_KEYS));
@@ -533,7 +529,6 @@ mcs_status_t mcs_client_put(mcs_client_t *client, const mcs_bytes_t *keys, const
         run(call);
         report(call, results);
     }
-    mcs_memprobe_fini(&call->probe);
     mcs_arena_fini(&call->arena);
     mcs_free(call->round);
     mcs_free(call->items);

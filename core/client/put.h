@@ -48,7 +48,6 @@ typedef struct mcs_put_call {
     Mcs__Wire__PutConfig wire; /* the same in every request but for the excluded segments */
     char *preferred[MCS_PREFERRED_MAX];
     uint32_t excluded[MCS_EXCLUDED_MAX];
-    mcs_memprobe_t probe;
     mcs_arena_t arena; /* of one round */
     /* One round: which items, in the order of the request. */
     mcs_put_item_t **round;

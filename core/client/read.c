@@ -184,10 +184,8 @@ static void fill_move(mcs_read_t *read, mcs_read_item_t *item, int replica, mcs_
 
 static mcs_status_t check_size(const mcs_read_t *read, const mcs_read_item_t *item)
 {
-    if (read->exact) {
-        return item->found.size == item->capacity ? MCS_ERR_AGAIN : MCS_ERR_REPLICA_IS_GONE;
-    }
-    return item->found.size <= item->capacity ? MCS_ERR_AGAIN : MCS_ERR_INVALID_PARAMS;
+    bool fits = read->exact ? item->found.size == item->capacity : item->found.size <= item->capacity;
+    return fits ? MCS_ERR_AGAIN : MCS_ERR_INVALID_PARAMS;
 }
 
 /* Moves for all items that can have one now. */

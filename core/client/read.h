@@ -29,8 +29,8 @@ typedef struct mcs_read {
     mcs_client_t *client;
     mcs_read_item_t *items;
     size_t count;
-    bool exact; /* the object must have the size of the target: MCS_ERR_REPLICA_IS_GONE when it was replaced by one of
-                   another */
+    bool exact; /* the object must have the size of the target, else MCS_ERR_INVALID_PARAMS: it was replaced by another
+                 */
     mcs_arena_t *arena;
     mcs_routes_t routes;
     uint32_t *picked; /* indices of the items that a lookup is for */

@@ -314,14 +314,14 @@ static mcs_metadata_record_t metadata_record(const mcs_client_t *client)
     };
 }
 
-static mcs_status_t publish(mcs_client_t *client)
+mcs_status_t mcs_client_publish(mcs_client_t *client)
 {
     if (client->metadata_url[0] == '\0') {
         return MCS_OK;
     }
     mcs_metadata_record_t record = metadata_record(client);
     mcs_status_t status = mcs_parts()->metadata->publish(&record);
-    client->published = status == MCS_OK;
+    client->published = client->published || status == MCS_OK;
     return status;
 }
 
@@ -352,7 +352,7 @@ static mcs_status_t try_name(mcs_client_t *client, bool named_port)
     }
     if (status == MCS_OK) {
         format_endpoint(client, named_port);
-        status = publish(client);
+        status = mcs_client_publish(client);
     }
     if (status == MCS_OK) {
         status = mcs_session_start(client->session, client->owner);

@@ -15,6 +15,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/memprobe.h"
 #include "core/base/thread.h"
 #include "core/client/client.h"
 #include "core/client/interrupt.h"

@@ -1,16 +1,20 @@
 /* mcstore.h - C API of the store client (libmcstore).
  *
- * A store is one client: it may contribute one segment of memory to the cluster (`global_segment_size`), and puts and gets objects that live in
- * the segments of all clients. Data moves directly between clients; the master only knows where it is.
+ * A store is one client: it may contribute one segment of memory to the cluster (`global_segment_size`), and puts and
+ * gets objects that live in the segments of all clients. Data moves directly between clients; the master only knows
+ * where it is.
  *
  * Conventions
- *  - Results are 0 or a positive count for success, and the negative codes of mcs_code_name() otherwise. Batch calls write one result per key.
- *  - Every call may be made from any thread at any time, also before mcs_store_setup (MCS_INVALID_PARAMS), after and during
- *    mcs_store_close, and blocks no longer than the RPC timeout plus the transfer timeout. A forked child gets MCS_INVALID_PARAMS.
+ *  - Results are 0 or a positive count for success, and the negative codes of mcs_code_name() otherwise. Batch calls
+ * write one result per key.
+ *  - Every call may be made from any thread at any time, also before mcs_store_setup (MCS_INVALID_PARAMS), after and
+ * during mcs_store_close, and blocks no longer than the RPC timeout plus the transfer timeout. A forked child gets
+ * MCS_INVALID_PARAMS.
  *  - Keys are any bytes, 1 to 8192 long. Values are 1 byte to 1 TiB. Buffers are host memory of any alignment.
- *  - No call keeps a pointer of the caller's after it returned, except mcs_register_buffer (until it is unregistered) and get operations
- *    (keys are copied). On return no buffer is being written any more, whatever the result.
- *  - The library starts threads at setup and joins them at close. It installs no signal handlers and writes to no file descriptor but stderr.
+ *  - No call keeps a pointer of the caller's after it returned, except mcs_register_buffer (until it is unregistered)
+ * and get operations (keys are copied). On return no buffer is being written any more, whatever the result.
+ *  - The library starts threads at setup and joins them at close. It installs no signal handlers and writes to no file
+ * descriptor but stderr.
  */
 #ifndef MCSTORE_MCSTORE_H
 #define MCSTORE_MCSTORE_H
@@ -44,19 +48,21 @@ MCSTORE_API void mcs_store_destroy(mcs_store_t *store);
 /* Starts with struct_size = sizeof(mcs_setup_t): fields beyond it have their defaults (zero). Strings are copied. */
 typedef struct mcs_setup {
     size_t struct_size;
-    const char *local_hostname;   /* host, host:port, [v6]:port …; without a port one is picked in MC_STORE_CLIENT_MIN_PORT..MAX_PORT */
-    const char *metadata_server;  /* "P2PHANDSHAKE" or "http://host:port/metadata" */
-    uint64_t global_segment_size; /* bytes contributed; 0 = none */
-    uint64_t local_buffer_size;   /* bytes for handles and staging; 0 = none */
-    const char *protocol;         /* "tcp", "rpc_only" (no data plane) */
-    const char *rdma_devices;     /* ignored with a warning for tcp */
+    const char *local_hostname;     /* host, host:port, [v6]:port …; without a port one is picked in
+                                       MC_STORE_CLIENT_MIN_PORT..MAX_PORT */
+    const char *metadata_server;    /* "P2PHANDSHAKE" or "http://host:port/metadata" */
+    uint64_t global_segment_size;   /* bytes contributed; 0 = none */
+    uint64_t local_buffer_size;     /* bytes for handles and staging; 0 = none */
+    const char *protocol;           /* "tcp", "rpc_only" (no data plane) */
+    const char *rdma_devices;       /* ignored with a warning for tcp */
     const char *master_server_addr; /* "host:port", "unix:/path", "embedded", "embedded:port" */
-    const char *tenant_id;        /* NULL = "default" */
-    uint32_t flags;               /* 0 */
+    const char *tenant_id;          /* NULL = "default" */
+    uint32_t flags;                 /* 0 */
 } mcs_setup_t;
 
-/* 0; MCS_INVALID_PARAMS for bad arguments and for any failure with an explicit port; -1 when no port worked. The log says what and where.
- * A store that is set up already is closed first when the arguments are valid. Fails within the connect timeout (a few seconds). */
+/* 0; MCS_INVALID_PARAMS for bad arguments and for any failure with an explicit port; -1 when no port worked. The log
+ * says what and where. A store that is set up already is closed first when the arguments are valid. Fails within the
+ * connect timeout (a few seconds). */
 MCSTORE_API int mcs_store_setup(mcs_store_t *store, const mcs_setup_t *setup);
 /* Always 0. Unmounts, tells the master, joins the threads. Calls in other threads return MCS_INVALID_PARAMS. */
 MCSTORE_API int mcs_store_close(mcs_store_t *store);
@@ -72,7 +78,8 @@ typedef struct mcs_bytes {
     size_t len;
 } mcs_bytes_t;
 
-/* Starts with struct_size. Zeroed = defaults of the API with replica_num 1 (0 is taken as given only when `replica_num_set`). */
+/* Starts with struct_size. Zeroed = defaults of the API with replica_num 1 (0 is taken as given only when
+ * `replica_num_set`). */
 typedef struct mcs_replicate_config {
     size_t struct_size;
     uint64_t replica_num;
@@ -93,7 +100,8 @@ typedef struct mcs_replicate_config {
 
 /* How a value is given changes only the checks the API documents. */
 #define MCS_PUT_STAGED 1u /* put, put_batch, put_parts: a value larger than the local buffer is MCS_INVALID_PARAMS */
-#define MCS_PUT_UPSERT 2u /* an existing value is replaced, at once for all readers: they see the old or the new one */
+#define MCS_PUT_UPSERT 2u /* an existing value is replaced, at once for all readers: they see the old or the new one   \
+                           */
 
 /* One value, in pieces that are written one after another. */
 typedef struct mcs_value {
@@ -101,30 +109,34 @@ typedef struct mcs_value {
     size_t iov_count;
 } mcs_value_t;
 
-/* Stores count objects; results[i] is 0 (stored, or the key exists already: the old value stays) or negative. The same key twice: the first
- * value wins, both succeed. An empty value is MCS_INVALID_PARAMS. `config` may be NULL. Returns 0, or the error that made the whole call impossible
- * (then in every result too). */
+/* Stores count objects; results[i] is 0 (stored, or the key exists already: the old value stays) or negative. The same
+ * key twice: the first value wins, both succeed. An empty value is MCS_INVALID_PARAMS. `config` may be NULL. Returns 0,
+ * or the error that made the whole call impossible (then in every result too). */
 MCSTORE_API int mcs_put(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *values, size_t count,
                         const mcs_replicate_config_t *config, unsigned flags, int *results);
 
 /* ---- get ---- */
 
-/* Into the caller's memory: results[i] is the object's size or negative: MCS_INVALID_PARAMS when the buffers are too small (nothing written). */
+/* Into the caller's memory: results[i] is the object's size or negative: MCS_INVALID_PARAMS when the buffers are too
+ * small (nothing written). */
 MCSTORE_API int mcs_get_into(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *buffers, size_t count,
                              int64_t *results);
 
-/* In two steps, for a caller that makes the memory when it knows the sizes: begin looks the keys up (under a lease), sizes are read, run moves
- * the bytes, end frees. A key not found, or a step left out, costs nothing. begin returns NULL only when memory is short or the store is not set up. */
+/* In two steps, for a caller that makes the memory when it knows the sizes: begin looks the keys up (under a lease),
+ * sizes are read, run moves the bytes, end frees. A key not found, or a step left out, costs nothing. begin returns
+ * NULL only when memory is short or the store is not set up. */
 typedef struct mcs_get mcs_get_t;
 MCSTORE_API mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t count);
 /* Size of object i, or its negative code. */
 MCSTORE_API int64_t mcs_get_object_size(const mcs_get_t *get, size_t i);
-/* buffers[i].iov_base may be NULL to skip; lengths must be the sizes. results as above; skipped ones are left alone. */
+/* buffers[i].iov_base may be NULL to skip; lengths must be the sizes. results as above; skipped ones are left alone.
+ * MCS_INVALID_PARAMS also when an object was replaced by one of another size meanwhile: begin again. */
 MCSTORE_API int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results);
 MCSTORE_API void mcs_get_end(mcs_get_t *get);
 
-/* A handle: an object's bytes without a buffer of the caller's. A same-host replica is a read-only view of the segment itself (no copy), held
- * until the release; otherwise, and past the cap on viewed bytes, a private writable copy in the local buffer. It may outlive the store. */
+/* A handle: an object's bytes without a buffer of the caller's. A same-host replica is a read-only view of the segment
+ * itself (no copy), held until the release; otherwise, and past the cap on viewed bytes, a private writable copy in the
+ * local buffer. It may outlive the store. */
 typedef struct mcs_handle mcs_handle_t;
 /* handles[i] is NULL when results[i] (size or negative, may be NULL) is negative. */
 MCSTORE_API int mcs_get_handles(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, mcs_handle_t **handles,
@@ -166,13 +178,15 @@ MCSTORE_API int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_in
 /* ---- counters ---- */
 
 typedef void (*mcs_counter_fn)(void *arg, const char *name, uint64_t value);
-/* Calls fn for each counter of this client: bytes by path (own, same_host, fetched, stored, served), bytes copied, retries … */
+/* Calls fn for each counter of this client: bytes by path (own, same_host, fetched, stored, served), bytes copied,
+ * retries … */
 MCSTORE_API void mcs_store_counters(mcs_store_t *store, mcs_counter_fn fn, void *arg);
 
 /* ---- interruption ---- */
 
-/* While the calling thread is blocked in one of the calls above, `check` is called on it about every 100 ms; non-zero makes the call return
- * early with MCS_INTERRUPTED (puts not yet committed are revoked). Per thread; NULL removes it. For a Python module: PyErr_CheckSignals. */
+/* While the calling thread is blocked in one of the calls above, `check` is called on it about every 100 ms; non-zero
+ * makes the call return early with MCS_INTERRUPTED (puts not yet committed are revoked). Per thread; NULL removes it.
+ * For a Python module: PyErr_CheckSignals. */
 #define MCS_INTERRUPTED (-9100)
 MCSTORE_API void mcs_thread_set_interrupt(int (*check)(void *arg), void *arg);
 
