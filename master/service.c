@@ -339,6 +339,7 @@ void mcs_service_destroy(mcs_service_t *service)
     }
     svc_sessions_end_all(service);
     clear_index(service);
+    svc_release_deferred_tick(service);
     svc_groups_fini(service);
     svc_segments_fini(&service->segments);
     svc_index_fini(&service->index);

@@ -224,7 +224,7 @@ static mcs_status_t take_answer(rpc_client_t *client, rpc_wire_t *wire, const mc
             snprintf(client->detail, sizeof(client->detail), "%s", detail->text);
             mcs__wire__error_detail__free_unpacked(detail, NULL);
         }
-    } else if (reply_out != NULL && type != NULL) {
+    } else if ((status == MCS_OK || status == MCS_ERR_AGAIN) && reply_out != NULL && type != NULL) {
         *reply_out = protobuf_c_message_unpack(type, NULL, header->length, payload);
         assert_non_null(*reply_out);
     }
