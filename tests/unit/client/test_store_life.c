@@ -265,6 +265,105 @@ static void a_get_begun_before_a_new_set_up_is_not_run_after_it(void **state)
     mcs_get_end(other);
 }
 
+/* ---- the metadata server ---- */
+
+static struct {
+    uint32_t published;
+    uint32_t withdrawn;
+    uint32_t taken; /* names to refuse */
+    mcs_status_t status;
+    char name[64];
+    uint16_t data_port;
+    uint64_t bytes;
+} g_metadata;
+
+static mcs_status_t publish(const mcs_metadata_record_t *record)
+{
+    if (g_metadata.taken > 0) {
+        g_metadata.taken--;
+        return MCS_ERR_SEGMENT_ALREADY_EXISTS;
+    }
+    if (g_metadata.status != MCS_OK) {
+        return g_metadata.status;
+    }
+    assert_string_equal(record->url, "http://meta:1/metadata");
+    assert_string_equal(record->protocol, "tcp");
+    assert_string_equal(record->host, "localhost");
+    snprintf(g_metadata.name, sizeof(g_metadata.name), "%s", record->segment_name);
+    g_metadata.data_port = record->data_port;
+    g_metadata.bytes = record->segment_bytes;
+    g_metadata.published++;
+    return MCS_OK;
+}
+
+static void withdraw(const mcs_metadata_record_t *record)
+{
+    assert_string_equal(record->segment_name, g_metadata.name);
+    g_metadata.withdrawn++;
+}
+
+static void a_name_is_published_and_withdrawn(void **state)
+{
+    static const mcs_metadata_ops_t ops = {publish, withdraw};
+    mcs_parts_t parts = {.transport = &fake_transport_ops, .metadata = &ops};
+    world_t *world = *state;
+    char name[64];
+    mcs_log_set_level(MCS_LOG_OFF);
+    mcs_parts_set(&parts);
+    memset(&g_metadata, 0, sizeof(g_metadata));
+    mcs_store_t *store = mcs_store_create();
+    mcs_setup_t setup = world_setup(world, SEGMENT_BYTES);
+    setup.metadata_server = "http://meta:1/metadata";
+    g_metadata.taken = 2;
+    assert_int_equal(mcs_store_setup(store, &setup), 0);
+    assert_int_equal(g_metadata.published, 1);
+    mcs_store_hostname(store, name, sizeof(name));
+    assert_string_equal(name, g_metadata.name);
+    assert_int_equal(g_metadata.data_port, 4242);
+    assert_int_equal(g_metadata.bytes, SEGMENT_BYTES);
+    assert_int_equal(mcs_store_close(store), 0);
+    assert_int_equal(g_metadata.withdrawn, 1);
+    /* The master refuses: nothing stays published. */
+    world_script(world, MCS_VERB_MOUNT_SEGMENT, 1, FAKE_REPLY, MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(mcs_store_setup(store, &setup), MCS_INVALID_PARAMS);
+    assert_int_equal(g_metadata.published, 2);
+    assert_int_equal(g_metadata.withdrawn, 2);
+    /* The server does not answer: no port helps, and none is tried twice. */
+    g_metadata.status = MCS_ERR_RPC_FAIL;
+    assert_int_equal(mcs_store_setup(store, &setup), -1);
+    setup.local_hostname = "localhost:4713";
+    assert_int_equal(mcs_store_setup(store, &setup), MCS_INVALID_PARAMS);
+    g_metadata.status = MCS_ERR_INVALID_PARAMS;
+    assert_int_equal(mcs_store_setup(store, &setup), MCS_INVALID_PARAMS);
+    assert_int_equal(g_metadata.withdrawn, 2);
+    mcs_store_destroy(store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
+static void a_client_without_a_data_plane_asks_but_moves_nothing(void **state)
+{
+    mcs_log_set_level(MCS_LOG_OFF);
+    mcs_store_t *holder = world_store(*state, SEGMENT_BYTES);
+    assert_int_equal(world_put(holder, "key", 1000, 1), 0);
+    mcs_store_t *store = mcs_store_create();
+    mcs_setup_t setup = world_setup(*state, SEGMENT_BYTES);
+    setup.protocol = "rpc_only";
+    setenv("MC_STORE_MEMCPY", "0", 1);
+    assert_int_equal(mcs_store_setup(store, &setup), 0);
+    setenv("MC_STORE_MEMCPY", "1", 1);
+    mcs_bytes_t key = world_key("key");
+    int there = 0;
+    assert_int_equal(mcs_exist(store, &key, 1, &there), 0);
+    assert_int_equal(there, 1);
+    assert_int_equal(mcs_object_size(store, key), 1000);
+    assert_int_equal(world_get(store, "key", 1000, 1), -800);
+    assert_int_equal(world_put(store, "other", 1000, 1), -800);
+    assert_int_equal(mini_master_stats(((world_t *)*state)->master).segments, 1);
+    mcs_store_destroy(store);
+    mcs_store_destroy(holder);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
 /* ---- close and other threads ---- */
 
 typedef struct worker {
@@ -557,6 +656,8 @@ int main(void)
         TEST(an_explicit_port_is_only_a_name),
         TEST(a_store_is_set_up_again_on_the_same_object),
         TEST(a_get_begun_before_a_new_set_up_is_not_run_after_it),
+        TEST(a_name_is_published_and_withdrawn),
+        TEST(a_client_without_a_data_plane_asks_but_moves_nothing),
         TEST(close_and_set_up_during_calls_of_other_threads),
         TEST(close_ends_a_call_that_waits_for_the_master),
         TEST(close_ends_a_call_that_waits_for_a_stopped_holder),
