@@ -1,6 +1,8 @@
 /* put_start, put_end, put_revoke, put_wait, and what readers see of them. */
 #include "tests/unit/master_service/fixture.h"
 
+#include <sys/socket.h>
+
 #include "core/base/alloc.h"
 
 static void a_put_is_readable_after_its_end_and_not_before(void **state)
@@ -659,6 +661,116 @@ static void a_put_that_lost_one_of_its_segments_commits_with_the_rest(void **sta
     world_pass(&f->world, 11000);
 }
 
+static void a_repeat_of_a_waiting_put_end_takes_its_place(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_t put;
+    f->owner.auto_release = false;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_lookup(&f->writer, "k", false, NULL), MCS_OK);
+    assert_int_equal(rpc_put_one(&f->writer, "k", 300, &upsert, &put), MCS_OK);
+    Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
+    Mcs__Wire__PutEnd end = MCS__WIRE__PUT_END__INIT;
+    sequence.seq = sequence.ack = ++f->writer.seq;
+    end.sequence = &sequence;
+    end.put_ids = (ProtobufCBinaryData){sizeof(put.put_id), (uint8_t *)&put.put_id};
+    rpc_send(&f->writer, &f->writer.call, MCS_VERB_PUT_END, &end.base);
+    while (f->owner.releases == 0) {
+        world_tick(&f->world);
+        rpc_pump(&f->owner, 1);
+    }
+    assert_int_equal(rpc_client_join(&f->writer), MCS_OK); /* the connection was lost */
+    uint64_t id = rpc_send(&f->writer, &f->writer.call, MCS_VERB_PUT_END, &end.base);
+    while (mcs_metric_get(&f->world.metrics, rpc_replays) == 0) {
+        world_tick(&f->world);
+    }
+    rpc_answer_releases(&f->owner);
+    assert_int_equal(rpc_wait(&f->writer, &f->writer.call, id, NULL, NULL), MCS_OK);
+    rpc_object_t object;
+    assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
+    assert_int_equal(object.object.payload_len, 300);
+}
+
+static void batches_of_4096_keys_work_and_larger_ones_are_garbage(void **state)
+{
+    fixture_t *f = *state;
+    enum { N = MCS_BATCH_KEYS + 1 };
+    rpc_mount(&f->owner, "host-a:2", 64 * SEGMENT);
+    char(*text)[16] = mcs_calloc(N, sizeof(*text));
+    const char **keys = mcs_calloc(N, sizeof(*keys));
+    uint64_t *sizes = mcs_calloc(N, sizeof(*sizes));
+    rpc_put_t *puts = mcs_calloc(N, sizeof(*puts));
+    uint64_t *ids = mcs_calloc(N, sizeof(*ids));
+    int32_t *statuses = mcs_calloc(N, sizeof(*statuses));
+    for (size_t i = 0; i < N; i++) {
+        snprintf(text[i], sizeof(*text), "key-%zu", i);
+        keys[i] = text[i];
+        sizes[i] = i + 1;
+    }
+    assert_int_equal(rpc_put_start(&f->writer, keys, sizes, MCS_BATCH_KEYS, NULL, puts), MCS_OK);
+    for (size_t i = 0; i < MCS_BATCH_KEYS; i++) {
+        assert_int_equal(puts[i].status, MCS_OK);
+        assert_int_equal(puts[i].replica[0].generation, puts[i].put_id);
+        ids[i] = puts[i].put_id;
+    }
+    assert_int_equal(rpc_put_end(&f->writer, ids, MCS_BATCH_KEYS, statuses), MCS_OK);
+    for (size_t i = 0; i < MCS_BATCH_KEYS; i += 97) {
+        rpc_object_t object;
+        assert_int_equal(statuses[i], MCS_OK);
+        assert_int_equal(rpc_lookup(&f->writer, keys[i], true, &object), MCS_OK);
+        assert_int_equal(object.object.payload_len, i + 1);
+    }
+    assert_int_equal(world_totals(&f->world).objects, MCS_BATCH_KEYS);
+    assert_int_equal(rpc_put_start(&f->writer, keys, sizes, N, NULL, puts), MCS_ERR_RPC_FAIL);
+    rpc_client_drop_call(&f->writer);
+    assert_int_equal(rpc_put_start(&f->writer, keys, sizes, 0, NULL, puts), MCS_OK);
+    mcs_free(text);
+    mcs_free(keys);
+    mcs_free(sizes);
+    mcs_free(puts);
+    mcs_free(ids);
+    mcs_free(statuses);
+}
+
+static void hostile_payloads_cost_one_connection_each(void **state)
+{
+    fixture_t *f = *state;
+    static const mcs_verb_t verbs[] = {
+#define MCS_VERB_ROW(symbol, number, text, flags) symbol,
+#include "core/wire/verbs.def"
+#undef MCS_VERB_ROW
+    };
+    uint64_t seed = 5;
+    for (int round = 0; round < 600; round++) {
+        uint8_t bytes[MCS_FRAME_HEADER + 200];
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+        uint32_t len = (uint32_t)(seed >> 33) % 200;
+        for (uint32_t i = 0; i < len; i++) {
+            seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+            /* Mostly small numbers: field tags and short lengths get further than noise. */
+            bytes[MCS_FRAME_HEADER + i] = (uint8_t)((seed >> 40) % 3 == 0 ? seed >> 48 : (seed >> 50) % 40);
+        }
+        mcs_verb_t verb = verbs[(size_t)(seed >> 35) % MCS_ARRAY_LEN(verbs)];
+        if (verb == MCS_VERB_GOODBYE) {
+            continue;
+        }
+        mcs_frame_header_t header = {
+            .kind = MCS_FRAME_REQUEST, .verb = (uint16_t)verb, .length = len, .id = 77, .epoch = f->writer.epoch};
+        mcs_frame_encode(&header, bytes);
+        if (f->writer.call.fd < 0) {
+            assert_int_equal(rpc_client_join(&f->writer), MCS_OK);
+        }
+        bool sent = send(f->writer.call.fd, bytes, MCS_FRAME_HEADER + len, MSG_NOSIGNAL) > 0;
+        if (!sent || round % 10 == 9) { /* closed for the last one, or time for a fresh start */
+            rpc_client_drop_call(&f->writer);
+            world_tick(&f->world);
+        }
+    }
+    rpc_client_drop_call(&f->writer);
+    assert_int_equal(rpc_store(&f->owner, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -698,6 +810,9 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_put_whose_segment_went_away_does_not_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(a_put_that_lost_one_of_its_segments_commits_with_the_rest, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_repeat_of_a_waiting_put_end_takes_its_place, setup, teardown),
+        cmocka_unit_test_setup_teardown(batches_of_4096_keys_work_and_larger_ones_are_garbage, setup, teardown),
+        cmocka_unit_test_setup_teardown(hostile_payloads_cost_one_connection_each, setup, teardown),
     };
     return cmocka_run_group_tests_name("svc_put", tests, NULL, NULL);
 }
