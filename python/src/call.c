@@ -29,18 +29,22 @@ static bool on_main_thread(void)
     return t_thread == process;
 }
 
+/* Calls inside calls: a signal handler may use the store while a call of the same thread waits. The hook stays until
+ * the outermost ends. */
+static _Thread_local unsigned t_depth;
+
 void mpy_call_begin(mpy_call_t *call)
 {
     call->interruptible = on_main_thread();
     call->thread = PyEval_SaveThread();
-    if (call->interruptible) {
+    if (call->interruptible && t_depth++ == 0) {
         mcs_thread_set_interrupt(check_signals, NULL);
     }
 }
 
 bool mpy_call_end(mpy_call_t *call)
 {
-    if (call->interruptible) {
+    if (call->interruptible && --t_depth == 0) {
         mcs_thread_set_interrupt(NULL, NULL);
     }
     PyEval_RestoreThread(call->thread);

@@ -201,7 +201,8 @@ static PyMethodDef store_methods[] = {
 
     METHOD(register_buffer, "($self, buffer_ptr, size)",
            "Tells the store that put_from and get_into will use these bytes: faster, and checked once.\n"
-           "Returns 0; -600 for 0, no bytes, memory that is not there, or an overlap with a registered buffer.\n"
+           "Returns 0; -600 for 0, no bytes, memory that is not there or cannot be written, or an overlap with a\n"
+           "registered buffer.\n"
            "The memory must stay until unregister_buffer."),
     METHOD(unregister_buffer, "($self, buffer_ptr, size=...)",
            "Returns 0, or -600 unless buffer_ptr is the address given to register_buffer. size is not used."),

@@ -203,16 +203,12 @@ MPY_STORE_METHOD(register_buffer)
     int code = MCS_INVALID_PARAMS;
     mpy_call_t call;
     mpy_call_begin(&call);
-    mcs_memprobe_t probe;
-    mcs_memprobe_init(&probe);
-    if (size <= INT64_MAX && mcs_memprobe_check(&probe, range.iov_base, size, false) == MCS_OK) {
-        code = mcs_register_buffer(store->store, range.iov_base, size);
+    if (size <= INT64_MAX) {
+        code = mcs_register_buffer(store->store, range.iov_base, size); /* checks that the memory is there */
     }
-    /* calls that write ask again about memory that only can be read */
-    if (code == 0 && mcs_memprobe_check(&probe, range.iov_base, size, true) == MCS_OK) {
+    if (code == 0) {
         mpy_memory_add(store->memory, range.iov_base, size);
     }
-    mcs_memprobe_fini(&probe);
     return mpy_result(mpy_call_end(&call), code);
 }
 

@@ -69,8 +69,8 @@ def test_writes_need_memory_that_can_be_written(store, area, offset, size, reada
 
 
 @pytest.mark.parametrize("offset, size, readable, writable", RANGES)
-def test_registration_needs_memory_that_can_be_read(store, area, offset, size, readable, writable):
-    assert store.register_buffer(area + offset, size) == (0 if readable else -600)
+def test_registration_needs_memory_that_can_be_written(store, area, offset, size, readable, writable):
+    assert store.register_buffer(area + offset, size) == (0 if writable else -600)
     store.put("one", b"x")
     assert store.get_into("one", area + offset, size) == (1 if writable else -600), "registered or not"
 

@@ -108,6 +108,34 @@ def test_the_users_signal_handler_runs_and_its_exception_passes(fake):
         store.close()
 
 
+def test_a_signal_handler_may_use_the_store(fake):
+    store = fake.MooncakeDistributedStore()
+    assert store.setup(*SETUP) == 0
+    seen = []
+
+    def handler(number, frame):
+        seen.append((store.upsert("from handler", bytes([len(seen)])), store.get("from handler")))
+        if len(seen) == 3:
+            raise LookupError
+
+    def send():
+        for count in (1, 2, 3):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            wait_until(lambda: len(seen) == count, "the handler ran")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        thread = threading.Timer(0.05, send)
+        thread.start()
+        with pytest.raises(LookupError):
+            store.get("!block")
+        thread.join()
+        assert seen == [(0, b"\0"), (0, b"\1"), (0, b"\2")]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        store.close()
+
+
 def test_calls_setup_and_close_on_many_threads(fake):
     store = fake.MooncakeDistributedStore()
     stop = threading.Event()

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "core/base/fault.h"
+#include "core/base/memprobe.h"
 #include "core/base/status.h"
 #include "mcstore/mcstore.h"
 
@@ -519,7 +520,10 @@ int64_t mcs_remove_all(mcs_store_t *store, int force)
 int mcs_register_buffer(mcs_store_t *store, const void *ptr, uint64_t len)
 {
     uintptr_t start = (uintptr_t)ptr;
-    int code = is_up(store) && ptr != NULL && len > 0 ? 0 : MCS_INVALID_PARAMS;
+    mcs_memprobe_t probe;
+    mcs_memprobe_init(&probe);
+    int code = is_up(store) && len > 0 ? (int)mcs_memprobe_check(&probe, ptr, len, true) : MCS_INVALID_PARAMS;
+    mcs_memprobe_fini(&probe);
     pthread_mutex_lock(&g_lock);
     for (range_t *r = store->ranges; r != NULL; r = r->next) {
         if (start < r->start + r->len && r->start < start + len) {
