@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/alloc.h"
 #include "core/base/parse.h"
 #include "master/svc_internal.h"
 
@@ -258,7 +259,7 @@ int main(int argc, char **argv)
     }
     owner.path = mcs_rpc_server_unix_path(server);
     owner.client = mcs_id_random();
-    owner.reply = malloc(MCS_FRAME_MAX);
+    owner.reply = mcs_malloc(MCS_FRAME_MAX);
     hello(&owner, 1);
     client_t mounter = owner;
     hello(&mounter, 2);
@@ -268,8 +269,8 @@ int main(int argc, char **argv)
         client_t *c = &clients[i];
         *c =
             (client_t){.path = owner.path, .client = mcs_id_random(), .first = keys / count * i, .count = keys / count};
-        c->reply = malloc(MCS_FRAME_MAX);
-        c->put_ids = malloc(BATCH * sizeof(uint64_t));
+        c->reply = mcs_malloc(MCS_FRAME_MAX);
+        c->put_ids = mcs_malloc(BATCH * sizeof(uint64_t));
         hello(c, 1);
         hello(c, 2); /* the control connection stays open, unread */
     }

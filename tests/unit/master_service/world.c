@@ -24,7 +24,7 @@ void world_init(world_t *world, bool fake_clock)
     } else {
         mcs_clock_set_source(NULL);
     }
-    mcs_log_set_level(getenv("DBG") ? MCS_LOG_DEBUG : MCS_LOG_ERROR);
+    mcs_log_set_level(MCS_LOG_ERROR);
 }
 
 void world_start(world_t *world)
