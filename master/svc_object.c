@@ -7,7 +7,7 @@
 /* Slots that the sweep looks at under one hold of a shard's lock, and how long a turn of it takes. */
 #define SWEEP_SLOTS    1024u
 #define SWEEP_NS       (2 * MCS_NS_PER_MS)
-#define SWEEP_AGAIN_NS (50 * MCS_NS_PER_MS)
+#define SWEEP_AGAIN_NS (500 * MCS_NS_PER_MS)
 
 bool svc_record_readable(const mcs_service_t *service, const svc_record_t *record, const svc_session_t *session)
 {

@@ -196,9 +196,9 @@ static mcs_status_t make_record_locked(const put_job_t *job, svc_shard_t *shard,
         svc_record_set_soft(record, job->soft_ns);
     }
     if ((fields & SVC_REC_GROUP_FIELD) != 0) {
-        svc_group_t *group = old != NULL && svc_record_group(old) != NULL
-                                 ? svc_group_again(service, svc_record_group(old))
-                                 : svc_group_get(service, job->groups[i].bytes, job->groups[i].len);
+        bool named = job->groups != NULL && job->groups[i].len > 0; /* else the one that the key has */
+        svc_group_t *group = named ? svc_group_get(service, job->groups[i].bytes, job->groups[i].len)
+                                   : svc_group_again(service, svc_record_group(old));
         mcs_status_t status = group == NULL
                                   ? MCS_ERR_NO_MEMORY
                                   : svc_group_join(group, job->batch.hashes[i], record->replicas[0].generation);

@@ -275,6 +275,67 @@ static void many_clients_leave_nothing_behind(void **state)
     assert_true(world_until(world, all_gone, world));
 }
 
+/* ---- leases under pressure ---- */
+
+static void press(void *arg)
+{
+    worker_t *worker = arg;
+    rpc_client_t client;
+    char host[32];
+    snprintf(host, sizeof(host), "press-%u:1", worker->index);
+    rpc_client_start(&client, world_path(worker->world), host);
+    rpc_mount(&client, host, SEGMENT);
+    for (uint32_t step = 0; __atomic_load_n(&worker->steps, __ATOMIC_SEQ_CST) != 0; step++) {
+        char key[32];
+        snprintf(key, sizeof(key), "p%u", step % 400);
+        int32_t status = rpc_store(&client, key, 8000, NULL);
+        worker->errors += status != MCS_OK && status != MCS_ERR_OBJECT_ALREADY_EXISTS &&
+                          status != MCS_ERR_PUT_IN_PROGRESS && status != MCS_ERR_NO_AVAILABLE_HANDLE;
+        rpc_pump(&client, 0);
+        rpc_ping(&client);
+    }
+    rpc_goodbye(&client);
+    rpc_client_fini(&client);
+}
+
+static void what_exists_is_there_for_its_lease_while_eviction_runs(void **state)
+{
+    world_t *world = *state;
+    worker_t workers[2];
+    memset(workers, 0, sizeof(workers));
+    for (uint32_t i = 0; i < 2; i++) {
+        workers[i].world = world;
+        workers[i].index = i;
+        workers[i].steps = 1;
+        assert_int_equal(mcs_thread_start(&workers[i].thread, "press", press, &workers[i]), MCS_OK);
+    }
+    rpc_client_t reader;
+    rpc_client_start(&reader, world_path(world), "reader:1");
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < 20000 && (found < 500 || mcs_metric_get(&world->metrics, evicted_keys) < 200); i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "p%u", svc_random32() % 400);
+        uint64_t before = mcs_now_ns();
+        if (rpc_exist(&reader, key) == 1) {
+            int32_t status = rpc_lookup(&reader, key, true, NULL);
+            if (mcs_now_ns() - before < world->service->lease_ns) {
+                assert_int_equal(status, MCS_OK);
+                found++;
+            }
+        }
+        rpc_ping(&reader);
+    }
+    assert_true(found >= 500);
+    assert_true(mcs_metric_get(&world->metrics, evicted_keys) >= 200);
+    for (uint32_t i = 0; i < 2; i++) {
+        __atomic_store_n(&workers[i].steps, 0, __ATOMIC_SEQ_CST);
+        mcs_thread_join(&workers[i].thread);
+        assert_int_equal(workers[i].errors, 0);
+    }
+    rpc_client_fini(&reader);
+    assert_true(world_until(world, all_gone, world));
+}
+
 /* ---- torture ---- */
 
 static mcs_status_t torture_life(void *arg)
@@ -352,6 +413,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(random_operations_agree_with_a_model_to_the_byte, setup_churn, teardown),
         cmocka_unit_test_setup_teardown(many_clients_leave_nothing_behind, setup_real, teardown_real),
+        cmocka_unit_test_setup_teardown(what_exists_is_there_for_its_lease_while_eviction_runs, setup_real,
+                                        teardown_real),
         cmocka_unit_test(creation_survives_every_allocation_failure),
         cmocka_unit_test_setup_teardown(requests_survive_every_allocation_failure, setup, teardown),
     };
