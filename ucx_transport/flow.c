@@ -9,8 +9,8 @@
 
 #define AREA        FLOW_AREA
 #define SLICE_MS    100
-#define CHECK_EVERY 64                        /* rounds of a busy loop between two looks at the clock */
-#define SETTLE_NS   (UINT64_C(200) * 1000000) /* for UCX to give back the sends of a closed connection */
+#define CHECK_EVERY 64                       /* rounds of a busy loop between two looks at the clock */
+#define SETTLE_NS   (UINT64_C(50) * 1000000) /* for UCX to give back the sends of a closed connection */
 #define CATCH_UP    32 /* rounds of progress on a lane that lay idle, before its connections are judged */
 /* `wait_ms` for a transfer without a deadline. */
 #define WAIT_LONG_MS 60000
@@ -153,7 +153,7 @@ static void drive(run_t *run)
     }
 }
 
-/* Closed connections may have sends from the caller's memory in UCX's hands: they come back now, or the worker goes. */
+/* Failed connections may have sends from the caller's memory in UCX's hands: they come back now, or the worker goes. */
 static void settle(ucxt_lane_t *lane)
 {
     uint64_t end = mcs_now_ns() + SETTLE_NS;

@@ -114,7 +114,7 @@ static void on_conn_error(void *arg, ucp_ep_h ep MCS_UNUSED, ucs_status_t rc)
     ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
 }
 
-static void on_hello_sent(void *ucp_request, ucs_status_t rc, void *arg)
+static void on_sent(void *ucp_request, ucs_status_t rc, void *arg)
 {
     ucxt_conn_t *conn = arg;
     ucxt_request_free(&conn->lane->worker, ucp_request);
@@ -134,24 +134,31 @@ static void say_bye(ucxt_conn_t *conn)
     ucxt_header_encode(&header, conn->bye);
     conn->bye_iov = (ucp_dt_iov_t){.buffer = conn->bye, .length = UCXT_HEADER};
     conn->sends++;
-    if (ucxt_send(&conn->lane->worker, conn->ep, UCXT_AM_TO_OWNER, &conn->bye_iov, 1, false, on_hello_sent, conn) !=
+    if (ucxt_send(&conn->lane->worker, conn->ep, UCXT_AM_TO_OWNER, &conn->bye_iov, 1, false, on_sent, conn) !=
         MCS_ERR_AGAIN) {
         conn->sends--;
     }
 }
 
-/* Out of the table and onto the closing list. Never inside a callback of UCX's. */
-static void conn_close(ucxt_conn_t *conn)
+/* Out of the table and onto the closing list. */
+static void conn_leave(ucxt_conn_t *conn)
 {
     ucxt_lane_t *lane = conn->lane;
     ucxt_conn_fail(conn, MCS_ERR_CLOSED);
     lane->conns[conn->auth.caller_conn & CONN_MASK] = NULL;
     lane->conn_count--;
     mcs_list_push_tail(&lane->closing, &conn->node);
-    if (conn->ep != NULL) {
-        say_bye(conn);
-        ucxt_ep_close(&lane->worker, conn->ep);
-        conn->ep = NULL;
+}
+
+/* Never inside a callback of UCX's. The endpoint goes when UCX has given back everything (ucxt_lane_reap). */
+static void conn_close(ucxt_conn_t *conn)
+{
+    ucxt_lane_t *lane = conn->lane;
+    conn_leave(conn);
+    say_bye(conn);
+    conn->sends++;
+    if (conn->broken || ucxt_ep_flush(&lane->worker, conn->ep, on_sent, conn) != MCS_ERR_AGAIN) {
+        conn->sends--;
     }
 }
 
@@ -171,6 +178,7 @@ bool ucxt_lane_reap(ucxt_lane_t *lane)
     {
         ucxt_conn_t *conn = MCS_CONTAINER_OF(node, ucxt_conn_t, node);
         if (conn->sends == 0) {
+            ucxt_ep_close(&lane->worker, conn->ep);
             mcs_list_remove(node);
             mcs_free(conn);
         }
@@ -234,7 +242,7 @@ static void send_hello_bytes(ucxt_conn_t *conn, size_t len)
     conn->hello_iov = (ucp_dt_iov_t){.buffer = conn->hello, .length = len};
     conn->sends++;
     mcs_status_t status =
-        ucxt_send(&conn->lane->worker, conn->ep, UCXT_AM_TO_OWNER, &conn->hello_iov, 1, true, on_hello_sent, conn);
+        ucxt_send(&conn->lane->worker, conn->ep, UCXT_AM_TO_OWNER, &conn->hello_iov, 1, true, on_sent, conn);
     if (status != MCS_ERR_AGAIN) {
         conn->sends--;
         if (status != MCS_OK) {
@@ -462,9 +470,10 @@ void ucxt_lane_reset(ucxt_lane_t *lane)
     }
     for (uint32_t i = 0; i < UCXT_LANE_CONNS; i++) {
         if (lane->conns[i] != NULL) {
-            conn_close(lane->conns[i]);
+            conn_leave(lane->conns[i]);
         }
     }
+    /* Takes the endpoints along; their sockets are closed, which the owners notice. */
     ucxt_worker_close(&lane->worker);
     /* What UCX did not give back while it lived is ours again now. */
     while (!mcs_list_empty(&lane->sending)) {

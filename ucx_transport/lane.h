@@ -39,7 +39,7 @@ typedef struct ucxt_conn {
     struct ucxt_lane *lane;
     mcs_id_t owner;
     mcs_endpoint_t endpoint;
-    ucp_ep_h ep; /* NULL when closed */
+    ucp_ep_h ep;
     ucxt_conn_state_t state;
     mcs_status_t status;  /* why it failed */
     ucxt_auth_t auth;     /* caller_conn is ours, owner_conn goes into every message */

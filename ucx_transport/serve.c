@@ -114,6 +114,7 @@ static void on_peer_error(void *arg, ucp_ep_h ep MCS_UNUSED, ucs_status_t rc)
 {
     ucxt_peer_t *peer = arg;
     peer->deaf = true;
+    peer->broken = true;
     ucxt_peer_fail(peer, peer->server->worker.dl->ucs_status_string(rc));
 }
 
@@ -165,6 +166,7 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     server->peers[slot] = peer;
     server->peer_count++;
     server->proving_count += prove ? 1 : 0;
+    ucxt_listeners_protect(&server->listeners);
     *peer_out = peer;
     return MCS_OK;
 }
@@ -191,7 +193,26 @@ static void say_gone(ucxt_peer_t *peer)
     }
 }
 
-/* Closes endpoints of failed peers, and frees those that UCX has let go. */
+static void on_flushed(void *request, ucs_status_t rc MCS_UNUSED, void *arg)
+{
+    ucxt_peer_t *peer = arg;
+    ucxt_request_free(&peer->server->worker, request);
+    peer->notes--;
+}
+
+/* What is under way ends first: the peer reads it, dies, or is cut off by the kernel after SERVE_STALL_NS. */
+static void peer_take_down(ucxt_peer_t *peer)
+{
+    peer->state = PEER_CLOSING;
+    ucxt_serve_drop_jobs(peer);
+    say_gone(peer);
+    peer->notes++;
+    if (peer->broken || ucxt_ep_flush(&peer->server->worker, peer->ep, on_flushed, peer) != MCS_ERR_AGAIN) {
+        peer->notes--;
+    }
+}
+
+/* Takes failed peers down, and frees those that UCX has let go. */
 static void reap(struct ucxt_server *server)
 {
     for (uint32_t i = 0; i < SERVE_PEERS && server->failed_count > 0; i++) {
@@ -200,12 +221,10 @@ static void reap(struct ucxt_server *server)
             continue;
         }
         if (peer->state == PEER_FAILED) {
-            peer->state = PEER_CLOSED;
-            ucxt_serve_drop_jobs(peer);
-            say_gone(peer);
-            ucxt_ep_close(&server->worker, peer->ep);
+            peer_take_down(peer);
         }
         if (peer->frames == 0 && peer->notes == 0) {
+            ucxt_ep_close(&server->worker, peer->ep);
             server->peers[i] = NULL;
             server->peer_count--;
             server->failed_count--;
@@ -408,7 +427,7 @@ static void drain(struct ucxt_server *server)
     }
     uint64_t end = mcs_now_ns() + DRAIN_NS;
     reap(server);
-    while ((server->peer_count > 0 || server->worker.closes > 0 || server->refusals > 0) && mcs_now_ns() < end) {
+    while ((server->peer_count > 0 || server->refusals > 0) && mcs_now_ns() < end) {
         ucxt_worker_progress(&server->worker);
         reap(server);
     }
@@ -416,6 +435,7 @@ static void drain(struct ucxt_server *server)
 
 static void free_all(struct ucxt_server *server)
 {
+    ucxt_listeners_close(&server->listeners);
     ucxt_worker_close(&server->worker);
     ucxt_serve_free_frames(server);
     while (!mcs_list_empty(&server->notes_busy)) {
@@ -428,7 +448,7 @@ static void free_all(struct ucxt_server *server)
     mcs_free(server);
 }
 
-static mcs_status_t read_endpoint(struct ucxt_server *server)
+static mcs_status_t read_endpoint(struct ucxt_server *server, const ucxt_fds_seen_t *before)
 {
     const ucxt_dl_t *dl = server->worker.dl;
     ucp_address_t *address;
@@ -442,6 +462,7 @@ static mcs_status_t read_endpoint(struct ucxt_server *server)
     if (status != MCS_OK) {
         mcs_error(AREA, "UCX worker address of %zu bytes is too long: name one interface", len);
     }
+    ucxt_listeners_open(before, address, len, SERVE_STALL_NS / MCS_NS_PER_MS, &server->listeners);
     dl->ucp_worker_release_address(server->worker.ucp, address);
     return status;
 }
@@ -457,12 +478,14 @@ mcs_status_t ucxt_server_start(const ucxt_server_config_t *config, ucxt_server_t
     mcs_list_init(&server->frames_free);
     mcs_list_init(&server->frames_busy);
     mcs_list_init(&server->notes_busy);
+    ucxt_fds_seen_t before;
+    ucxt_fds_look(&before);
     mcs_status_t status = mcs_event_init(&server->wake);
     if (status == MCS_OK) {
         status = ucxt_worker_open(config->context, UCXT_AM_TO_OWNER, on_message, server, &server->worker);
     }
     if (status == MCS_OK) {
-        status = read_endpoint(server);
+        status = read_endpoint(server, &before);
     }
     if (status == MCS_OK) {
         status = mcs_thread_start(&server->thread, "mcs-serve", serve_main, server);
@@ -490,4 +513,9 @@ void ucxt_server_stop(ucxt_server_t *server)
 const mcs_endpoint_t *ucxt_server_endpoint(const ucxt_server_t *server)
 {
     return &server->endpoint;
+}
+
+uint16_t ucxt_server_port(const ucxt_server_t *server)
+{
+    return server->listeners.count > 0 ? server->listeners.port[0] : 0;
 }

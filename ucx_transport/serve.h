@@ -28,5 +28,7 @@ mcs_status_t ucxt_server_start(const ucxt_server_config_t *config, ucxt_server_t
 /* Drops the peers, joins the thread. Afterwards no owner op runs and every hold has ended. NULL is fine. */
 void ucxt_server_stop(ucxt_server_t *server);
 const mcs_endpoint_t *ucxt_server_endpoint(const ucxt_server_t *server);
+/* TCP port, 0 = not known. */
+uint16_t ucxt_server_port(const ucxt_server_t *server);
 
 #endif

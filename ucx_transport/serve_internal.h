@@ -6,6 +6,7 @@
 #include "ucx_transport/auth.h"
 #include "ucx_transport/counters.h"
 #include "ucx_transport/serve.h"
+#include "ucx_transport/ucx_fds.h"
 
 #include "core/base/list.h"
 #include "core/base/thread.h"
@@ -21,10 +22,12 @@
 #define SERVE_FRAMES_KEPT 32   /* free ones that keep their packing buffer */
 #define SERVE_NOTES       256  /* small answers of one peer in UCX's hands */
 #define SERVE_REFUSALS    64   /* answers to those who are no peers */
+/* A peer that takes nothing for this long is dropped; the kernel cuts its connection off at the same time, which ends
+ * what is under way. */
 #define SERVE_STALL_NS    (UINT64_C(10) * 1000000000)
 #define SERVE_WAIT_MAX_MS 60000 /* a request is good for this long at most */
 
-typedef enum peer_state { PEER_PROVING, PEER_READY, PEER_FAILED, PEER_CLOSED } peer_state_t;
+typedef enum peer_state { PEER_PROVING, PEER_READY, PEER_FAILED, PEER_CLOSING } peer_state_t;
 
 typedef struct ucxt_peer {
     mcs_list_t active; /* in server->active while it has jobs */
@@ -34,6 +37,7 @@ typedef struct ucxt_peer {
     ucp_ep_h ep;
     peer_state_t state;
     bool deaf;             /* no word reaches it, or it wants none */
+    bool broken;           /* UCX says that the endpoint has failed */
     uint64_t address_hash; /* of the caller's worker: it has one connection to us at a time */
     ucxt_auth_t auth;      /* caller_conn goes into every message to it */
     mcs_list_t jobs;
@@ -82,6 +86,7 @@ struct ucxt_server {
     ucxt_server_config_t config;
     ucxt_worker_t worker;
     mcs_endpoint_t endpoint;
+    ucxt_listeners_t listeners;
     mcs_event_t wake;
     mcs_thread_t thread;
     uint32_t stop; /* atomic */

@@ -208,6 +208,7 @@ static void describe(const mcs_transport_t *transport, mcs_transport_info_t *inf
 {
     const ucxt_dl_t *dl = transport->shared.context.dl;
     memset(info_out, 0, sizeof(*info_out));
+    info_out->data_port = ucxt_server_port(transport->server);
     info_out->endpoint = *ucxt_server_endpoint(transport->server);
     snprintf(info_out->wire, sizeof(info_out->wire), "%s", ucxt_dl_wire(dl));
     snprintf(info_out->library, sizeof(info_out->library), "UCX %u.%u.%u %.100s", dl->major, dl->minor, dl->release,

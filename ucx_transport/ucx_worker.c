@@ -53,7 +53,6 @@ void ucxt_worker_close(ucxt_worker_t *worker)
         worker->dl->ucp_worker_destroy(worker->ucp);
         worker->ucp = NULL;
         worker->efd = -1;
-        worker->closes = 0;
     }
 }
 
@@ -99,25 +98,35 @@ mcs_status_t ucxt_ep_open(ucxt_worker_t *worker, const void *address, ucp_err_ha
     return MCS_OK;
 }
 
-static void on_closed(void *request, ucs_status_t rc MCS_UNUSED, void *arg)
+static mcs_status_t progress_of(const ucxt_dl_t *dl, ucs_status_ptr_t request, const char *what)
 {
-    ucxt_worker_t *worker = arg;
-    worker->closes--;
-    ucxt_request_free(worker, request);
+    if (request == NULL) {
+        return MCS_OK;
+    }
+    if (UCS_PTR_IS_ERR(request)) {
+        mcs_debug(AREA, "%s: %s", what, dl->ucs_status_string(UCS_PTR_STATUS(request)));
+        return MCS_ERR_TRANSFER_FAIL;
+    }
+    return MCS_ERR_AGAIN;
+}
+
+mcs_status_t ucxt_ep_flush(ucxt_worker_t *worker, ucp_ep_h ep, ucp_send_nbx_callback_t done, void *arg)
+{
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+        .cb = {.send = done},
+        .user_data = arg,
+    };
+    return progress_of(worker->dl, worker->dl->ucp_ep_flush_nbx(ep, &param), "flush");
 }
 
 void ucxt_ep_close(ucxt_worker_t *worker, ucp_ep_h ep)
 {
-    ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
-        .flags = UCP_EP_CLOSE_FLAG_FORCE,
-        .cb = {.send = on_closed},
-        .user_data = worker,
-    };
-    worker->closes++;
+    ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
     ucs_status_ptr_t request = worker->dl->ucp_ep_close_nbx(ep, &param);
-    if (request == NULL || UCS_PTR_IS_ERR(request)) {
-        worker->closes--;
+    if (request != NULL && !UCS_PTR_IS_ERR(request)) {
+        /* Goes on by itself. Kept until it completes, it would make UCX abort when the worker is destroyed before. */
+        worker->dl->ucp_request_free(request);
     }
 }
 
@@ -137,12 +146,5 @@ mcs_status_t ucxt_send(ucxt_worker_t *worker, ucp_ep_h ep, unsigned am_id, const
     ucs_status_ptr_t request = mcs_fault_hit(MCS_FAULT_SYSCALL)
                                    ? UCS_STATUS_PTR(UCS_ERR_NO_MEMORY)
                                    : worker->dl->ucp_am_send_nbx(ep, am_id, NULL, 0, buffer, count, &param);
-    if (request == NULL) {
-        return MCS_OK;
-    }
-    if (UCS_PTR_IS_ERR(request)) {
-        mcs_debug(AREA, "send: %s", worker->dl->ucs_status_string(UCS_PTR_STATUS(request)));
-        return MCS_ERR_TRANSFER_FAIL;
-    }
-    return MCS_ERR_AGAIN;
+    return progress_of(worker->dl, request, "send");
 }

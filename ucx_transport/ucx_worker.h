@@ -9,7 +9,6 @@ typedef struct ucxt_worker {
     const ucxt_dl_t *dl;
     ucp_worker_h ucp; /* NULL = none */
     int efd;          /* UCX's; readable when an armed worker has work */
-    uint32_t closes;  /* endpoints on their way to being closed */
 } ucxt_worker_t;
 
 /* `handler` gets whole messages of `am_id`. Nothing is left after a failure. */
@@ -29,8 +28,10 @@ void ucxt_worker_sleep(ucxt_worker_t *worker, int extra_fd, int timeout_ms);
  * the peer. */
 mcs_status_t ucxt_ep_open(ucxt_worker_t *worker, const void *address, ucp_err_handler_cb_t on_error, void *arg,
                           ucp_ep_h *ep_out) MCS_MUST_CHECK;
-/* At once, whatever is under way: the callbacks of sends that are under way run in a later progress. The error handler
- * does not run again. */
+/* Waits for what is under way on the endpoint: results as ucxt_send. */
+mcs_status_t ucxt_ep_flush(ucxt_worker_t *worker, ucp_ep_h ep, ucp_send_nbx_callback_t done, void *arg) MCS_MUST_CHECK;
+/* At once; the error handler does not run again. Only after a flush has ended, or the error handler has run: closed in
+ * the middle of a send, UCX 1.13 leaves a socket behind that crashes it when it becomes writable. */
 void ucxt_ep_close(ucxt_worker_t *worker, ucp_ep_h ep);
 
 /* Sends a message. MCS_OK: done, `done` does not run. MCS_ERR_AGAIN: under way; `done` runs exactly once in a progress

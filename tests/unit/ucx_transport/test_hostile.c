@@ -91,9 +91,6 @@ static int close_all(void **state)
 {
     (void)state;
     ucxt_ep_close(&g_worker, g_ep);
-    while (g_worker.closes > 0) {
-        ucxt_worker_progress(&g_worker);
-    }
     ucxt_worker_close(&g_worker);
     ucxt_context_close(&g_context);
     side_close(&g_reader);

@@ -1,10 +1,13 @@
 /* Peers that die, stop, and come back: owners and callers in processes of their own. */
 #include "peer.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "core/base/clock.h"
@@ -210,6 +213,25 @@ static uint64_t fast_clock(void)
     return ns + 20 * (ns - g_base_ns);
 }
 
+/* Of the connections accepted on a port; the transport set ten seconds. */
+static uint32_t shorten_user_timeouts(uint16_t port, unsigned timeout_ms)
+{
+    uint32_t found = 0;
+    for (int fd = 3; fd < 1024; fd++) {
+        struct sockaddr_in name;
+        socklen_t len = sizeof(name);
+        unsigned set = 0;
+        socklen_t set_len = sizeof(set);
+        if (getsockname(fd, (struct sockaddr *)&name, &len) == 0 && name.sin_family == AF_INET &&
+            ntohs(name.sin_port) == port && getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &set, &set_len) == 0) {
+            assert_int_equal(set, 10000);
+            assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms)), 0);
+            found++;
+        }
+    }
+    return found;
+}
+
 static void a_reader_that_stays_stopped_is_dropped(void **state)
 {
     (void)state;
@@ -220,11 +242,19 @@ static void a_reader_that_stays_stopped_is_dropped(void **state)
         sched_yield();
     }
     peer_stop(&stopped);
+    /* It takes nothing for ten seconds of the server's clock and for the kernel's time-out. */
+    assert_true(shorten_user_timeouts(g_side.info.data_port, 500) > 0);
     g_base_ns = mcs_now_ns();
     mcs_clock_set_source(fast_clock);
-    wait_for_holds(0, 25000); /* of that clock; it takes nothing for ten seconds */
+    wait_for_holds(0, 100000);
     mcs_clock_set_source(NULL);
-    peer_end(&stopped, true);
+    /* It wakes up, finds its connection cut off and makes a new one. */
+    peer_signal(&stopped, SIGCONT);
+    peer_await(&stopped);
+    peer_await(&stopped);
+    peer_await(&stopped);
+    peer_end(&stopped, false);
+    wait_for_holds(0, 2000);
 }
 
 int main(void)

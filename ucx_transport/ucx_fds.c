@@ -1,0 +1,157 @@
+/* See ucx_fds.h. */
+#include "ucx_transport/ucx_fds.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/base/log.h"
+
+#define AREA "ucx"
+/* Ports of all workers of this process, 0 = free. Lock-free: a child reads them between fork and exec. */
+#define PORTS_MAX 256
+static uint16_t g_ports[PORTS_MAX];
+static pthread_once_t g_once = PTHREAD_ONCE_INIT;
+
+/* The local port of a TCP socket, 0 = it is none. */
+static uint16_t local_port(int fd)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } name;
+    socklen_t len = sizeof(name);
+    int type = 0;
+    socklen_t type_len = sizeof(type);
+    if (getsockname(fd, &name.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 ||
+        type != SOCK_STREAM) {
+        return 0;
+    }
+    return name.any.sa_family == AF_INET    ? ntohs(name.v4.sin_port)
+           : name.any.sa_family == AF_INET6 ? ntohs(name.v6.sin6_port)
+                                            : 0;
+}
+
+static bool is_listening(int fd)
+{
+    int listening = 0;
+    socklen_t len = sizeof(listening);
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening != 0;
+}
+
+/* One past the highest descriptor to look at. */
+static int fd_end(void)
+{
+    long limit = sysconf(_SC_OPEN_MAX);
+    return limit > 0 && limit < UCXT_FDS_SEEN_MAX ? (int)limit : UCXT_FDS_SEEN_MAX;
+}
+
+/* Only what may be called between fork and exec. */
+static void close_in_child(void)
+{
+    bool any = false;
+    for (size_t i = 0; i < PORTS_MAX && !any; i++) {
+        any = __atomic_load_n(&g_ports[i], __ATOMIC_RELAXED) != 0;
+    }
+    for (int fd = 3; any && fd < UCXT_FDS_SEEN_MAX; fd++) {
+        uint16_t port = local_port(fd);
+        for (size_t i = 0; port != 0 && i < PORTS_MAX; i++) {
+            if (__atomic_load_n(&g_ports[i], __ATOMIC_RELAXED) == port) {
+                close(fd);
+                break;
+            }
+        }
+    }
+    memset(g_ports, 0, sizeof(g_ports));
+}
+
+static void install(void)
+{
+    pthread_atfork(NULL, NULL, close_in_child);
+}
+
+static void remember(uint16_t port)
+{
+    for (size_t i = 0; i < PORTS_MAX; i++) {
+        uint16_t none = 0;
+        if (__atomic_compare_exchange_n(&g_ports[i], &none, port, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            return;
+        }
+    }
+}
+
+static void forget(uint16_t port)
+{
+    for (size_t i = 0; i < PORTS_MAX; i++) {
+        uint16_t held = port;
+        if (__atomic_compare_exchange_n(&g_ports[i], &held, 0, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            return;
+        }
+    }
+}
+
+void ucxt_fds_look(ucxt_fds_seen_t *seen_out)
+{
+    memset(seen_out, 0, sizeof(*seen_out));
+    for (int fd = 3; fd < fd_end(); fd++) {
+        if (is_listening(fd)) {
+            seen_out->bits[fd / 64] |= UINT64_C(1) << (fd % 64);
+        }
+    }
+}
+
+static bool stands_in(uint16_t port, const void *address, size_t len)
+{
+    const uint16_t wire = htons(port);
+    return memmem(address, len, &wire, sizeof(wire)) != NULL;
+}
+
+void ucxt_listeners_open(const ucxt_fds_seen_t *before, const void *address, size_t len, unsigned user_timeout_ms,
+                         ucxt_listeners_t *listeners_out)
+{
+    pthread_once(&g_once, install);
+    memset(listeners_out, 0, sizeof(*listeners_out));
+    for (int fd = 3; fd < fd_end() && listeners_out->count < UCXT_LISTENERS_MAX; fd++) {
+        if ((before->bits[fd / 64] >> (fd % 64) & 1) != 0 || !is_listening(fd)) {
+            continue;
+        }
+        uint16_t port = local_port(fd);
+        if (port == 0 || !stands_in(port, address, len)) {
+            continue;
+        }
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        if (setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms)) != 0) {
+            mcs_debug(AREA, "no TCP_USER_TIMEOUT on port %u", (unsigned)port);
+        }
+        listeners_out->port[listeners_out->count++] = port;
+        remember(port);
+    }
+    if (listeners_out->count == 0) {
+        mcs_debug(AREA, "the sockets of a worker were not found: stopped peers are noticed late");
+    }
+}
+
+void ucxt_listeners_close(ucxt_listeners_t *listeners)
+{
+    for (uint32_t i = 0; i < listeners->count; i++) {
+        forget(listeners->port[i]);
+    }
+    listeners->count = 0;
+}
+
+void ucxt_listeners_protect(const ucxt_listeners_t *listeners)
+{
+    for (int fd = 3; listeners->count > 0 && fd < fd_end(); fd++) {
+        uint16_t port = local_port(fd);
+        for (uint32_t i = 0; port != 0 && i < listeners->count; i++) {
+            if (listeners->port[i] == port) {
+                fcntl(fd, F_SETFD, FD_CLOEXEC);
+            }
+        }
+    }
+}
