@@ -1,6 +1,6 @@
 /* The local buffer: a bounded pool of memory for handles and staging (`local_buffer_size`). Pieces are 64-byte aligned.
- * Anonymous memory, faulted by use and a small window ahead; MADV_DONTFORK. Thread-safe (MCS_RANK_BUFPOOL). Reference counted: handles
- * that outlive close() keep it. */
+ * Anonymous memory, faulted by use and a small window ahead; MADV_DONTFORK. Thread-safe (MCS_RANK_BUFPOOL). Reference
+ * counted: handles that outlive close() keep it. */
 #ifndef MCS_SEGMENT_BUFPOOL_H
 #define MCS_SEGMENT_BUFPOOL_H
 

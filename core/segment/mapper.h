@@ -1,15 +1,17 @@
 /* Direct access to segments in this process and in other processes of this host: mapping cache and pins.
  *
- * A mapping is one segment instance in this process's address space: an own segment (no connection, a private slot page registered with the owner) or a
- * peer's, got over the owner's UNIX socket: hello {versions, client, session}, peer credentials must be of our uid, answer carries
- * the segment's memfd, its control page, the slot page of this connection and the owner's revoked table. One connection per owner process; it
- * maps all instances asked for. Only ranges the owner has faulted are populated here (MADV_POPULATE_READ/WRITE in pieces, ahead of use by the
- * thread that needs them).
+ * A mapping is one segment instance in this process's address space: an own segment (no connection, a private slot page
+ * registered with the owner) or a peer's, got over the owner's UNIX socket: hello {versions, client, session}, peer
+ * credentials must be of our uid, answer carries the segment's memfd, its control page, the slot page of this
+ * connection and the owner's revoked table. One connection per owner process; it maps all instances asked for. Only
+ * ranges the owner has faulted are populated here (MADV_POPULATE_READ/WRITE in pieces, ahead of use by the thread that
+ * needs them).
  *
- * When an owner dies (EOF and pidfd) its mappings are marked lost: new pins fail with MCS_ERR_TRANSFER_FAIL; existing pins and
- * views keep their memory (the memfd lives as long as it is mapped).
+ * When an owner dies (EOF and pidfd) its mappings are marked lost: new pins fail with MCS_ERR_TRANSFER_FAIL; existing
+ * pins and views keep their memory (the memfd lives as long as it is mapped).
  *
- * A pin is the right to touch one extent: a slot that names its generation, held until mcs_unpin. Thread-safe. Locks: MCS_RANK_MAPPER. */
+ * A pin is the right to touch one extent: a slot that names its generation, held until mcs_unpin. Thread-safe. Locks:
+ * MCS_RANK_MAPPER. */
 #ifndef MCS_SEGMENT_MAPPER_H
 #define MCS_SEGMENT_MAPPER_H
 
@@ -25,7 +27,7 @@ typedef struct mcs_mapper_config {
 } mcs_mapper_config_t;
 
 typedef struct mcs_mapper_peer {
-    mcs_id_t owner;       /* client id of the owner */
+    mcs_id_t owner; /* client id of the owner */
     mcs_id_t instance;
     uint64_t size;
     const char *ipc_path; /* from the master; "" = not offered */
@@ -50,20 +52,22 @@ void mcs_mapper_set_session(mcs_mapper_t *mapper, mcs_id_t session);
 mcs_status_t mcs_mapper_add_own(mcs_mapper_t *mapper, mcs_segment_t *segment) MCS_MUST_CHECK;
 void mcs_mapper_remove_own(mcs_mapper_t *mapper, mcs_id_t instance);
 
-/* The mapping of an instance: cached, or made now (connect and hello within `deadline_ns`, normally < 1 ms). MCS_ERR_TRANSFER_FAIL when the
- * same-host path cannot be had (no socket, refused, another uid, lost): remembered for a second, the caller takes the transport.
- * Put with mcs_mapping_put. */
+/* The mapping of an instance: cached, or made now (connect and hello within `deadline_ns`, normally < 1 ms).
+ * MCS_ERR_TRANSFER_FAIL when the same-host path cannot be had (no socket, refused, another uid, lost): remembered for a
+ * second, the caller takes the transport. Put with mcs_mapping_put. */
 mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
                             mcs_mapping_t **mapping_out) MCS_MUST_CHECK;
 mcs_mapping_t *mcs_mapping_ref(mcs_mapping_t *mapping);
 void mcs_mapping_put(mcs_mapping_t *mapping);
 bool mcs_mapping_is_own(const mcs_mapping_t *mapping);
 
-/* Reads: the extent must be WRITTEN with this generation, length and key. MCS_ERR_REPLICA_IS_GONE otherwise; MCS_ERR_LIMIT when no slot is
- * free; MCS_ERR_TRANSFER_FAIL when the owner is lost; MCS_ERR_INVALID_READ out of bounds. The pin holds a reference of the mapping. */
+/* Reads: the extent must be WRITTEN with this generation, length and key. MCS_ERR_REPLICA_IS_GONE otherwise;
+ * MCS_ERR_LIMIT when no slot is free; MCS_ERR_TRANSFER_FAIL when the owner is lost; MCS_ERR_INVALID_READ out of bounds.
+ * The pin holds a reference of the mapping. */
 mcs_status_t mcs_pin_read(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
                           mcs_hash128_t key_hash, mcs_pin_t *pin_out) MCS_MUST_CHECK;
-/* Writes: opens the extent (header OPEN) and makes it safe to write. MCS_ERR_REPLICA_IS_GONE when the reservation was revoked. */
+/* Writes: opens the extent (header OPEN) and makes it safe to write. MCS_ERR_REPLICA_IS_GONE when the reservation was
+ * revoked. */
 mcs_status_t mcs_pin_write(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
                            mcs_hash128_t key_hash, mcs_pin_t *pin_out) MCS_MUST_CHECK;
 /* Block CRCs of the extent: read after pin_read; filled by the writer before the seal. */

@@ -1,15 +1,17 @@
 /* The owner side of a client: its mounted segments, who holds which extent, and giving extents back (rules 3, 5, 6).
  *
- * Accesses come on three ways: served (the transport's thread, through mcs_owner_serve_ops), same-host mappers (no call here: they use
- * slots; the owner serves their connections on its UNIX socket), and this process's own callers (through a mapping of their own, mapper.h).
+ * Accesses come on three ways: served (the transport's thread, through mcs_owner_serve_ops), same-host mappers (no call
+ * here: they use slots; the owner serves their connections on its UNIX socket), and this process's own callers (through
+ * a mapping of their own, mapper.h).
  *
- * Release: the master asks for extents by (instance, offset, generation). mcs_owner_release marks them DEAD, then answers - at once or later,
- * through `released` - for those that no hold and no slot names. What is still named stays pending and is looked at again every few
- * milliseconds by the owner's thread. A release with MCS_RELEASE_MAY_WRITE enters the generation in the revoked table first, until
- * mcs_owner_forget or the end of its session; when that table is full the extent is not answered (quarantined by the master).
+ * Release: the master asks for extents by (instance, offset, generation). mcs_owner_release marks them DEAD, then
+ * answers - at once or later, through `released` - for those that no hold and no slot names. What is still named stays
+ * pending and is looked at again every few milliseconds by the owner's thread. A release with MCS_RELEASE_MAY_WRITE
+ * enters the generation in the revoked table first, until mcs_owner_forget or the end of its session; when that table
+ * is full the extent is not answered (quarantined by the master).
  *
- * One thread ("mcs-owner"): the UNIX socket (accept, hello, fd passing, end of connection, pidfd of mappers), pending releases.
- * Thread-safe; lock rank MCS_RANK_OWNER; no call blocks on a peer. */
+ * One thread ("mcs-owner"): the UNIX socket (accept, hello, fd passing, end of connection, pidfd of mappers), pending
+ * releases. Thread-safe; lock rank MCS_RANK_OWNER; no call blocks on a peer. */
 #ifndef MCS_SEGMENT_OWNER_H
 #define MCS_SEGMENT_OWNER_H
 
@@ -19,7 +21,8 @@
 
 typedef struct mcs_owner mcs_owner_t;
 
-/* Called on the owner's thread or inside mcs_owner_release, without locks held: these generations are free. Must not call back. */
+/* Called on the owner's thread or inside mcs_owner_release, without locks held: these generations are free. Must not
+ * call back. */
 typedef void (*mcs_owner_released_fn)(void *arg, const uint64_t *generations, uint32_t count);
 
 typedef struct mcs_owner_config {

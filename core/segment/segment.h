@@ -1,10 +1,11 @@
 /* A segment: one contiguous region this client contributes, in a memfd that same-host peers may map.
  *
- * Memory is faulted ahead of use, never all at once: a background thread (one faulter per client) keeps `window` bytes populated
- * (MADV_POPULATE_WRITE: an error, not SIGBUS) above the high mark, the highest offset anybody has used. The populated prefix is published in
- * a small control page that mappers share: their own populate, and GPU and RDMA registration, follow it. A writer that runs ahead of the
- * faulter populates its own range (mcs_segment_ensure). Huge pages (MFD_HUGETLB) when asked for and there are any; else THP advice.
- * The memfd is sealed against shrinking and growing, mode 0600, CLOEXEC; the mapping is MADV_DONTDUMP and MADV_DONTFORK.
+ * Memory is faulted ahead of use, never all at once: a background thread (one faulter per client) keeps `window` bytes
+ * populated (MADV_POPULATE_WRITE: an error, not SIGBUS) above the high mark, the highest offset anybody has used. The
+ * populated prefix is published in a small control page that mappers share: their own populate, and GPU and RDMA
+ * registration, follow it. A writer that runs ahead of the faulter populates its own range (mcs_segment_ensure). Huge
+ * pages (MFD_HUGETLB) when asked for and there are any; else THP advice. The memfd is sealed against shrinking and
+ * growing, mode 0600, CLOEXEC; the mapping is MADV_DONTDUMP and MADV_DONTFORK.
  *
  * Reference counted: one for the creator, one per mapping or view that can still touch it. Thread-safe. */
 #ifndef MCS_SEGMENT_SEGMENT_H
@@ -30,18 +31,19 @@ typedef struct mcs_segment_ctl {
 } mcs_segment_ctl_t;
 
 typedef struct mcs_segment_config {
-    uint64_t size;         /* bytes, > 0; rounded up to the page size */
-    uint64_t fault_window; /* bytes kept populated above the high mark */
-    bool huge_pages;       /* try MFD_HUGETLB; falls back with one warning */
+    uint64_t size;           /* bytes, > 0; rounded up to the page size */
+    uint64_t fault_window;   /* bytes kept populated above the high mark */
+    bool huge_pages;         /* try MFD_HUGETLB; falls back with one warning */
     uint64_t huge_page_size; /* 2 MiB or 1 GiB */
-    int numa_node;         /* -1 = any */
+    int numa_node;           /* -1 = any */
 } mcs_segment_config_t;
 
 /* One thread that populates; segments are added to it. */
 mcs_status_t mcs_faulter_create(mcs_faulter_t **faulter_out) MCS_MUST_CHECK;
 void mcs_faulter_destroy(mcs_faulter_t *faulter); /* after its segments are put; NULL is fine */
 
-/* Returns at once: nothing is populated yet. MCS_ERR_INVALID_PARAMS for a size of 0; MCS_ERR_NO_MEMORY when the kernel refuses (with a log line). */
+/* Returns at once: nothing is populated yet. MCS_ERR_INVALID_PARAMS for a size of 0; MCS_ERR_NO_MEMORY when the kernel
+ * refuses (with a log line). */
 mcs_status_t mcs_segment_create(const mcs_segment_config_t *config, mcs_faulter_t *faulter, mcs_segment_t **segment_out)
     MCS_MUST_CHECK;
 mcs_segment_t *mcs_segment_get(mcs_segment_t *segment);
@@ -54,9 +56,11 @@ int mcs_segment_fd(const mcs_segment_t *segment);     /* of the memory; stays th
 int mcs_segment_ctl_fd(const mcs_segment_t *segment); /* of the control page */
 mcs_segment_ctl_t *mcs_segment_ctl(const mcs_segment_t *segment);
 
-/* Says that [0, end) is in use: moves the high mark and wakes the faulter when the window has to move. Lock-free, hot. */
+/* Says that [0, end) is in use: moves the high mark and wakes the faulter when the window has to move. Lock-free, hot.
+ */
 void mcs_segment_touch(mcs_segment_t *segment, uint64_t end);
-/* Makes [offset, offset+len) safe to write: populates what the faulter has not reached. MCS_ERR_NO_MEMORY when the kernel has no page. */
+/* Makes [offset, offset+len) safe to write: populates what the faulter has not reached. MCS_ERR_NO_MEMORY when the
+ * kernel has no page. */
 mcs_status_t mcs_segment_ensure(mcs_segment_t *segment, uint64_t offset, uint64_t len) MCS_MUST_CHECK;
 /* Marks it closed for mappers (no new access through their mappings). */
 void mcs_segment_close(mcs_segment_t *segment);

@@ -1,0 +1,63 @@
+/* What mapper.c and mapper_conn.c share. Not for others. */
+#ifndef MCS_SEGMENT_MAPPER_INTERNAL_H
+#define MCS_SEGMENT_MAPPER_INTERNAL_H
+
+#include "core/base/list.h"
+#include "core/base/lock.h"
+#include "core/segment/mapper.h"
+#include "core/segment/region.h"
+#include "core/segment/slots.h"
+
+#define MAPPER_AREA "mapper"
+
+/* Numbers that outlive the mapper: pins may. */
+typedef struct mcs_mapper_counts {
+    uint32_t refs;     /* atomic: the mapper, and one per mapping */
+    uint64_t mappings; /* atomics */
+    uint64_t mapped_bytes;
+    uint64_t pins;
+} mcs_mapper_counts_t;
+
+/* A connection to one owner, in one session of ours; or, fd -1, this process's own slots. */
+typedef struct mapper_conn {
+    uint32_t refs; /* one in the list, one per mapping */
+    mcs_list_t node;
+    mcs_id_t owner;
+    mcs_id_t session;
+    int fd;
+    uint32_t lost;       /* atomic */
+    uint64_t checked_ns; /* atomic: when the socket was last looked at */
+    mcs_mutex_t lock;    /* rank MAPPER, never with the mapper's own: one request at a time */
+    mcs_region_t *slots;
+    mcs_region_t *revoked;
+} mapper_conn_t;
+
+/* Memory is populated in pieces of this size; a bit each says that it has been. */
+#define MAPPER_PIECE (2 * MCS_MIB)
+
+struct mcs_mapping {
+    uint32_t refs; /* one in the list, one per caller and pin */
+    mcs_list_t node;
+    mcs_mapper_counts_t *counts; /* referenced */
+    mapper_conn_t *conn;         /* referenced */
+    mcs_id_t instance;
+    uint8_t *base;
+    uint64_t size;
+    mcs_segment_ctl_t *ctl;
+    mcs_segment_t *own;    /* referenced; NULL for a peer's */
+    mcs_region_t *memory;  /* of a peer's */
+    mcs_region_t *control; /* of a peer's */
+    uint64_t *populated;   /* atomic bits, of a peer's */
+};
+
+void mcs_i_mapper_conn_put(mapper_conn_t *conn);
+/* Connects and says hello. MCS_ERR_TRANSFER_FAIL … */
+mcs_status_t mcs_i_mapper_connect(mcs_id_t client, mcs_id_t session, const mcs_mapper_peer_t *peer,
+                                  uint64_t deadline_ns, mapper_conn_t **conn_out) MCS_MUST_CHECK;
+/* Asks for a segment. */
+mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t size, uint64_t deadline_ns,
+                              mcs_region_t **memory_out, mcs_region_t **control_out) MCS_MUST_CHECK;
+/* Has the owner gone? Looks at the socket a few times a second at most. */
+bool mcs_i_mapper_conn_lost(mapper_conn_t *conn);
+
+#endif

@@ -1,0 +1,127 @@
+/* What the files of the owner share, and what the mapper of the same process needs of it. Not for others. */
+#ifndef MCS_SEGMENT_OWNER_INTERNAL_H
+#define MCS_SEGMENT_OWNER_INTERNAL_H
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "core/base/buf.h"
+#include "core/base/list.h"
+#include "core/base/lock.h"
+#include "core/base/thread.h"
+#include "core/segment/ipc.h"
+#include "core/segment/owner.h"
+#include "core/segment/region.h"
+#include "core/segment/slots.h"
+#include "core/wire/extent.h"
+
+#define OWNER_AREA          "owner"
+#define OWNER_HOLDS_MAX     65536u
+#define OWNER_CONNS_MAX     1024u
+#define OWNER_ENDED_MAX     65536u
+#define OWNER_PENDING_MAX   (UINT32_C(1) << 20)
+#define OWNER_WRITE_BUCKETS 256u
+
+typedef struct owner_segment {
+    mcs_list_t node;
+    mcs_segment_t *segment; /* a reference */
+    mcs_id_t instance;
+    mcs_mac_key_t key;
+    bool has_key;
+} owner_segment_t;
+
+/* A mapper's slots: of a connection, or of this process's own mapper. */
+typedef struct owner_page {
+    mcs_list_t node;
+    mcs_region_t *region; /* a mcs_slot_page_t */
+    mcs_id_t session;     /* none: of this process */
+    int pidfd;            /* -1: of this process */
+    bool orphan;          /* its connection has ended; dropped when its process is dead or no slot is taken */
+} owner_page_t;
+
+/* A put that arrives in pieces. */
+typedef struct owner_write {
+    struct owner_write *next;
+    uint64_t generation;
+    uint64_t blocks; /* of 1 MiB */
+    uint64_t blocks_left;
+    uint64_t *have; /* a bit per block */
+} owner_write_t;
+
+/* The token of a mcs_hold_t. */
+typedef struct owner_hold {
+    mcs_list_t node;
+    mcs_access_t access;
+    mcs_segment_t *segment; /* a reference */
+    mcs_extent_header_t *header;
+} owner_hold_t;
+
+typedef struct owner_pending {
+    mcs_col_release_t record;
+} owner_pending_t;
+
+typedef struct owner_revoked {
+    uint64_t generation;
+    mcs_id_t session;
+} owner_revoked_t;
+
+typedef struct owner_conn {
+    mcs_list_t node;
+    int fd;
+    pid_t pid;
+    owner_page_t *page; /* NULL before the hello */
+} owner_conn_t;
+
+struct mcs_owner {
+    mcs_owner_config_t config;
+    char ipc_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    int listener;  /* -1 = none */
+    uint32_t stop; /* atomic */
+    mcs_thread_t thread;
+    mcs_event_t wake;
+    uint64_t epoch; /* atomic */
+
+    mcs_mutex_t lock; /* rank OWNER: what follows */
+    mcs_list_t segments;
+    mcs_list_t pages;
+    mcs_list_t holds;
+    uint32_t hold_count;
+    owner_write_t *writes[OWNER_WRITE_BUCKETS];
+    mcs_region_t *revoked_region; /* a mcs_revoked_table_t that mappers read */
+    owner_revoked_t *revoked;
+    uint32_t revoked_count;
+    mcs_id_t *ended; /* open addressing, none = empty; allocated at the first */
+    uint32_t ended_count;
+    owner_pending_t *pending;
+    uint32_t pending_count;
+    uint32_t pending_cap;
+    uint64_t released_total;
+
+    /* owner thread only */
+    mcs_list_t conns;
+    uint32_t conn_count;
+};
+
+static inline mcs_revoked_table_t *owner_revoked_table(const mcs_owner_t *owner)
+{
+    return owner->revoked_region->base;
+}
+
+/* owner.c */
+owner_segment_t *mcs_i_owner_find_locked(mcs_owner_t *owner, mcs_id_t instance);
+void mcs_i_owner_drop_write_locked(mcs_owner_t *owner, uint64_t generation);
+bool mcs_i_owner_ended_locked(const mcs_owner_t *owner, mcs_id_t session);
+/* A page of slots for `session`; in the list. NULL: no memory. */
+owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pidfd);
+void mcs_i_owner_page_free(owner_page_t *page);
+
+/* owner_release.c */
+/* Looks at the pending releases again. True when some are left. */
+bool mcs_i_owner_rescan(mcs_owner_t *owner);
+
+/* owner_ipc.c */
+mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner);
+void mcs_i_owner_main(void *arg);
+void mcs_i_owner_close_conns(mcs_owner_t *owner);
+
+#endif

@@ -1,0 +1,329 @@
+/* The owner's UNIX socket and its thread: mappers come, get descriptors, go, or die. See owner.h and ipc.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/base/alloc.h"
+#include "core/base/clock.h"
+#include "core/base/fork.h"
+#include "core/base/log.h"
+#include "core/segment/owner_internal.h"
+
+#define RESCAN_MIN_NS (1 * MCS_NS_PER_MS)
+#define RESCAN_MAX_NS (20 * MCS_NS_PER_MS)
+#define FIXED_FDS     2
+
+/* ---- listening ---- */
+
+/* A folder of ours that nobody else can write to. */
+static bool folder_ready(const char *path)
+{
+    struct stat st;
+    if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+        mcs_warn(OWNER_AREA, "folder %s: %s", path, strerror(errno));
+        return false;
+    }
+    if (lstat(path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0) {
+        mcs_warn(OWNER_AREA, "folder %s: not a folder of this user that only it can write to", path);
+        return false;
+    }
+    return true;
+}
+
+mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s/o-%016llx%016llx", owner->config.ipc_dir,
+                       (unsigned long long)owner->config.client.hi, (unsigned long long)owner->config.client.lo);
+    if (len < 0 || (size_t)len >= sizeof(address.sun_path)) {
+        mcs_warn(OWNER_AREA, "folder %.120s: too long for a UNIX socket", owner->config.ipc_dir);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (!folder_ready(owner->config.ipc_dir)) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return MCS_ERR_INTERNAL;
+    }
+    if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0 || chmod(address.sun_path, 0600) != 0 ||
+        listen(fd, 128) != 0) {
+        mcs_warn(OWNER_AREA, "socket %s: %s", address.sun_path, strerror(errno));
+        close(fd);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    mcs_fork_guard_add(fd);
+    owner->listener = fd;
+    memcpy(owner->ipc_path, address.sun_path, sizeof(owner->ipc_path));
+    return MCS_OK;
+}
+
+/* ---- connections ---- */
+
+static void conn_free(mcs_owner_t *owner, owner_conn_t *conn)
+{
+    mcs_list_remove(&conn->node);
+    owner->conn_count--;
+    if (conn->page != NULL) {
+        mcs_slot_page_t *slots = conn->page->region->base;
+        __atomic_store_n(&slots->closed, 1, __ATOMIC_SEQ_CST);
+        mcs_mutex_lock(&owner->lock);
+        conn->page->orphan = true;
+        mcs_mutex_unlock(&owner->lock);
+    }
+    mcs_fork_guard_remove(conn->fd);
+    close(conn->fd);
+    mcs_free(conn);
+}
+
+void mcs_i_owner_close_conns(mcs_owner_t *owner)
+{
+    while (!mcs_list_empty(&owner->conns)) {
+        conn_free(owner, MCS_LIST_FIRST(&owner->conns, owner_conn_t, node));
+    }
+    if (owner->listener >= 0) {
+        mcs_fork_guard_remove(owner->listener);
+        close(owner->listener);
+        owner->listener = -1;
+        unlink(owner->ipc_path);
+    }
+}
+
+static void accept_one(mcs_owner_t *owner)
+{
+    int fd = accept4(owner->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        return;
+    }
+    struct ucred cred = {0};
+    socklen_t len = sizeof(cred);
+    owner_conn_t *conn = NULL;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid() &&
+        owner->conn_count < OWNER_CONNS_MAX) {
+        conn = MCS_NEW(owner_conn_t);
+    }
+    if (conn == NULL) {
+        mcs_debug(OWNER_AREA, "mapper of uid %u refused", (unsigned)cred.uid);
+        close(fd);
+        return;
+    }
+    conn->fd = fd;
+    conn->pid = cred.pid;
+    mcs_fork_guard_add(fd);
+    mcs_list_push_tail(&owner->conns, &conn->node);
+    owner->conn_count++;
+}
+
+/* One message with up to two descriptors. False: the connection is of no use any more. */
+static bool answer(int fd, const mcs_ipc_answer_t *message, const int *fds, int fd_count)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MCS_IPC_FDS)];
+        struct cmsghdr align;
+    } control;
+    memset(&control, 0, sizeof(control));
+    struct iovec iov = {(void *)(uintptr_t)message, sizeof(*message)};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd_count > 0) {
+        msg.msg_control = control.bytes;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)fd_count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)fd_count);
+        memcpy(CMSG_DATA(head), fds, sizeof(int) * (size_t)fd_count);
+    }
+    ssize_t n;
+    do {
+        n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    return n == (ssize_t)sizeof(*message);
+}
+
+static bool answer_hello(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_request_t *request,
+                         mcs_ipc_answer_t *reply)
+{
+    mcs_mutex_lock(&owner->lock);
+    bool ended = mcs_i_owner_ended_locked(owner, request->session);
+    mcs_mutex_unlock(&owner->lock);
+    if (conn->page != NULL || mcs_id_is_none(request->session) || ended) {
+        reply->status = MCS_ERR_SESSION_ENDED;
+        return answer(conn->fd, reply, NULL, 0) && false;
+    }
+    int pidfd = (int)syscall(SYS_pidfd_open, conn->pid, 0);
+    if (pidfd < 0) {
+        return false; /* gone already */
+    }
+    mcs_fork_guard_add(pidfd);
+    conn->page = mcs_i_owner_add_page(owner, request->session, pidfd);
+    if (conn->page == NULL) {
+        mcs_fork_guard_remove(pidfd);
+        close(pidfd);
+        return false;
+    }
+    int fds[MCS_IPC_FDS] = {conn->page->region->fd, owner->revoked_region->fd};
+    return answer(conn->fd, reply, fds, MCS_IPC_FDS);
+}
+
+static bool answer_map(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_request_t *request,
+                       mcs_ipc_answer_t *reply)
+{
+    if (conn->page == NULL) {
+        return false;
+    }
+    mcs_segment_t *segment = NULL;
+    mcs_mutex_lock(&owner->lock);
+    owner_segment_t *entry = mcs_i_owner_find_locked(owner, request->instance);
+    if (entry != NULL) {
+        segment = mcs_segment_get(entry->segment);
+    }
+    mcs_mutex_unlock(&owner->lock);
+    if (segment == NULL) {
+        reply->status = MCS_ERR_SEGMENT_NOT_FOUND;
+        return answer(conn->fd, reply, NULL, 0);
+    }
+    reply->size = mcs_segment_size(segment);
+    int fds[MCS_IPC_FDS] = {mcs_segment_fd(segment), mcs_segment_ctl_fd(segment)};
+    bool sent = answer(conn->fd, reply, fds, MCS_IPC_FDS);
+    mcs_segment_put(segment);
+    return sent;
+}
+
+/* False: the connection ends. */
+static bool serve_one(mcs_owner_t *owner, owner_conn_t *conn)
+{
+    mcs_ipc_request_t request;
+    ssize_t n = recv(conn->fd, &request, sizeof(request), MSG_DONTWAIT | MSG_TRUNC);
+    if (n < 0) {
+        return errno == EAGAIN || errno == EINTR;
+    }
+    if (n != (ssize_t)sizeof(request) || request.magic != MCS_IPC_MAGIC || request.version != MCS_IPC_VERSION) {
+        return false;
+    }
+    mcs_ipc_answer_t reply = {
+        .magic = MCS_IPC_MAGIC,
+        .version = MCS_IPC_VERSION,
+        .owner = owner->config.client,
+        .epoch = __atomic_load_n(&owner->epoch, __ATOMIC_RELAXED),
+    };
+    if (request.op == MCS_IPC_HELLO) {
+        return answer_hello(owner, conn, &request, &reply);
+    }
+    return request.op == MCS_IPC_MAP && answer_map(owner, conn, &request, &reply);
+}
+
+/* ---- pages without a connection ---- */
+
+static bool process_dead(const owner_page_t *page)
+{
+    struct pollfd pfd = {.fd = page->pidfd, .events = POLLIN};
+    return poll(&pfd, 1, 0) > 0;
+}
+
+static bool no_slot_taken(const owner_page_t *page)
+{
+    const mcs_slot_page_t *slots = page->region->base;
+    for (uint32_t i = 0; i < MCS_SLOTS_PER_PAGE; i++) {
+        if (__atomic_load_n(&slots->slot[i], __ATOMIC_SEQ_CST) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* True: some are left, of processes that live and hold slots. */
+static bool drop_orphans(mcs_owner_t *owner)
+{
+    mcs_list_t dead;
+    mcs_list_init(&dead);
+    bool left = false;
+    mcs_mutex_lock(&owner->lock);
+    MCS_LIST_FOR_EACH_SAFE(node, next, &owner->pages)
+    {
+        owner_page_t *page = MCS_CONTAINER_OF(node, owner_page_t, node);
+        if (!page->orphan) {
+            continue;
+        }
+        /* The page is closed: a slot that is taken after this look is given up again before it is used. */
+        if (process_dead(page) || no_slot_taken(page)) {
+            mcs_list_remove(node);
+            mcs_list_push_tail(&dead, node);
+        } else {
+            left = true;
+        }
+    }
+    mcs_mutex_unlock(&owner->lock);
+    while (!mcs_list_empty(&dead)) {
+        owner_page_t *page = MCS_LIST_FIRST(&dead, owner_page_t, node);
+        mcs_list_remove(&page->node);
+        mcs_i_owner_page_free(page);
+    }
+    return left;
+}
+
+/* ---- the thread ---- */
+
+static uint32_t fill_poll(const mcs_owner_t *owner, struct pollfd *fds)
+{
+    fds[0] = (struct pollfd){.fd = owner->wake.fd, .events = POLLIN};
+    /* Full: a peer waits in the backlog instead of spinning the loop. */
+    fds[1] = (struct pollfd){.fd = owner->conn_count < OWNER_CONNS_MAX ? owner->listener : -1, .events = POLLIN};
+    uint32_t count = FIXED_FDS;
+    MCS_LIST_FOR_EACH(node, &owner->conns)
+    {
+        fds[count++] = (struct pollfd){.fd = MCS_CONTAINER_OF(node, owner_conn_t, node)->fd, .events = POLLIN};
+    }
+    return count;
+}
+
+static void serve_ready(mcs_owner_t *owner, const struct pollfd *fds)
+{
+    uint32_t at = FIXED_FDS;
+    MCS_LIST_FOR_EACH_SAFE(node, next, &owner->conns)
+    {
+        owner_conn_t *conn = MCS_CONTAINER_OF(node, owner_conn_t, node);
+        short events = fds[at++].revents;
+        if (events != 0 && !serve_one(owner, conn)) {
+            conn_free(owner, conn);
+        }
+    }
+    if ((fds[1].revents & POLLIN) != 0) {
+        accept_one(owner);
+    }
+}
+
+void mcs_i_owner_main(void *arg)
+{
+    mcs_owner_t *owner = arg;
+    struct pollfd *fds = MCS_NEW_ARRAY(struct pollfd, FIXED_FDS + OWNER_CONNS_MAX);
+    if (fds == NULL) {
+        mcs_error(OWNER_AREA, "the owner's thread ends: %s", mcs_status_name(MCS_ERR_NO_MEMORY));
+        return;
+    }
+    uint64_t wait_ns = MCS_NEVER;
+    while (__atomic_load_n(&owner->stop, __ATOMIC_ACQUIRE) == 0) {
+        uint32_t count = fill_poll(owner, fds);
+        struct timespec timeout = {.tv_nsec = (long)(wait_ns == MCS_NEVER ? 0 : wait_ns)};
+        int ready = ppoll(fds, count, wait_ns == MCS_NEVER ? NULL : &timeout, NULL);
+        if (ready > 0) {
+            if (fds[0].revents != 0) {
+                mcs_event_clear(&owner->wake);
+                wait_ns = RESCAN_MIN_NS;
+            }
+            serve_ready(owner, fds);
+        }
+        bool orphans = drop_orphans(owner);
+        bool pending = mcs_i_owner_rescan(owner);
+        if (!orphans && !pending) {
+            wait_ns = MCS_NEVER;
+        } else {
+            wait_ns = wait_ns == MCS_NEVER ? RESCAN_MIN_NS : MCS_MIN(wait_ns * 2, RESCAN_MAX_NS);
+        }
+    }
+    mcs_free(fds);
+}
