@@ -84,7 +84,8 @@ static inline bool mcs_client_is_cancelled(const mcs_client_t *client)
     return __atomic_load_n(&client->cancel, __ATOMIC_ACQUIRE) != 0;
 }
 
-/* MCS_ERR_INTERRUPTED or MCS_ERR_CLOSED when the call that runs on this thread has to end. Asks the hook. */
+/* MCS_ERR_INTERRUPTED or MCS_ERR_CLOSED when the call that runs on this thread has to end. Between two pieces of work:
+ * asks the hook at most every 100 ms. */
 mcs_status_t mcs_client_check(const mcs_client_t *client) MCS_MUST_CHECK;
 
 /* Deadline of a transfer of `bytes` that starts now. */

@@ -8,7 +8,7 @@ mcs_status_t mcs_client_check(const mcs_client_t *client)
     if (mcs_client_is_cancelled(client)) {
         return MCS_ERR_CLOSED;
     }
-    return mcs_interrupt_pending() ? MCS_ERR_INTERRUPTED : MCS_OK;
+    return mcs_interrupt_due() ? MCS_ERR_INTERRUPTED : MCS_OK;
 }
 
 uint64_t mcs_client_transfer_deadline(const mcs_client_t *client, uint64_t bytes)

@@ -166,7 +166,7 @@ mcs_status_t mcs_setup_check(const mcs_setup_t *setup)
 
 static bool give_up(void *arg)
 {
-    return mcs_client_check(arg) != MCS_OK;
+    return mcs_client_is_cancelled(arg) || mcs_interrupt_pending();
 }
 
 static mcs_status_t start_embedded(mcs_client_t *client)
@@ -376,7 +376,7 @@ static mcs_status_t join(mcs_client_t *client, bool named_port)
         if (named_port || status != MCS_ERR_SEGMENT_ALREADY_EXISTS) {
             break;
         }
-        mcs_info(AREA, "the name %s is taken, another port is tried", client->name);
+        mcs_debug(AREA, "the name %s is taken, another port is tried", client->name);
         poll(NULL, 0, RETRY_WAIT_MS);
         if (mcs_interrupt_pending()) {
             status = MCS_ERR_INTERRUPTED;
@@ -444,10 +444,10 @@ mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out
         return status;
     }
     mcs_client_connect_early(client);
-    mcs_info(AREA, "client %s set up: segment of %llu bytes, local buffer of %llu, master %s, data plane %s",
-             client->name, (unsigned long long)client->segment_config.size,
-             (unsigned long long)setup->local_buffer_size, client->master_address,
-             client->transport != NULL ? client->transport_info.library : "none");
+    mcs_debug(AREA, "client %s set up: segment of %llu bytes, local buffer of %llu, master %s, data plane %s",
+              client->name, (unsigned long long)client->segment_config.size,
+              (unsigned long long)setup->local_buffer_size, client->master_address,
+              client->transport != NULL ? client->transport_info.library : "none");
     *client_out = client;
     return MCS_OK;
 }

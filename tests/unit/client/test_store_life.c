@@ -551,6 +551,28 @@ static void an_interrupted_put_leaves_no_reservation(void **state)
     mcs_store_destroy(store);
 }
 
+static int count_asked(void *arg)
+{
+    (*(int *)arg)++;
+    return 0;
+}
+
+static void the_hook_is_not_asked_by_calls_that_hardly_wait(void **state)
+{
+    mcs_store_t *store = world_store(*state, SEGMENT_BYTES);
+    int calls = 0;
+    mcs_thread_set_interrupt(count_asked, &calls);
+    for (uint32_t i = 0; i < 200; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "k%u", i);
+        assert_int_equal(world_put(store, key, 1000, i), 0);
+        assert_int_equal(world_get(store, key, 1000, i), 1000);
+    }
+    mcs_thread_set_interrupt(NULL, NULL);
+    assert_true(calls < 20); /* a hook may take an interpreter's lock; a busy machine may ask now and then */
+    mcs_store_destroy(store);
+}
+
 /* ---- fork ---- */
 
 static void a_forked_child_gets_errors_and_harms_nobody(void **state)
@@ -663,6 +685,7 @@ int main(void)
         TEST(close_ends_a_call_that_waits_for_a_stopped_holder),
         TEST(a_hook_may_close_the_store_its_call_is_in),
         TEST(an_interrupted_put_leaves_no_reservation),
+        TEST(the_hook_is_not_asked_by_calls_that_hardly_wait),
         TEST(a_forked_child_gets_errors_and_harms_nobody),
         TEST(no_allocation_that_fails_leaks_or_hangs),
         TEST(no_system_call_that_fails_leaks_or_hangs),
