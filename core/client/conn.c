@@ -190,13 +190,20 @@ uint8_t *mcs_conn_prepare(mcs_conn_t *conn, const mcs_frame_header_t *header, si
     return frame + MCS_FRAME_HEADER;
 }
 
+static ssize_t send_some(const mcs_conn_t *conn, size_t sent)
+{
+    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
+        errno = ECONNRESET;
+        return -1;
+    }
+    return send(conn->fd, conn->out.bytes + sent, conn->out.len - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 mcs_status_t mcs_conn_flush(mcs_conn_t *conn, const mcs_io_t *io)
 {
     size_t sent = 0;
     while (sent < conn->out.len) {
-        ssize_t n = mcs_fault_hit(MCS_FAULT_SYSCALL)
-                        ? (errno = ECONNRESET, -1)
-                        : send(conn->fd, conn->out.bytes + sent, conn->out.len - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send_some(conn, sent);
         if (n >= 0) {
             sent += (size_t)n;
             continue;
@@ -221,6 +228,15 @@ mcs_status_t mcs_conn_flush(mcs_conn_t *conn, const mcs_io_t *io)
 
 /* ---- receiving ---- */
 
+static ssize_t receive_some(mcs_conn_t *conn, size_t room)
+{
+    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
+        errno = ECONNRESET;
+        return -1;
+    }
+    return recv(conn->fd, conn->in.bytes + conn->in.len, room, MSG_DONTWAIT);
+}
+
 /* Reads what is there, up to `want` bytes in the buffer and some more. MCS_ERR_AGAIN when nothing came. */
 static mcs_status_t fill(mcs_conn_t *conn, size_t want)
 {
@@ -229,8 +245,7 @@ static mcs_status_t fill(mcs_conn_t *conn, size_t want)
     if (status != MCS_OK) {
         return status;
     }
-    ssize_t n = mcs_fault_hit(MCS_FAULT_SYSCALL) ? (errno = ECONNRESET, -1)
-                                                 : recv(conn->fd, conn->in.bytes + conn->in.len, room, MSG_DONTWAIT);
+    ssize_t n = receive_some(conn, room);
     if (n > 0) {
         conn->in.len += (size_t)n;
         return MCS_OK;

@@ -81,7 +81,8 @@ static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, m
 {
     Mcs__Wire__Id client = MCS__WIRE__ID__INIT;
     Mcs__Wire__Id session_id = MCS__WIRE__ID__INIT;
-    Mcs__Wire__Hello hello = MCS__WIRE__HELLO__INIT;
+    Mcs__Wire__Hello hello;
+    mcs__wire__hello__init(&hello);
     char software[64];
     snprintf(software, sizeof(software), "mooncake-store %s", mcs_version());
     client.hi = self->client.hi;

@@ -164,7 +164,7 @@ static mcs_status_t check_limits(const mcs_link_t *link, const attempt_t *attemp
 
 /* Waits a slice, or until something in the link changed. Entered and left with the lock held; the hook is asked without
  * it. */
-static mcs_status_t wait_changed_locked(mcs_link_t *link, const attempt_t *attempt)
+MCS_NO_TSA static mcs_status_t wait_changed_locked(mcs_link_t *link, const attempt_t *attempt)
 {
     uint64_t slice_end = MCS_MIN(mcs_now_ns() + WAIT_SLICE, attempt->io.deadline_ns);
     mcs_cond_wait_until(&link->changed, &link->lock, slice_end);

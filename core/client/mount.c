@@ -67,7 +67,8 @@ static mcs_status_t send_mount(mcs_client_t *client, mcs_segment_t *segment, mcs
     }
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
-    Mcs__Wire__MountSegment request = MCS__WIRE__MOUNT_SEGMENT__INIT;
+    Mcs__Wire__MountSegment request;
+    mcs__wire__mount_segment__init(&request);
     id.hi = instance.hi;
     id.lo = instance.lo;
     request.sequence = &sequence;
