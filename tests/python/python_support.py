@@ -116,7 +116,7 @@ def run_python(code, package="fake", timeout=60, env=None, check=True):
     path = {"fake": FAKE_PATH, "real": REAL_PATH}[package]
     environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONFAULTHANDLER": "1", **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=timeout, env=environment
+        [sys.executable, "-P", "-X", "dev", "-c", code], capture_output=True, text=True, timeout=timeout, env=environment
     )
     if check:
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -61,8 +61,8 @@ static void scattered_values_are_gathered_and_scattered(void **state)
         pair_t pair = make_pair(*state, g_paths[p], SEGMENT_BYTES);
         uint8_t *bytes = malloc(LEN);
         uint8_t *back = calloc(1, LEN);
-        struct iovec out[PIECES];
-        struct iovec in[PIECES];
+        static struct iovec out[PIECES];
+        static struct iovec in[PIECES];
         size_t at = 0;
         for (size_t i = 0; i < PIECES; i++) {
             size_t len = i == PIECES - 1 ? LEN - at : (i * 37) % 8000;
@@ -182,8 +182,8 @@ static void long_keys_are_split_by_their_bytes(void **state)
     enum { COUNT = 1200, LEN = 8192 };
     pair_t pair = make_pair(*state, OWN, SEGMENT_BYTES);
     char *text = malloc((size_t)COUNT * LEN);
-    mcs_bytes_t keys[COUNT];
-    int results[COUNT];
+    static mcs_bytes_t keys[COUNT];
+    static int results[COUNT];
     memset(text, 'k', (size_t)COUNT * LEN);
     for (size_t i = 0; i < COUNT; i++) {
         memcpy(text + i * LEN, &i, sizeof(i)); /* binary, with zeros */
