@@ -290,7 +290,8 @@ static void press(void *arg)
         snprintf(key, sizeof(key), "p%u", step % 400);
         int32_t status = rpc_store(&client, key, 8000, NULL);
         worker->errors += status != MCS_OK && status != MCS_ERR_OBJECT_ALREADY_EXISTS &&
-                          status != MCS_ERR_PUT_IN_PROGRESS && status != MCS_ERR_NO_AVAILABLE_HANDLE;
+                          status != MCS_ERR_PUT_IN_PROGRESS && status != MCS_ERR_NO_AVAILABLE_HANDLE &&
+                          status != MCS_ERR_REPLICA_IS_GONE; /* the other one left first */
         rpc_pump(&client, 0);
         rpc_ping(&client);
     }
