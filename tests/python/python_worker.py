@@ -12,10 +12,10 @@ import ctypes, threading, time
 from mooncake.store import MooncakeDistributedStore, ReplicateConfig
 stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
-store = MooncakeDistributedStore()
 def connect(master, segment=64 << 20, buffer=64 << 20, metadata="P2PHANDSHAKE", host="127.0.0.1"):
-    return store.setup(host, metadata, segment, buffer, "tcp", "", master)
+    return space["store"].setup(host, metadata, segment, buffer, "tcp", "", master)
 space = dict(globals())
+space["store"] = MooncakeDistributedStore()
 while True:
     head = stdin.read(4)
     if len(head) < 4:

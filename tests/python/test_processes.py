@@ -254,7 +254,7 @@ def test_unreachable_masters_and_metadata_servers_are_refused_in_seconds(master,
         ]
         setups += [f"connect({master.address!r}, metadata={text!r})" for text in ("", "garbage://x", "etcd://1", "127.0.0.1:2379", "http://", "p2phandshake")]
         setups += [f"connect({master.address!r}, host={text!r})" for text in ("", "[", "a b", "x:y", "127.0.0.1:123456", "h" * 5000)]
-        setups += [f"store.setup('127.0.0.1', 'P2PHANDSHAKE', 0, 0, {text!r}, '', {master.address!r})" for text in ("", "smoke", "TCPP", "rdma\\n")]
+        setups += [f"store.setup('127.0.0.1', 'P2PHANDSHAKE', 0, 0, {text!r}, '', {master.address!r})" for text in ("smoke", "TCPP", "rdma\\n", " tcp")]
         for code in setups:
             begin = time.monotonic()
             assert one(code) in (-600, -1), code
