@@ -71,6 +71,23 @@ typedef struct wanted {
     bool http_server;
 } wanted_t;
 
+/* UCX keeps locks and threads that do not survive a fork: in a child of a process that has set a store up, its start
+ * may never return. A program that forks its workers must set stores up after the fork, or start the workers with
+ * multiprocessing's "spawn". */
+static bool forked_after_setup(mpy_store_t *self)
+{
+    mpy_state_t *state = mpy_store_state(self);
+    if (state->setup_pid != 0 && state->setup_pid != getpid()) {
+        mcs_error("python",
+                  "setup refused: process %d was forked from process %d after a setup there; set up after the fork, or "
+                  "spawn: %s",
+                  (int)getpid(), (int)state->setup_pid, mcs_code_name(MCS_INVALID_PARAMS));
+        return true;
+    }
+    state->setup_pid = getpid();
+    return false;
+}
+
 /* Runs the setup and keeps this object's picture of the store in step. */
 static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
 {
@@ -78,6 +95,9 @@ static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
         mcs_error("python",
                   "setup refused: enable_ssd_offload asks for an SSD tier, which this store does not have: %s",
                   mcs_code_name(MCS_INVALID_PARAMS));
+        return PyLong_FromLong(MCS_INVALID_PARAMS);
+    }
+    if (forked_after_setup(self)) {
         return PyLong_FromLong(MCS_INVALID_PARAMS);
     }
     if (wanted->http_server) {

@@ -15,6 +15,9 @@ def make():
     return store
 """
 
+# The same on the real store, with the master inside the process.
+REAL_START = START.replace('0, 1 << 20, "tcp", "", "fake:1"', '64 << 20, 16 << 20, "tcp", "", "embedded"')
+
 SCRIPTS = {
     "closed": "store = make(); store.close()",
     "not closed": "store = make()",
@@ -39,17 +42,39 @@ SCRIPTS = {
     "thread joined at exit": "store = make(); threading.Thread(target=lambda: (time.sleep(0.1), store.get('k'))).start()",
     "fork": "store = make(); pid = os.fork()\nif pid == 0:\n    assert store.put('a', b'b') == -600 and store.get('k') == b'' and store.close() == 0\n    os._exit(7)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\nassert store.get('k') == b'hello'",
     "fork, child exits normally": "store = make(); handle = store.get_buffer('k'); pid = os.fork()\nif pid == 0:\n    sys.exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3\nassert store.get('k') == b'hello'",
-    "fork, child deletes": "store = make(); pid = os.fork()\nif pid == 0:\n    del store\n    gc.collect()\n    other = make()\n    assert other.get('k') == b'hello'\n    sys.exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3",
+    "fork, child deletes": "store = make(); pid = os.fork()\nif pid == 0:\n    del store\n    gc.collect()\n    other = MooncakeDistributedStore()\n    assert other.setup('localhost', 'P2PHANDSHAKE', 0, 0, 'tcp', '', 'embedded') == -600\n    sys.exit(3)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3",
     "multiprocessing spawn": "store = make()\nimport multiprocessing as mp\nif __name__ == '__main__':\n    p = mp.get_context('fork').Process(target=os.getpid); p.start(); p.join(); assert p.exitcode == 0",
     "os._exit": "store = make(); os._exit(0)",
     "imported only": "",
 }
 
 
+SETUP_AFTER_FORK = "fork, child deletes"
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_process_ends_cleanly(fake, name):
     done = run_python(START + SCRIPTS[name])
-    assert done.stderr == ""
+    if name == SETUP_AFTER_FORK:
+        assert "set up after the fork" in done.stderr
+    else:
+        assert done.stderr == ""
+
+
+def test_a_store_may_be_set_up_in_a_child_of_a_process_without_one(real):
+    script = REAL_START.replace("def make", "unused = MooncakeDistributedStore()\ndef make") + (
+        "pid = os.fork()\nif pid == 0:\n    store = make()\n    assert store.get('k') == b'hello'\n    sys.exit(3)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3\nstore = make()"
+    )
+    run_python(script, package="real")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_process_with_the_real_store_ends_cleanly(real, name):
+    script = SCRIPTS[name].replace("'h', 'P2PHANDSHAKE', 0, 1, 'tcp', '', 'm'", "'localhost', 'P2PHANDSHAKE', 0, 0, 'tcp', '', 'embedded'")
+    done = run_python(REAL_START + script, package="real")
+    for word in ("Fatal", "Exception", "Error:", "assert", "ensure"):
+        assert word not in done.stderr
 
 
 @pytest.mark.parametrize("how, code", [("raise RuntimeError('mine')", 1), ("sys.exit(5)", 5), ("raise KeyboardInterrupt", -2), ("raise SystemExit", 0)])
