@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/alloc.h"
@@ -49,13 +50,30 @@ struct mcs_master {
 /* Epochs of one process differ, even when a master follows another within a second. */
 static uint64_t g_last_epoch;
 
+/* Epochs count the wall clock in ticks, so that a master that is started again at once, without a journal, still has a
+ * later one. 34 bits of a generation are the epoch's: enough until 2042. */
+#define EPOCH_TICK_MS  UINT64_C(31)
+#define EPOCH_SINCE_MS UINT64_C(1735689600000) /* 2025-01-01 */
+
+static uint64_t wall_tick(void)
+{
+    uint64_t now_ms = mcs_wall_ms();
+    return now_ms > EPOCH_SINCE_MS ? (now_ms - EPOCH_SINCE_MS) / EPOCH_TICK_MS : 0;
+}
+
+/* Returns when the tick is over: whoever starts after this master is up gets a later one. */
 static uint64_t next_epoch(uint64_t floor)
 {
     uint64_t last = __atomic_load_n(&g_last_epoch, __ATOMIC_RELAXED);
     uint64_t epoch;
     do {
-        epoch = MCS_MAX(MCS_MAX(mcs_wall_ms() / 1000, floor), last + 1);
+        epoch = MCS_MAX(MCS_MAX(wall_tick(), floor), last + 1);
     } while (!__atomic_compare_exchange_n(&g_last_epoch, &last, epoch, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    if (wall_tick() == epoch) {
+        uint64_t passed_ms = (mcs_wall_ms() - EPOCH_SINCE_MS) % EPOCH_TICK_MS;
+        struct timespec rest = {.tv_nsec = (long)((EPOCH_TICK_MS - passed_ms) * MCS_NS_PER_MS)};
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, NULL);
+    }
     return epoch;
 }
 

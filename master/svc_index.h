@@ -161,8 +161,8 @@ static inline svc_record_t *svc_record(const svc_index_t *index, svc_ref_t ref)
 }
 
 /* Never used before in any epoch: epoch << 30, plus a count in steps of SVC_SHARDS, plus the shard. A master that makes
- * less than 2^30 generations a second on average cannot reach those of a later epoch, since an epoch is at least its
- * start in wall seconds. */
+ * less than 2^30 generations a tick on average cannot reach those of a later epoch, since an epoch is at least its
+ * start in ticks of the wall clock. */
 uint64_t svc_shard_generation_locked(svc_shard_t *shard);
 
 /* A record that is in no table yet, zeroed up to its replicas; the key is copied. 0 when memory is short. */

@@ -130,13 +130,14 @@ static mcs_status_t mount(mcs_client_t *client)
     return status;
 }
 
-static void take_epoch(mcs_client_t *client, uint64_t epoch)
+/* A new session may be another master's, whose handles mean other segments. */
+static void take_epoch(mcs_client_t *client, uint64_t epoch, bool new_session)
 {
     mcs_mutex_lock(&client->lock);
     bool other = client->epoch != epoch;
     client->epoch = epoch;
     mcs_mutex_unlock(&client->lock);
-    if (other) {
+    if (other || new_session) {
         mcs_peers_flush(client->peers);
     }
 }
@@ -153,7 +154,7 @@ static void publish_again(mcs_client_t *client)
 mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
-    take_epoch(client, hello->epoch);
+    take_epoch(client, hello->epoch, true);
     mcs_mapper_set_session(client->mapper, hello->session);
     mcs_status_t status = client->segment_config.size > 0 ? mount(client) : MCS_OK;
     if (status == MCS_OK && client->joined) {
@@ -166,7 +167,7 @@ mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 void mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
-    take_epoch(client, hello->epoch);
+    take_epoch(client, hello->epoch, false);
     mcs_mapper_set_session(client->mapper, hello->session);
 }
 
