@@ -6,6 +6,8 @@ import pathlib
 import shutil
 import subprocess
 
+from tests.support.waiting import wait_until
+
 _numbers = itertools.count(1)
 
 
@@ -18,7 +20,7 @@ def why_not() -> str | None:
     probe = f"mcsp{os.getpid()}"
     try:
         _ip("netns", "add", probe)
-        _ip("-n", probe, "link", "add", "a", "type", "veth", "peer", "name", "b")
+        _ip("-n", probe, "link", "add", "name", "va", "type", "veth", "peer", "name", "vb")
     except subprocess.CalledProcessError as error:
         return f"no network namespaces here: {error.stderr.strip()}"
     finally:
@@ -49,13 +51,19 @@ class Network:
         """A cable between the two, with an address at each end."""
         number = next(_numbers)
         mine, theirs = f"v{number}a", f"v{number}b"
-        _ip("-n", self.name, "link", "add", mine, "type", "veth", "peer", "name", theirs, "netns", other.name)
+        _ip("-n", self.name, "link", "add", "name", mine, "type", "veth", "peer", "name", theirs, "netns", other.name)
         for network, peer, device, end in ((self, other, mine, 1), (other, self, theirs, 2)):
             address = f"10.{number // 250 + 77}.{number % 250}.{end}"
             _ip("-n", network.name, "addr", "add", f"{address}/24", "dev", device)
             _ip("-n", network.name, "link", "set", device, "up")
             network.addresses[peer.name] = address
             network._devices[peer.name] = device
+        for network, device in ((self, mine), (other, theirs)):
+            wait_until(lambda network=network, device=device: network._is_up(device), f"{device} is up")
+
+    def _is_up(self, device: str) -> bool:
+        done = subprocess.run(["ip", "-n", self.name, "link", "show", "dev", device], capture_output=True, text=True, check=True)
+        return "state UP" in done.stdout
 
     def address_for(self, other: "Network") -> str:
         """This one's address on the cable to the other."""

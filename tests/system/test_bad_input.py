@@ -217,6 +217,7 @@ def keep_working(store, seconds):
 
 @pytest.mark.parametrize("memcpy", ["0", "1"], ids=["ucx", "shared memory"])
 def test_hostile_bytes_at_every_open_port_disturb_nobody(memcpy, master, start_peer, scratch):
+    import errno
     import socket
 
     holder = start_peer("holder", env={"MC_STORE_MEMCPY": memcpy}).setup(master)
@@ -226,10 +227,17 @@ def test_hostile_bytes_at_every_open_port_disturb_nobody(memcpy, master, start_p
     assert len(tcp) >= 4 and unix, "RPC, metrics, metadata and data ports, and the sockets of this host"
 
     def connect_unix(path):
-        peer = socket.socket(socket.AF_UNIX)
-        peer.settimeout(5)
-        peer.connect(str(path))
-        return peer
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            peer = socket.socket(socket.AF_UNIX, kind)
+            peer.settimeout(5)
+            try:
+                peer.connect(str(path))
+                return peer
+            except OSError as error:
+                peer.close()
+                if error.errno != errno.EPROTOTYPE:
+                    raise
+        raise AssertionError(f"{path} is neither a stream nor a sequence of packets")
 
     worker.start_run(keep_working, 8.0)
     for message in hostile_messages():

@@ -36,6 +36,7 @@ def read_all(store, keys, size):
     return right, missing, wrong, longest
 
 
+@pytest.mark.soak
 def test_reads_fail_over_from_a_stopped_holder_and_lose_no_buffer(start_master, start_peer):
     master = start_master("--client_ttl=30")
     stopped = start_peer("stopped", env=UCX).setup(master)
@@ -130,7 +131,8 @@ def verify_for_keys(store, keys, size, seconds):
 @pytest.mark.parametrize("path", ["ucx", "shared_memory"])
 def test_writer_that_wakes_after_every_timeout_changes_no_byte_that_is_read(path, start_master, start_peer):
     env = {"MC_STORE_MEMCPY": "0" if path == "ucx" else "1", "MC_TRANSFER_TIMEOUT": "1"}
-    master = start_master("--client_ttl=2", "--put_start_discard_timeout_sec=1", "--put_start_release_timeout_sec=2")
+    master = start_master("--client_ttl=2", "--put_start_discard_timeout_sec=1", "--put_start_release_timeout_sec=2",
+                          "--eviction_high_watermark_ratio=1")
     holder = start_peer("holder", env=env).setup(master, segment=520 * MIB)
     writer = start_peer("writer", env=env).setup(master, segment=0)
     reader = start_peer("reader", env=env).setup(master, segment=0)
