@@ -142,7 +142,7 @@ static mcs_status_t parse_local(const char *text, mcs_hostport_t *local_out)
 
 static const char *protocol_of(const mcs_setup_t *setup)
 {
-    return setup->protocol != NULL && setup->protocol[0] != '\0' ? setup->protocol : "tcp";
+    return setup->protocol != NULL ? setup->protocol : "tcp";
 }
 
 mcs_status_t mcs_setup_check(const mcs_setup_t *setup)
