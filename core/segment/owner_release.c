@@ -40,7 +40,8 @@ static void scan_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t cou
             named[at / 64] |= UINT64_C(1) << (at % 64);
         }
     }
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the marks before the slots: one side sees the other (slots.h) */
+    /* The marks (kill_locked, mcs_revoked_add) and the loads of the slots are sequentially consistent: one side sees
+     * the other (slots.h). */
     MCS_LIST_FOR_EACH(node, &owner->pages)
     {
         mcs_slot_page_scan(MCS_CONTAINER_OF(node, owner_page_t, node)->region->base, sorted, count, named);

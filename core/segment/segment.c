@@ -133,6 +133,8 @@ static bool fault_round(mcs_faulter_t *faulter, bool *unfinished)
 static void faulter_main(void *arg)
 {
     mcs_faulter_t *faulter = arg;
+    /* At ordinary priority: a faulter that is kept off the processor while it holds a page's lock stalls the callers
+     * that wait for that page. */
     while (__atomic_load_n(&faulter->stop, __ATOMIC_ACQUIRE) == 0) {
         bool unfinished;
         if (!fault_round(faulter, &unfinished)) {
