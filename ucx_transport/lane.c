@@ -290,9 +290,10 @@ mcs_status_t ucxt_lane_connect(ucxt_lane_t *lane, mcs_id_t owner, const mcs_endp
     }
     const void *address;
     size_t len;
-    mcs_status_t status = ucxt_endpoint_decode(endpoint, &address, &len);
+    mcs_status_t status = ucxt_endpoint_decode(endpoint, ucxt_dl_generation(lane->worker.dl), &address, &len);
     if (status != MCS_OK) {
-        mcs_warn(AREA, "an owner's endpoint of %u bytes is not of this transport", endpoint->len);
+        mcs_warn(AREA, "an owner's endpoint of %u bytes is not of this transport and of %s: %s", endpoint->len,
+                 ucxt_dl_wire(lane->worker.dl), mcs_status_name(status));
         return status;
     }
     uint32_t place = free_place(lane);

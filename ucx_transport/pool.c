@@ -18,6 +18,54 @@ void ucxt_pool_init(ucxt_pool_t *pool, const ucxt_shared_t *shared, uint32_t max
     mcs_cond_init(&pool->freed);
 }
 
+static bool half_made(const ucxt_lane_t *lane)
+{
+    for (uint32_t i = 0, left = lane->conn_count; i < UCXT_LANE_CONNS && left > 0; i++) {
+        if (lane->conns[i] != NULL) {
+            left--;
+            if (lane->conns[i]->state < UCXT_CONN_UP) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void progress_or_sleep(ucxt_lane_t *lane)
+{
+    if (!ucxt_worker_progress(&lane->worker)) {
+        ucxt_worker_sleep(&lane->worker, -1, 1);
+    }
+}
+
+/* UCX 1.13 aborts when a worker is destroyed (ours, or that of an owner whose answer we no longer read) while the first
+ * messages of an endpoint wait in it. So nobody walks away from a hello. */
+static void lane_settle(ucxt_lane_t *lane, uint64_t end_ns)
+{
+    while (half_made(lane) && mcs_now_ns() < end_ns) {
+        progress_or_sleep(lane);
+    }
+    for (uint32_t i = 0; i < UCXT_LANE_CONNS; i++) {
+        if (lane->conns[i] != NULL) {
+            ucxt_conn_fail(lane->conns[i], MCS_ERR_CLOSED);
+        }
+    }
+    while (!ucxt_lane_reap(lane) && mcs_now_ns() < end_ns) {
+        progress_or_sleep(lane);
+    }
+}
+
+void ucxt_pool_settle(ucxt_pool_t *pool, uint64_t limit_ns)
+{
+    uint64_t end_ns = mcs_now_ns() + limit_ns;
+    for (uint32_t i = 0; i < UCXT_LANES_MAX; i++) {
+        ucxt_lane_t *lane = pool->lanes[i].lane;
+        if (lane != NULL && lane->worker.ucp != NULL) {
+            lane_settle(lane, end_ns);
+        }
+    }
+}
+
 void ucxt_pool_fini(ucxt_pool_t *pool)
 {
     for (uint32_t i = 0; i < UCXT_LANES_MAX; i++) {

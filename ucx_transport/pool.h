@@ -29,7 +29,9 @@ typedef struct ucxt_pool {
 } ucxt_pool_t;
 
 void ucxt_pool_init(ucxt_pool_t *pool, const ucxt_shared_t *shared, uint32_t max);
-/* No lane is in use any more. */
+/* No lane is in use any more: closes the connections in peace, as far as their owners go along in this time. Half made
+ * ones are finished first. */
+void ucxt_pool_settle(ucxt_pool_t *pool, uint64_t limit_ns);
 void ucxt_pool_fini(ucxt_pool_t *pool);
 
 /* A lane of one's own, open; one that is connected to `owner` if there is. Waits until the deadline

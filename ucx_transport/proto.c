@@ -164,14 +164,14 @@ mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t
 #define ENDPOINT_FORMAT 1
 #define ENDPOINT_EXTRA  8
 
-mcs_status_t ucxt_endpoint_encode(const void *address, size_t len, mcs_endpoint_t *endpoint_out)
+mcs_status_t ucxt_endpoint_encode(uint8_t generation, const void *address, size_t len, mcs_endpoint_t *endpoint_out)
 {
     if (len == 0 || len > UCXT_ADDRESS_MAX) {
         return MCS_ERR_LIMIT;
     }
     uint8_t *out = endpoint_out->bytes;
     out[0] = ENDPOINT_FORMAT;
-    out[1] = 0;
+    out[1] = generation;
     mcs_store_u16(out + 2, (uint16_t)len);
     memcpy(out + 4, address, len);
     mcs_store_u32(out + 4 + len, mcs_crc32c(0, out, 4 + len));
@@ -179,7 +179,8 @@ mcs_status_t ucxt_endpoint_encode(const void *address, size_t len, mcs_endpoint_
     return MCS_OK;
 }
 
-mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, const void **address_out, size_t *len_out)
+mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, const void **address_out,
+                                  size_t *len_out)
 {
     const uint8_t *in = endpoint->bytes;
     if (endpoint->len < ENDPOINT_EXTRA || endpoint->len > UCXT_ADDRESS_MAX + ENDPOINT_EXTRA ||
@@ -189,6 +190,9 @@ mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, const void **a
     size_t len = mcs_load_u16(in + 2);
     if (len == 0 || len + ENDPOINT_EXTRA != endpoint->len || mcs_load_u32(in + 4 + len) != mcs_crc32c(0, in, 4 + len)) {
         return MCS_ERR_INVALID_PARAMS;
+    }
+    if (in[1] != generation) {
+        return MCS_ERR_INVALID_VERSION;
     }
     *address_out = in + 4;
     *len_out = len;

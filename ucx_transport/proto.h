@@ -121,10 +121,14 @@ typedef struct ucxt_welcome {
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN]);
 mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out) MCS_MUST_CHECK;
 
-/* An endpoint of core/ops/transport.h: u8 format 1, u8 0, u16 address length, the address, u32 CRC32C of all that. */
-mcs_status_t ucxt_endpoint_encode(const void *address, size_t len, mcs_endpoint_t *endpoint_out) MCS_MUST_CHECK;
-/* MCS_ERR_INVALID_PARAMS: not an endpoint of this transport. `address_out` points into the endpoint. */
-mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, const void **address_out, size_t *len_out)
+/* An endpoint of core/ops/transport.h: u8 format 1, u8 wire generation, u16 address length, the address, u32 CRC32C of
+ * all that. The generation is checked before UCX sees the address: a UCX of 1.20 or later that connects to one of
+ * before makes that one abort. */
+mcs_status_t ucxt_endpoint_encode(uint8_t generation, const void *address, size_t len, mcs_endpoint_t *endpoint_out)
     MCS_MUST_CHECK;
+/* MCS_ERR_INVALID_PARAMS: not an endpoint of this transport; MCS_ERR_INVALID_VERSION: of another generation.
+ * `address_out` points into the endpoint. */
+mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, const void **address_out,
+                                  size_t *len_out) MCS_MUST_CHECK;
 
 #endif

@@ -458,7 +458,7 @@ static mcs_status_t read_endpoint(struct ucxt_server *server, const ucxt_fds_see
         mcs_error(AREA, "UCX worker address: %s", dl->ucs_status_string(rc));
         return MCS_ERR_NO_MEMORY;
     }
-    mcs_status_t status = ucxt_endpoint_encode(address, len, &server->endpoint);
+    mcs_status_t status = ucxt_endpoint_encode(ucxt_dl_generation(dl), address, len, &server->endpoint);
     if (status != MCS_OK) {
         mcs_error(AREA, "UCX worker address of %zu bytes is too long: name one interface", len);
     }

@@ -17,6 +17,7 @@
 #include "ucx_transport/ucx_transport.h"
 
 #define AREA            "transport"
+#define SETTLE_NS       (UINT64_C(300) * 1000000) /* for connections to end in peace at a close */
 #define HINTS_MAX       1024
 #define CONNECT_TURN_NS (UINT64_C(50) * 1000000) /* that a hint keeps an idle lane for */
 
@@ -241,6 +242,8 @@ static mcs_status_t start_parts(mcs_transport_t *transport, const mcs_transport_
 
 static void free_transport(mcs_transport_t *transport)
 {
+    /* The lanes first, while the server runs: it is an owner that they are connected to, too. */
+    ucxt_pool_settle(&transport->pool, SETTLE_NS);
     ucxt_server_stop(transport->server);
     ucxt_pool_fini(&transport->pool);
     ucxt_context_close(&transport->shared.context);

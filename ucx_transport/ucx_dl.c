@@ -255,3 +255,8 @@ const char *ucxt_dl_wire(const ucxt_dl_t *dl)
 {
     return dl->minor >= NEW_WIRE ? "ucx-1.20" : "ucx-1.13";
 }
+
+uint8_t ucxt_dl_generation(const ucxt_dl_t *dl)
+{
+    return dl->minor >= NEW_WIRE ? NEW_WIRE : OLDEST;
+}

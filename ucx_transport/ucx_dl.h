@@ -59,6 +59,8 @@ mcs_status_t ucxt_dl_load(const char *library, const ucxt_dl_t **dl_out) MCS_MUS
 
 /* Processes of different text cannot talk: the wire format changed with 1.20. */
 const char *ucxt_dl_wire(const ucxt_dl_t *dl);
+/* The same as a number for endpoints: 13 or 20. */
+uint8_t ucxt_dl_generation(const ucxt_dl_t *dl);
 
 /* The release that a libucp.so file says it is, read from the file and nothing run: `major << 32 | minor << 16 |
  * release`, 0 = cannot tell. */

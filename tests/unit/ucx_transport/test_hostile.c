@@ -59,7 +59,8 @@ static void connect_raw(void)
 {
     const void *address;
     size_t len;
-    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, &address, &len), MCS_OK);
+    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, g_holder.info.endpoint.bytes[1], &address, &len),
+                     MCS_OK);
     assert_int_equal(ucxt_ep_open(&g_worker, address, on_error, NULL, &g_ep), MCS_OK);
     g_errors = 0;
     g_answers = 0;
@@ -229,6 +230,26 @@ static void another_wire_generation_is_told_so(void **state)
     assert_int_equal(rig_log_count("ucx-9.99"), 1);
 }
 
+static void an_owner_of_another_generation_is_never_called(void **state)
+{
+    (void)state;
+    const void *address;
+    size_t len;
+    uint8_t own = g_holder.info.endpoint.bytes[1];
+    uint8_t other = own == 13 ? 20 : 13;
+    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, own, &address, &len), MCS_OK);
+    side_t foreign = {.id = mcs_id_random()};
+    assert_int_equal(ucxt_endpoint_encode(other, address, len, &foreign.info.endpoint), MCS_OK);
+    uint8_t memory[4096];
+    batch_t batch;
+    batch_init(&batch, &foreign, MCS_FETCH, 1, 1);
+    batch_add(&batch, 0, 4096, 0, 4096, memory, 0);
+    assert_int_equal(batch_run(&g_reader, &batch, 5000), MCS_OK);
+    batch_assert_all(&batch, MCS_ERR_INVALID_VERSION);
+    batch_fini(&batch);
+    assert_int_equal(rig_log_count(g_holder.info.wire), 1);
+}
+
 static void requests_without_a_hello_find_nobody(void **state)
 {
     (void)state;
@@ -359,20 +380,23 @@ static void endpoints_and_statuses_from_the_wire_are_checked(void **state)
     for (uint32_t i = 0; i < endpoint.len; i++) {
         mcs_endpoint_t bad = endpoint;
         bad.bytes[i] ^= 0x40;
-        assert_int_equal(ucxt_endpoint_decode(&bad, &address, &len), MCS_ERR_INVALID_PARAMS);
+        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &address, &len),
+                         MCS_ERR_INVALID_PARAMS);
         bad = endpoint;
         bad.len = i;
-        assert_int_equal(ucxt_endpoint_decode(&bad, &address, &len), MCS_ERR_INVALID_PARAMS);
+        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &address, &len),
+                         MCS_ERR_INVALID_PARAMS);
     }
     endpoint.len = UINT32_MAX;
-    assert_int_equal(ucxt_endpoint_decode(&endpoint, &address, &len), MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(ucxt_endpoint_decode(&endpoint, g_holder.info.endpoint.bytes[1], &address, &len),
+                     MCS_ERR_INVALID_PARAMS);
     mcs_status_t status;
     assert_int_equal(ucxt_status_decode(12345, &status), MCS_ERR_PROTOCOL);
     assert_int_equal(ucxt_status_decode((uint32_t)MCS_ERR_LIMIT, &status), MCS_OK);
     assert_int_equal(status, MCS_ERR_LIMIT);
     uint8_t address_bytes[UCXT_ADDRESS_MAX + 1] = {0};
-    assert_int_equal(ucxt_endpoint_encode(address_bytes, 0, &endpoint), MCS_ERR_LIMIT);
-    assert_int_equal(ucxt_endpoint_encode(address_bytes, sizeof(address_bytes), &endpoint), MCS_ERR_LIMIT);
+    assert_int_equal(ucxt_endpoint_encode(13, address_bytes, 0, &endpoint), MCS_ERR_LIMIT);
+    assert_int_equal(ucxt_endpoint_encode(13, address_bytes, sizeof(address_bytes), &endpoint), MCS_ERR_LIMIT);
 }
 
 #define HOSTILE(test) cmocka_unit_test_setup_teardown(test, open_all, close_all)
@@ -383,6 +407,7 @@ int main(void)
         HOSTILE(random_bytes_are_ignored),
         HOSTILE(a_damaged_hello_never_reaches_ucx),
         HOSTILE(another_wire_generation_is_told_so),
+        HOSTILE(an_owner_of_another_generation_is_never_called),
         HOSTILE(requests_without_a_hello_find_nobody),
         HOSTILE(malformed_requests_cost_their_sender_the_connection),
         HOSTILE(a_store_that_is_no_whole_block_is_refused),
