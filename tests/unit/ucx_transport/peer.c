@@ -46,12 +46,31 @@ static bool ended(void)
     return poll(&pfd, 1, 0) > 0;
 }
 
-static void be_owner(uint64_t payload_len, uint64_t seed)
+/* A child that outlives this process by as long as its standard input stays open. */
+static void fork_a_child(void)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        close(STDOUT_FILENO);
+        wait_for_end();
+        _exit(0);
+    }
+}
+
+/* With `forks`, a line on the standard input makes it fork. */
+static void be_owner(uint64_t payload_len, uint64_t seed, bool forks)
 {
     side_open(&g_side, 1, NULL);
     fake_owner_fill(&g_side.owner, 0, payload_len, seed);
     write_all(STDOUT_FILENO, &g_side.id, sizeof(g_side.id));
     write_all(STDOUT_FILENO, &g_side.info, sizeof(g_side.info));
+    if (forks) {
+        char byte;
+        read_all(STDIN_FILENO, &byte, 1);
+        fork_a_child();
+        write_all(STDOUT_FILENO, "x", 1);
+    }
     wait_for_end();
     side_close(&g_side);
 }
@@ -81,8 +100,8 @@ int main(int argc, char **argv)
     uint64_t payload_len = strtoull(argv[2], NULL, 10);
     uint64_t seed = strtoull(argv[3], NULL, 10);
     rig_install_log();
-    if (strcmp(argv[1], "owner") == 0) {
-        be_owner(payload_len, seed);
+    if (strcmp(argv[1], "owner") == 0 || strcmp(argv[1], "forker") == 0) {
+        be_owner(payload_len, seed, argv[1][0] == 'f');
     } else {
         be_caller(payload_len, strcmp(argv[1], "reader") == 0 ? MCS_FETCH : MCS_STORE);
     }
@@ -119,12 +138,28 @@ static void start(peer_process_t *peer, const char *role, uint64_t payload_len, 
     peer->from = from[0];
 }
 
-void peer_start_owner(peer_process_t *peer, uint64_t payload_len, uint64_t seed, side_t *side_out)
+static void start_owner(peer_process_t *peer, const char *role, uint64_t payload_len, uint64_t seed, side_t *side_out)
 {
     memset(side_out, 0, sizeof(*side_out));
-    start(peer, "owner", payload_len, seed);
+    start(peer, role, payload_len, seed);
     read_all(peer->from, &side_out->id, sizeof(side_out->id));
     read_all(peer->from, &side_out->info, sizeof(side_out->info));
+}
+
+void peer_start_owner(peer_process_t *peer, uint64_t payload_len, uint64_t seed, side_t *side_out)
+{
+    start_owner(peer, "owner", payload_len, seed, side_out);
+}
+
+void peer_start_forker(peer_process_t *peer, uint64_t payload_len, uint64_t seed, side_t *side_out)
+{
+    start_owner(peer, "forker", payload_len, seed, side_out);
+}
+
+void peer_fork(peer_process_t *peer)
+{
+    write_all(peer->to, "f", 1);
+    peer_await(peer);
 }
 
 static void start_caller(peer_process_t *peer, const char *role, const side_t *owner, uint64_t payload_len)

@@ -15,6 +15,9 @@ typedef struct peer_process {
 /* An owner whose slot 0 holds `payload_len` bytes of pattern `seed`. `side_out` gets what a transfer needs (id and
  * info). */
 void peer_start_owner(peer_process_t *peer, uint64_t payload_len, uint64_t seed, side_t *side_out);
+/* The same; peer_fork makes it fork a child that lives on when it is killed. */
+void peer_start_forker(peer_process_t *peer, uint64_t payload_len, uint64_t seed, side_t *side_out);
+void peer_fork(peer_process_t *peer);
 /* A caller that fetches `payload_len` bytes of slot 0 of `owner` again and again, and writes a byte each time that one
  * has come. */
 void peer_start_reader(peer_process_t *peer, const side_t *owner, uint64_t payload_len);

@@ -145,6 +145,26 @@ static void an_owner_killed_in_mid_transfer_is_noticed_within_a_second(void **st
     }
 }
 
+static void an_owner_whose_forked_child_lives_on_is_noticed_all_the_same(void **state)
+{
+    (void)state;
+    peer_process_t peer;
+    side_t owner;
+    peer_start_forker(&peer, OBJECT, 1, &owner);
+    assert_int_equal(run_one(&owner, MCS_FETCH, 4096, 10000), MCS_OK);
+    peer_fork(&peer);
+    assert_int_equal(run_one(&owner, MCS_FETCH, OBJECT, 10000), MCS_OK); /* the parent serves on */
+    peer_signal(&peer, SIGKILL);
+    uint64_t start = mcs_now_ns();
+    mcs_status_t status;
+    do {
+        status = run_one(&owner, MCS_FETCH, OBJECT, 5000);
+    } while (status == MCS_OK);
+    assert_int_equal(status, MCS_ERR_TRANSFER_FAIL);
+    assert_true(elapsed_ms(start) < 1500);
+    peer_end(&peer, true);
+}
+
 static void a_new_process_in_the_place_of_a_dead_one_is_reached(void **state)
 {
     (void)state;
@@ -265,6 +285,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_owner_stopped_before_the_hello_fails_at_the_connect_timeout, open_side,
                                         close_side),
         cmocka_unit_test_setup_teardown(an_owner_killed_in_mid_transfer_is_noticed_within_a_second, open_side,
+                                        close_side),
+        cmocka_unit_test_setup_teardown(an_owner_whose_forked_child_lives_on_is_noticed_all_the_same, open_side,
                                         close_side),
         cmocka_unit_test_setup_teardown(a_new_process_in_the_place_of_a_dead_one_is_reached, open_side, close_side),
         cmocka_unit_test_setup_teardown(a_reader_that_stops_does_not_hold_up_others, open_side, close_side),
