@@ -23,6 +23,8 @@ PROJECT = [
     (r"core/ops/", ["core/base/", "core/wire/", "core/ops/"]),
     (r"core/segment/", ["core/base/", "core/wire/", "core/ops/", "core/segment/"]),
     (r"core/client/", ["core/", "mcstore/"]),
+    # The main of libmcstore.so.
+    (r"ucx_transport/libmcstore\.c$", [""]),
     (r"ucx_transport/", ["core/base/", "core/wire/", "core/ops/", "ucx_transport/"]),
     (r"gpu/", ["core/base/", "core/ops/", "gpu/"]),
     (r"master/", ["core/base/", "core/wire/", "core/ops/embed.h", "master/"]),

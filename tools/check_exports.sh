@@ -55,6 +55,16 @@ if [ -e "$module" ]; then
 elif [ -e python/CMakeLists.txt ]; then
     refuse "$module: not built"
 fi
+# The shared library exports what its public headers mark, and nothing else.
+library=$build/libmcstore.so
+if [ -e "$library" ]; then
+    exact_exports "$library" "$(grep -hoE '^MCSTORE_API[^(]*' core/include/mcstore/*.h | grep -oE '[a-z_0-9]+ *$' | sort -u | xargs)"
+    check_needed "$library"
+    check_hardening "$library"
+    checked=$((checked + 1))
+else
+    refuse "$library: not built"
+fi
 for program in "$build/master/mooncake_master" "$build"/client/mooncake_client; do
     [ -e "$program" ] || continue
     check_needed "$program"
