@@ -58,8 +58,19 @@ class Node:
     def counters(self) -> dict[str, int]:
         return counters(self.store)
 
+    def endpoint(self) -> str:
+        """What descriptors call this process's segment: with P2PHANDSHAKE and a port that was picked it is not the segment's name."""
+        from mooncake.store import ReplicateConfig
+        config = ReplicateConfig()
+        config.preferred_segment = self.name()
+        key = f"demo/at/{self.name()}"
+        self.store.put(key, b"here", config)
+        replica = self.store.get_replica_desc(key)[0]
+        self.store.remove(key, force=True)
+        return replica.get_memory_descriptor().buffer_descriptor.transport_endpoint
+
     def segment_of(self, keys: list[tuple[str, int, int]]) -> dict[str, tuple[int, int]]:
-        """Segment name -> (objects, bytes) of these keys."""
+        """Transport endpoint of a segment -> (objects, bytes) of these keys."""
         held: dict[str, tuple[int, int]] = {}
         for key, _, size in keys:
             for replica in self.store.get_replica_desc(key):
@@ -104,7 +115,7 @@ def show_path(title: str, memcpy: str) -> tuple[list[list[str]], int]:
             puts += times
             failed += bad
         held = nodes[0].call("segment_of", everything)
-        names = [node.call("name") for node in nodes]
+        names = [(node.call("name"), node.call("endpoint")) for node in nodes]
         gets, hits, wrong = [], 0, 0
         for node in nodes:
             times, found, bad = node.call("get", everything)
@@ -117,8 +128,8 @@ def show_path(title: str, memcpy: str) -> tuple[list[list[str]], int]:
             node.stop()
 
     print(f"\n{title}: {len(everything)} objects, {format_size(total_bytes)}; written and read by both processes")
-    for i, name in enumerate(names):
-        objects, size = held.get(name, (0, 0))
+    for i, (name, endpoint) in enumerate(names):
+        objects, size = held.get(endpoint, (0, 0))
         print(f"  segment {name} of process {i + 1}: {objects} objects, {format_size(size)}")
     if carried := {name: sum(c.get(name, 0) for c in after) for name in
                    ("bytes_own_read", "bytes_same_host_read", "bytes_fetched", "bytes_stored")}:
