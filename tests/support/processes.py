@@ -33,9 +33,9 @@ def find_build_dir() -> pathlib.Path:
     given = os.environ.get("MCS_BUILD_DIR")
     candidates = [pathlib.Path(given)] if given else [ROOT / "build" / "release", ROOT / "build" / "dev"]
     for folder in candidates:
-        if (folder / "master" / "mooncake_master").exists():
+        if (folder / "master" / "mooncake_master").exists() and (folder / "python" / "mooncake" / "store.abi3.so").exists():
             return folder.resolve()
-    raise RuntimeError(f"no mooncake_master in {', '.join(map(str, candidates))}: build it, or set MCS_BUILD_DIR")
+    raise RuntimeError(f"no mooncake_master and mooncake.store in {', '.join(map(str, candidates))}: build it, or set MCS_BUILD_DIR")
 
 
 def free_ports(count: int) -> list[int]:
