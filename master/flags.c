@@ -1,7 +1,9 @@
-/* The master's config table: every documented flag, its file key, default and bounds. `--help` and docs/configuration.md print from it.
+/* The master's config table: every documented flag, its file key, default and bounds. `--help` and
+ * docs/configuration.md print from it.
  *
- * Flags that a memory-only build cannot honour are kept as UNSUPPORTED rows: their default is accepted, anything else is an error that says
- * so. IGNORED rows change nothing by design (another mechanism does their job); the doc says which. */
+ * Flags that a memory-only build cannot honour are kept as UNSUPPORTED rows: their default is accepted, anything else
+ * is an error that says so. IGNORED rows change nothing by design (another mechanism does their job); the doc says
+ * which. */
 #include "master/master.h"
 
 #define OFF(field) offsetof(mcs_master_config_t, field)

@@ -1,5 +1,6 @@
-/* What the HTTP side asks of the master's state: read-only walks and the few admin verbs. Thread-safe; takes shard and segment locks for short
- * stretches only. Implemented by the service (service_admin.c), used by http_*.c and metrics.c. */
+/* What the HTTP side asks of the master's state: read-only walks and the few admin verbs. Thread-safe; takes shard and
+ * segment locks for short stretches only. Implemented by the service (service_admin.c), used by http_*.c and metrics.c.
+ */
 #ifndef MCS_MASTER_SERVICE_H
 #define MCS_MASTER_SERVICE_H
 
@@ -12,20 +13,22 @@
 
 typedef struct mcs_service mcs_service_t;
 
-/* Life cycle: create -> (RPC server created with mcs_service_rpc_ops) -> start -> RPC server start … RPC server stop -> stop -> RPC server
- * destroy -> destroy. */
+/* Life cycle: create -> (RPC server created with mcs_service_rpc_ops) -> start -> RPC server start … RPC server stop ->
+ * stop -> RPC server destroy -> destroy. */
 typedef struct mcs_service_config {
     const mcs_master_config_t *config; /* outlives the service */
     mcs_metrics_t *metrics;            /* outlives the service */
     uint64_t epoch;                    /* max(persisted + 1, wall seconds) */
-    /* A client's session ended by its TTL: its metadata records are stale (enable_metadata_cleanup_on_timeout). Without locks; may be NULL. */
+    /* A client's session ended by its TTL: its metadata records are stale (enable_metadata_cleanup_on_timeout). Without
+     * locks; may be NULL. */
     void (*client_expired)(void *arg, const char *segment_name);
     void *client_expired_arg;
 } mcs_service_config_t;
 mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_t **service_out) MCS_MUST_CHECK;
 /* The handlers for mcs_rpc_config_t.ops; they run on the RPC loops and never block. */
 mcs_rpc_ops_t mcs_service_rpc_ops(mcs_service_t *service);
-/* Starts the housekeeping thread (liveness, deadlines, releases, eviction). `server` has been created; it outlives stop. */
+/* Starts the housekeeping thread (liveness, deadlines, releases, eviction). `server` has been created; it outlives
+ * stop. */
 mcs_status_t mcs_service_start(mcs_service_t *service, mcs_rpc_server_t *server) MCS_MUST_CHECK;
 void mcs_service_stop(mcs_service_t *service);
 void mcs_service_destroy(mcs_service_t *service); /* NULL is fine */
@@ -56,7 +59,8 @@ typedef struct mcs_service_replica {
     char protocol[16];
     char transport_endpoint[300];
 } mcs_service_replica_t;
-/* MCS_ERR_OBJECT_NOT_FOUND, MCS_ERR_REPLICA_IS_NOT_READY. `lease`: grant one, as GET /query_key does. At most `max` are filled. */
+/* MCS_ERR_OBJECT_NOT_FOUND, MCS_ERR_REPLICA_IS_NOT_READY. `lease`: grant one, as GET /query_key does. At most `max` are
+ * filled. */
 mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint32_t key_len, bool lease,
                                    mcs_service_replica_t *replicas, uint32_t max, uint32_t *count_out);
 /* Count of removed objects, or a status. */

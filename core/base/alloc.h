@@ -21,7 +21,7 @@ char *mcs_asprintf(const char *fmt, ...) MCS_PRINTF(1, 2) MCS_MUST_CHECK;
 void mcs_free(void *ptr);
 
 /* A new zeroed object of a type. */
-#define MCS_NEW(type) ((type *)mcs_calloc(1, sizeof(type)))
+#define MCS_NEW(type)              ((type *)mcs_calloc(1, sizeof(type)))
 #define MCS_NEW_ARRAY(type, count) ((type *)mcs_calloc((count), sizeof(type)))
 
 #endif

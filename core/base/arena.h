@@ -1,5 +1,5 @@
-/* Bump allocator for the life of one request: pieces are never freed alone; reset keeps the first chunk. Not thread-safe.
- * Bounded: a request that wants more than `cap` gets NULL. Pieces are 16-byte aligned. */
+/* Bump allocator for the life of one request: pieces are never freed alone; reset keeps the first chunk. Not
+ * thread-safe. Bounded: a request that wants more than `cap` gets NULL. Pieces are 16-byte aligned. */
 #ifndef MCS_BASE_ARENA_H
 #define MCS_BASE_ARENA_H
 

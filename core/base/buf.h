@@ -1,5 +1,5 @@
-/* A growable byte buffer with a cap. Not thread-safe. After a failed append the contents are unchanged and `failed` is set, so
- * a chain of appends may be checked once at its end (mcs_buf_status). Integers are little endian. */
+/* A growable byte buffer with a cap. Not thread-safe. After a failed append the contents are unchanged and `failed` is
+ * set, so a chain of appends may be checked once at its end (mcs_buf_status). Integers are little endian. */
 #ifndef MCS_BASE_BUF_H
 #define MCS_BASE_BUF_H
 
@@ -67,6 +67,7 @@ static inline void mcs_store_u64(void *p, uint64_t v)
 {
     __builtin_memcpy(p, &v, sizeof(v));
 }
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire is little endian and so is every host we build for");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "the wire is little endian and so is every host we build for");
 
 #endif

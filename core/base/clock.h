@@ -1,12 +1,12 @@
-/* Time. Durations and deadlines count on CLOCK_BOOTTIME (it goes on during suspend, so a lease cannot outlive a nap); only
- * durations ever travel between processes. Thread-safe. Tests may install a fake clock. */
+/* Time. Durations and deadlines count on CLOCK_BOOTTIME (it goes on during suspend, so a lease cannot outlive a nap);
+ * only durations ever travel between processes. Thread-safe. Tests may install a fake clock. */
 #ifndef MCS_BASE_CLOCK_H
 #define MCS_BASE_CLOCK_H
 
 #include "core/base/macros.h"
 
-#define MCS_NS_PER_US UINT64_C(1000)
-#define MCS_NS_PER_MS UINT64_C(1000000)
+#define MCS_NS_PER_US  UINT64_C(1000)
+#define MCS_NS_PER_MS  UINT64_C(1000000)
 #define MCS_NS_PER_SEC UINT64_C(1000000000)
 /* A deadline that never comes. */
 #define MCS_NEVER UINT64_MAX

@@ -2,7 +2,8 @@
  *
  *   defaults  <  file (given by the caller as name=value pairs)  <  environment  <  flags
  *
- * A table describes a plain struct: each row is {name, env, default text, kind, offset, min, max, doc}. The same rows give
+ * A table describes a plain struct: each row is {name, env, default text, kind, offset, min, max, doc}. The same rows
+ * give
  * `--help`, docs/configuration.md, the flags' long options, and bounds checks. getenv() is called in config.c alone.
  * Not thread-safe while loading; afterwards the struct is read-only. */
 #ifndef MCS_BASE_CONFIG_H
@@ -30,7 +31,8 @@ typedef enum mcs_config_source {
 } mcs_config_source_t;
 
 typedef enum mcs_config_flags {
-    /* A bad environment value warns and keeps what was there (the API's documented behaviour); without this it fails. */
+    /* A bad environment value warns and keeps what was there (the API's documented behaviour); without this it fails.
+     */
     MCS_CONFIG_LENIENT_ENV = 1,
     /* Accepted for compatibility and without effect: the doc says why; a value other than the default warns once. */
     MCS_CONFIG_IGNORED = 2,
@@ -64,8 +66,8 @@ typedef struct mcs_config_table {
 mcs_status_t mcs_config_init(const mcs_config_table_t *table, void *conf) MCS_MUST_CHECK;
 /* Frees the strings. */
 void mcs_config_fini(const mcs_config_table_t *table, void *conf);
-/* Sets one field by name. Unknown name: MCS_ERR_OBJECT_NOT_FOUND; bad value: MCS_ERR_INVALID_PARAMS, and `why` (may be NULL)
- * gets one line that names the knob, the value and what would be right. */
+/* Sets one field by name. Unknown name: MCS_ERR_OBJECT_NOT_FOUND; bad value: MCS_ERR_INVALID_PARAMS, and `why` (may be
+ * NULL) gets one line that names the knob, the value and what would be right. */
 mcs_status_t mcs_config_set(const mcs_config_table_t *table, void *conf, mcs_config_source_t source, const char *name,
                             const char *value, mcs_buf_t *why) MCS_MUST_CHECK;
 /* Applies the environment to rows that have an `env`. */

@@ -1,16 +1,17 @@
 /* CRC32C (Castagnoli), see hash.h.
  *
- * The CPU's instruction has a latency of 3 cycles and a throughput of 1, so three streams run side by side over adjacent stretches of the
- * buffer and are joined by "shift" tables: crc(A|B) = shift_len(B)(crc(A)) ^ crc(B), where shift is multiplication by x^(8 len) modulo the
- * polynomial, a linear map, kept as 4 x 256 words for each of the two stretch lengths. mcs_copy_crc32c stores each word it has loaded for
- * the sum, so the bytes go through the core once. Tables are made once, at load time. */
+ * The CPU's instruction has a latency of 3 cycles and a throughput of 1, so three streams run side by side over
+ * adjacent stretches of the buffer and are joined by "shift" tables: crc(A|B) = shift_len(B)(crc(A)) ^ crc(B), where
+ * shift is multiplication by x^(8 len) modulo the polynomial, a linear map, kept as 4 x 256 words for each of the two
+ * stretch lengths. mcs_copy_crc32c stores each word it has loaded for the sum, so the bytes go through the core once.
+ * Tables are made once, at load time. */
 #include <string.h>
 
 #include "core/base/buf.h"
 #include "core/base/hash.h"
 
-#define POLY UINT32_C(0x82f63b78) /* reflected */
-#define LONG_STRETCH ((size_t)8192)
+#define POLY          UINT32_C(0x82f63b78) /* reflected */
+#define LONG_STRETCH  ((size_t)8192)
 #define SHORT_STRETCH ((size_t)256)
 
 typedef uint32_t shift_table_t[4][256];

@@ -1,5 +1,5 @@
-/* Fault injection: fails the Nth call of a kind, for torture tests. Thread-safe counters; compiled in always (one relaxed
- * load on paths that already allocate or make a system call), armed only by tests. */
+/* Fault injection: fails the Nth call of a kind, for torture tests. Thread-safe counters; compiled in always (one
+ * relaxed load on paths that already allocate or make a system call), armed only by tests. */
 #ifndef MCS_BASE_FAULT_H
 #define MCS_BASE_FAULT_H
 

@@ -1,8 +1,8 @@
 /* Hashes and checksums. Pure functions.
  *  - mcs_hash128: XXH3-128 with a seed: keys of the index and of extent headers.
  *  - mcs_siphash24: the capability MAC (SipHash-2-4, Aumasson & Bernstein 2012).
- *  - CRC32C (Castagnoli, reflected, init and final xor ~0, RFC 3720 B.4): the CPU's instruction, several streams at once;
- *    a table on CPUs without it. mcs_copy_crc32c copies and sums in one pass. */
+ *  - CRC32C (Castagnoli, reflected, init and final xor ~0, RFC 3720 B.4): the CPU's instruction, several streams at
+ * once; a table on CPUs without it. mcs_copy_crc32c copies and sums in one pass. */
 #ifndef MCS_BASE_HASH_H
 #define MCS_BASE_HASH_H
 

@@ -40,7 +40,7 @@ static inline void mcs_list_remove(mcs_list_t *node)
     mcs_list_init(node);
 }
 #define MCS_LIST_FIRST(l, type, member) MCS_CONTAINER_OF((l)->next, type, member)
-#define MCS_LIST_FOR_EACH(node, l) for (mcs_list_t *node = (l)->next; node != (l); node = node->next)
+#define MCS_LIST_FOR_EACH(node, l)      for (mcs_list_t *node = (l)->next; node != (l); node = node->next)
 #define MCS_LIST_FOR_EACH_SAFE(node, tmp, l)                                                                           \
     for (mcs_list_t *node = (l)->next, *tmp = node->next; node != (l); node = tmp, tmp = node->next)
 

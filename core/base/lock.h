@@ -1,8 +1,8 @@
 /* Mutexes with a rank, read-write locks with a rank, and conditions.
  *
- * A thread may take a lock only when its rank is higher than every rank it already holds (except locks of one rank taken in
- * address order through mcs_mutex_lock_same_rank). Debug builds keep the held ranks per thread and abort on a breach, naming
- * both locks. docs/locking.md has the table with what each lock guards. */
+ * A thread may take a lock only when its rank is higher than every rank it already holds (except locks of one rank
+ * taken in address order through mcs_mutex_lock_same_rank). Debug builds keep the held ranks per thread and abort on a
+ * breach, naming both locks. docs/locking.md has the table with what each lock guards. */
 #ifndef MCS_BASE_LOCK_H
 #define MCS_BASE_LOCK_H
 

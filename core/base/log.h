@@ -1,10 +1,9 @@
 /* Logging: one line to stderr (or a sink), "I1124 16:20:01.123456  1234 client] text". Thread-safe, never allocates.
  *
  * Lines are lower case, subject first, carry the identifier an operator greps for, and end in the status name.
- * No secrets; key bytes at debug only. Library code logs at debug, and at warn or error only where it is the first to see a
- * failure that the user must act on; daemons log at info.
- * The level comes from the config table (MC_LOG_LEVEL: TRACE DEBUG INFO WARNING ERROR, or 0-4); it may be changed at run
- * time from any thread. */
+ * No secrets; key bytes at debug only. Library code logs at debug, and at warn or error only where it is the first to
+ * see a failure that the user must act on; daemons log at info. The level comes from the config table (MC_LOG_LEVEL:
+ * TRACE DEBUG INFO WARNING ERROR, or 0-4); it may be changed at run time from any thread. */
 #ifndef MCS_BASE_LOG_H
 #define MCS_BASE_LOG_H
 
@@ -43,8 +42,8 @@ void mcs_log_write(mcs_log_level_t level, const char *area, const char *fmt, ...
 
 #define mcs_trace(area, ...) mcs_log(MCS_LOG_TRACE, area, __VA_ARGS__)
 #define mcs_debug(area, ...) mcs_log(MCS_LOG_DEBUG, area, __VA_ARGS__)
-#define mcs_info(area, ...) mcs_log(MCS_LOG_INFO, area, __VA_ARGS__)
-#define mcs_warn(area, ...) mcs_log(MCS_LOG_WARN, area, __VA_ARGS__)
+#define mcs_info(area, ...)  mcs_log(MCS_LOG_INFO, area, __VA_ARGS__)
+#define mcs_warn(area, ...)  mcs_log(MCS_LOG_WARN, area, __VA_ARGS__)
 #define mcs_error(area, ...) mcs_log(MCS_LOG_ERROR, area, __VA_ARGS__)
 
 #endif

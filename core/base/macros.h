@@ -7,22 +7,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MCS_MUST_CHECK __attribute__((warn_unused_result))
+#define MCS_MUST_CHECK                   __attribute__((warn_unused_result))
 #define MCS_PRINTF(fmt_index, first_arg) __attribute__((format(printf, fmt_index, first_arg)))
-#define MCS_NONNULL __attribute__((nonnull))
-#define MCS_NORETURN __attribute__((noreturn))
-#define MCS_UNUSED __attribute__((unused))
-#define MCS_HOT __attribute__((hot))
-#define MCS_LIKELY(x) __builtin_expect(!!(x), 1)
-#define MCS_UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define MCS_EXPORT __attribute__((visibility("default")))
+#define MCS_NONNULL                      __attribute__((nonnull))
+#define MCS_NORETURN                     __attribute__((noreturn))
+#define MCS_UNUSED                       __attribute__((unused))
+#define MCS_HOT                          __attribute__((hot))
+#define MCS_LIKELY(x)                    __builtin_expect(!!(x), 1)
+#define MCS_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
+#define MCS_EXPORT                       __attribute__((visibility("default")))
 
 #define MCS_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define MCS_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MCS_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MCS_MIN(a, b)    ((a) < (b) ? (a) : (b))
+#define MCS_MAX(a, b)    ((a) > (b) ? (a) : (b))
 
 /* `align` is a power of two. The caller has checked that the result fits. */
-#define MCS_ALIGN_UP(x, align) (((x) + ((align)-1)) & ~((__typeof__(x))(align)-1))
+#define MCS_ALIGN_UP(x, align)   (((x) + ((align)-1)) & ~((__typeof__(x))(align)-1))
 #define MCS_ALIGN_DOWN(x, align) ((x) & ~((__typeof__(x))(align)-1))
 
 #define MCS_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -40,10 +40,10 @@
 #define MCS_TSA(x)
 #endif
 #define MCS_CAPABILITY(name) MCS_TSA(capability(name))
-#define MCS_ACQUIRE(...) MCS_TSA(acquire_capability(__VA_ARGS__))
-#define MCS_RELEASE(...) MCS_TSA(release_capability(__VA_ARGS__))
+#define MCS_ACQUIRE(...)     MCS_TSA(acquire_capability(__VA_ARGS__))
+#define MCS_RELEASE(...)     MCS_TSA(release_capability(__VA_ARGS__))
 #define MCS_TRY_ACQUIRE(...) MCS_TSA(try_acquire_capability(__VA_ARGS__))
-#define MCS_NO_TSA MCS_TSA(no_thread_safety_analysis)
+#define MCS_NO_TSA           MCS_TSA(no_thread_safety_analysis)
 #if defined(__clang__) && __clang_major__ >= 19
 #define MCS_GUARDED_BY(x) __attribute__((guarded_by(x)))
 #define MCS_REQUIRES(...) __attribute__((requires_capability(__VA_ARGS__)))

@@ -1,12 +1,13 @@
-/* Text to numbers and addresses. Pure functions; outputs are written only on success. Grammar sources: the API's documented
- * size strings, gflags booleans, RFC 3986 hosts. */
+/* Text to numbers and addresses. Pure functions; outputs are written only on success. Grammar sources: the API's
+ * documented size strings, gflags booleans, RFC 3986 hosts. */
 #ifndef MCS_BASE_PARSE_H
 #define MCS_BASE_PARSE_H
 
 #include "core/base/status.h"
 
-/* White space trimmed; a number (decimal, may have a fraction, >= 0); optional space; unit B K KB M MB G GB T TB in any case,
- * 1024-based, none = bytes; "infinite" = UINT64_MAX. MCS_ERR_INVALID_PARAMS otherwise, or when it does not fit. */
+/* White space trimmed; a number (decimal, may have a fraction, >= 0); optional space; unit B K KB M MB G GB T TB in any
+ * case, 1024-based, none = bytes; "infinite" = UINT64_MAX. MCS_ERR_INVALID_PARAMS otherwise, or when it does not fit.
+ */
 mcs_status_t mcs_parse_size(const char *text, uint64_t *bytes_out) MCS_MUST_CHECK;
 /* "10000" (ms), "5000ms", "5s", "30m", "1h". */
 mcs_status_t mcs_parse_duration_ms(const char *text, uint64_t *ms_out) MCS_MUST_CHECK;
@@ -26,7 +27,8 @@ typedef struct mcs_hostport {
 } mcs_hostport_t;
 
 /* name, name:port, 1.2.3.4[:port], [v6][:port], bare v6, fe80::1%eth0[:port], [fe80::1%eth0][:port].
- * MCS_ERR_INVALID_PARAMS for an empty host, a port that is not 0..65535, or a host with other than letters, digits and ._-%: .
+ * MCS_ERR_INVALID_PARAMS for an empty host, a port that is not 0..65535, or a host with other than letters, digits and
+ * ._-%: .
  */
 mcs_status_t mcs_parse_hostport(const char *text, mcs_hostport_t *out) MCS_MUST_CHECK;
 /* "host:port" or "[v6]:port"; "host" alone when has_port is false. Cut to `size`. */

@@ -1,5 +1,6 @@
-/* SipHash-2-4 (J.-P. Aumasson, D. J. Bernstein: "SipHash: a fast short-input PRF", 2012). A capability is made or checked for each replica of each
- * request: a library's generic MAC object costs more than the whole lookup, so these forty lines are ours; the paper's vectors are the test. */
+/* SipHash-2-4 (J.-P. Aumasson, D. J. Bernstein: "SipHash: a fast short-input PRF", 2012). A capability is made or
+ * checked for each replica of each request: a library's generic MAC object costs more than the whole lookup, so these
+ * forty lines are ours; the paper's vectors are the test. */
 #include "core/base/buf.h"
 #include "core/base/hash.h"
 

@@ -1,5 +1,5 @@
-/* Named threads that are always joined, and an eventfd wake-up. Signals are blocked in every thread started here, so that the
- * embedding program's handlers run on its own threads. */
+/* Named threads that are always joined, and an eventfd wake-up. Signals are blocked in every thread started here, so
+ * that the embedding program's handlers run on its own threads. */
 #ifndef MCS_BASE_THREAD_H
 #define MCS_BASE_THREAD_H
 
@@ -33,8 +33,8 @@ bool mcs_event_clear(mcs_event_t *e);
 /* Waits until set, or the deadline; clears. True when it was set. */
 bool mcs_event_wait(mcs_event_t *e, uint64_t deadline_ns);
 
-/* Fork detection (rule 11). mcs_process_token() is a number that differs in a forked child from its parent's. It costs one
- * load: a pthread_atfork handler bumps it in the child. */
+/* Fork detection (rule 11). mcs_process_token() is a number that differs in a forked child from its parent's. It costs
+ * one load: a pthread_atfork handler bumps it in the child. */
 uint64_t mcs_process_token(void);
 
 #endif

@@ -1,7 +1,9 @@
-/* What a transport asks of the owner side of this process: checked access to extents of its own segments (rules 3 and 5).
+/* What a transport asks of the owner side of this process: checked access to extents of its own segments (rules 3 and
+ * 5).
  *
- * Implemented by core/segment (mcs_owner_*), called by the transport's serving thread (and by the same-process path). None of
- * the calls blocks: they take short locks of rank MCS_RANK_OWNER only, never wait for the network, the master or Python. */
+ * Implemented by core/segment (mcs_owner_*), called by the transport's serving thread (and by the same-process path).
+ * None of the calls blocks: they take short locks of rank MCS_RANK_OWNER only, never wait for the network, the master
+ * or Python. */
 #ifndef MCS_OPS_OWNER_H
 #define MCS_OPS_OWNER_H
 
@@ -9,18 +11,18 @@
 #include "core/base/rng.h"
 #include "core/base/status.h"
 
-/* A peer's request for bytes [from, from + len) of one extent's payload. Everything in it came from the network: hostile until
- * checked. */
+/* A peer's request for bytes [from, from + len) of one extent's payload. Everything in it came from the network:
+ * hostile until checked. */
 typedef struct mcs_access {
-    mcs_id_t session;      /* the peer's session at the master */
-    mcs_id_t instance;     /* the segment's instance id */
-    uint64_t offset;       /* of the extent's header in the segment, multiple of 64 */
-    uint64_t generation;   /* of the extent */
-    uint64_t payload_len;  /* of the whole object */
-    uint64_t from;         /* first payload byte; a multiple of 1 MiB for a store of part of an object */
-    uint64_t len;          /* > 0 */
+    mcs_id_t session;       /* the peer's session at the master */
+    mcs_id_t instance;      /* the segment's instance id */
+    uint64_t offset;        /* of the extent's header in the segment, multiple of 64 */
+    uint64_t generation;    /* of the extent */
+    uint64_t payload_len;   /* of the whole object */
+    uint64_t from;          /* first payload byte; a multiple of 1 MiB for a store of part of an object */
+    uint64_t len;           /* > 0 */
     mcs_hash128_t key_hash; /* stores: written to the header; fetches: must equal the header's */
-    uint64_t mac;          /* mcs_cap_mac (core/wire/cap.h) */
+    uint64_t mac;           /* mcs_cap_mac (core/wire/cap.h) */
 } mcs_access_t;
 
 /* A granted access. Holds the extent: it is not given back to the master until the hold ends. */
@@ -41,9 +43,9 @@ typedef struct mcs_owner_ops {
     void (*read_end)(void *owner, mcs_hold_t *hold);
     /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. */
     mcs_status_t (*write_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
-    /* Ends the hold. `received` is MCS_OK when all `len` bytes are in place; `crcs` has one CRC32C for each 1 MiB block that
-     * starts in the range (computed by the writer). When the whole payload has arrived the header becomes WRITTEN. Returns
-     * MCS_ERR_REPLICA_IS_GONE when the extent died meanwhile. */
+    /* Ends the hold. `received` is MCS_OK when all `len` bytes are in place; `crcs` has one CRC32C for each 1 MiB block
+     * that starts in the range (computed by the writer). When the whole payload has arrived the header becomes WRITTEN.
+     * Returns MCS_ERR_REPLICA_IS_GONE when the extent died meanwhile. */
     mcs_status_t (*write_end)(void *owner, mcs_hold_t *hold, mcs_status_t received, const uint32_t *crcs,
                               uint32_t crc_count);
 } mcs_owner_ops_t;

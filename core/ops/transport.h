@@ -1,9 +1,10 @@
-/* The transport ops table: moves payload bytes between this process and the owners of extents. Implemented by ucx_transport/.
+/* The transport ops table: moves payload bytes between this process and the owners of extents. Implemented by
+ * ucx_transport/.
  *
- * Life cycle: open (one per client; starts the serving thread) -> transfer… -> close. `transfer` may be called from any number
- * of threads at once; all others from one. The serving thread answers peers' fetches and stores through the owner ops and is never
- * blocked by callers (rule 9). Sizes and counts that come from peers are bounded (rule 8); a peer that breaks the protocol is
- * dropped, nobody else notices (rule 10). */
+ * Life cycle: open (one per client; starts the serving thread) -> transfer… -> close. `transfer` may be called from any
+ * number of threads at once; all others from one. The serving thread answers peers' fetches and stores through the
+ * owner ops and is never blocked by callers (rule 9). Sizes and counts that come from peers are bounded (rule 8); a
+ * peer that breaks the protocol is dropped, nobody else notices (rule 10). */
 #ifndef MCS_OPS_TRANSPORT_H
 #define MCS_OPS_TRANSPORT_H
 
@@ -27,46 +28,48 @@ typedef struct mcs_transport_info {
 
 /* Counters, relaxed atomics; owned by the client, read by metrics. */
 typedef struct mcs_transport_counters {
-    uint64_t fetched_bytes;  /* payload received by this process's reads */
-    uint64_t stored_bytes;   /* payload sent by this process's writes */
+    uint64_t fetched_bytes; /* payload received by this process's reads */
+    uint64_t stored_bytes;  /* payload sent by this process's writes */
     uint64_t served_read_bytes;
     uint64_t served_write_bytes;
-    uint64_t copied_bytes;   /* payload bytes moved by a memcpy of ours (eager receives) on top of what UCX does */
+    uint64_t copied_bytes; /* payload bytes moved by a memcpy of ours (eager receives) on top of what UCX does */
     uint64_t transfers;
     uint64_t timeouts;
     uint64_t peer_errors;
-    uint64_t refused;        /* served requests refused by the owner's checks */
+    uint64_t refused; /* served requests refused by the owner's checks */
 } mcs_transport_counters_t;
 
 typedef struct mcs_transport_config {
-    const char *bind_host;   /* resolved name or address whose interface carries the data; "" = every interface */
-    const char *library;     /* "" = newest found, "system", or a path of libucp.so.0 */
-    mcs_id_t client;         /* this process's client id, for logs and hellos */
+    const char *bind_host;     /* resolved name or address whose interface carries the data; "" = every interface */
+    const char *library;       /* "" = newest found, "system", or a path of libucp.so.0 */
+    mcs_id_t client;           /* this process's client id, for logs and hellos */
     const char *cluster_token; /* "" = none; otherwise peers prove it in the hello (HMAC) */
-    uint32_t max_workers;    /* workers that callers check out; 1..16, default 3 */
-    uint64_t spin_ns;        /* progress this long before sleeping */
+    uint32_t max_workers;      /* workers that callers check out; 1..16, default 3 */
+    uint64_t spin_ns;          /* progress this long before sleeping */
     uint64_t connect_timeout_ns;
     const mcs_owner_ops_t *owner_ops;
     void *owner;
     mcs_transport_counters_t *counters;
-    /* Asked on the calling thread of a transfer that has waited, about every 100 ms: true = give up (the client is closing, or the caller was
-     * interrupted): the ranges still open end with MCS_ERR_CLOSED. NULL = never. */
+    /* Asked on the calling thread of a transfer that has waited, about every 100 ms: true = give up (the client is
+     * closing, or the caller was interrupted): the ranges still open end with MCS_ERR_CLOSED. NULL = never. */
     bool (*give_up)(void *arg);
     void *give_up_arg;
 } mcs_transport_config_t;
 
 typedef struct mcs_transport mcs_transport_t;
 
-/* One piece of one extent. Pieces of more than MCS_RANGE_MAX bytes are split by the caller at multiples of MCS_CRC_BLOCK. */
+/* One piece of one extent. Pieces of more than MCS_RANGE_MAX bytes are split by the caller at multiples of
+ * MCS_CRC_BLOCK. */
 #define MCS_RANGE_MAX (UINT64_C(8) << 20)
 typedef struct mcs_range {
     mcs_access_t access;
-    const struct iovec *iov; /* caller's host memory; lengths sum to access.len; any alignment; stays valid until return */
-    uint32_t iov_count;      /* 1..MCS_RANGE_IOV_MAX */
-    uint32_t *crcs;          /* store: in, one CRC32C for each block that starts in the range, made by the caller.
-                                fetch: out, the same from the owner; the caller verifies the blocks it read whole. */
+    const struct iovec
+        *iov;           /* caller's host memory; lengths sum to access.len; any alignment; stays valid until return */
+    uint32_t iov_count; /* 1..MCS_RANGE_IOV_MAX */
+    uint32_t *crcs;     /* store: in, one CRC32C for each block that starts in the range, made by the caller.
+                           fetch: out, the same from the owner; the caller verifies the blocks it read whole. */
     uint32_t crc_count;
-    mcs_status_t status;     /* out, always set */
+    mcs_status_t status; /* out, always set */
 } mcs_range_t;
 #define MCS_RANGE_IOV_MAX 4096
 
@@ -84,13 +87,14 @@ typedef struct mcs_transfer {
 typedef struct mcs_transport_ops {
     const char *name; /* "ucx-tcp" */
     mcs_status_t (*open)(const mcs_transport_config_t *config, mcs_transport_t **transport_out);
-    /* Waits for callers inside transfer to leave (they fail with MCS_ERR_CLOSED), stops serving, frees. NULL is fine. */
+    /* Waits for callers inside transfer to leave (they fail with MCS_ERR_CLOSED), stops serving, frees. NULL is fine.
+     */
     void (*close)(mcs_transport_t *transport);
     void (*describe)(const mcs_transport_t *transport, mcs_transport_info_t *info_out);
     /* Runs all transfers at once and returns when every range has its status: MCS_OK, the owner's refusal,
-     * MCS_ERR_TRANSFER_FAIL (peer unreachable or died), or MCS_ERR_RPC_TIMEOUT at the deadline. On return no buffer of the caller is
-     * written or read any more, whatever happened (a worker with receives that cannot be cancelled is torn down first).
-     * The return value is MCS_OK, or why nothing could be started (ranges then carry it too). */
+     * MCS_ERR_TRANSFER_FAIL (peer unreachable or died), or MCS_ERR_RPC_TIMEOUT at the deadline. On return no buffer of
+     * the caller is written or read any more, whatever happened (a worker with receives that cannot be cancelled is
+     * torn down first). The return value is MCS_OK, or why nothing could be started (ranges then carry it too). */
     mcs_status_t (*transfer)(mcs_transport_t *transport, mcs_transfer_t *transfers, uint32_t count,
                              uint64_t deadline_ns);
     /* A hint: connect in the background, return at once. */

@@ -1,7 +1,7 @@
 /* Columns: batches as arrays of fixed little-endian records inside one `bytes` field of a message.
  *
- * Decoders check everything (lengths that do not add up, empty or over-long keys, too many) before the caller sees a record; they do
- * not copy. Records are read with memcpy, so alignment does not matter. Pure functions. */
+ * Decoders check everything (lengths that do not add up, empty or over-long keys, too many) before the caller sees a
+ * record; they do not copy. Records are read with memcpy, so alignment does not matter. Pure functions. */
 #ifndef MCS_WIRE_COLUMNS_H
 #define MCS_WIRE_COLUMNS_H
 
@@ -12,10 +12,11 @@
 #define MCS_PROTOCOL_VERSION 1
 /* Longest key in bytes; any bytes are allowed. Longer, and empty, keys are MCS_ERR_INVALID_PARAMS. */
 #define MCS_KEY_MAX 8192
-/* Keys in one request; the client splits larger batches, and keeps the key bytes of one request under MCS_BATCH_KEY_BYTES. */
-#define MCS_BATCH_KEYS 4096
+/* Keys in one request; the client splits larger batches, and keeps the key bytes of one request under
+ * MCS_BATCH_KEY_BYTES. */
+#define MCS_BATCH_KEYS      4096
 #define MCS_BATCH_KEY_BYTES ((size_t)4 << 20)
-#define MCS_REPLICAS_MAX 16
+#define MCS_REPLICAS_MAX    16
 
 typedef struct mcs_key {
     const char *bytes; /* not terminated */
@@ -24,8 +25,8 @@ typedef struct mcs_key {
 
 /* Appends keys to the two columns. MCS_ERR_INVALID_PARAMS for an empty or over-long key. */
 mcs_status_t mcs_keys_encode(const mcs_key_t *keys, size_t count, mcs_buf_t *lens, mcs_buf_t *bytes) MCS_MUST_CHECK;
-/* Fills `keys` (room for MCS_BATCH_KEYS) with pointers into `bytes`. MCS_ERR_PROTOCOL when lengths do not add up, a key is empty or over-long,
- * or there are too many. A batch of 0 keys is fine. */
+/* Fills `keys` (room for MCS_BATCH_KEYS) with pointers into `bytes`. MCS_ERR_PROTOCOL when lengths do not add up, a key
+ * is empty or over-long, or there are too many. A batch of 0 keys is fine. */
 mcs_status_t mcs_keys_decode(const void *lens, size_t lens_len, const void *bytes, size_t bytes_len, mcs_key_t *keys,
                              size_t *count_out) MCS_MUST_CHECK;
 
@@ -53,7 +54,7 @@ typedef struct mcs_col_put {
     int32_t status; /* OK: write the replicas, then put_end. OBJECT_ALREADY_EXISTS: done. PUT_IN_PROGRESS: somebody
                        else's reservation is open: put_wait. NO_AVAILABLE_HANDLE … */
     uint32_t replica_count;
-    uint64_t put_id;     /* the first replica's generation */
+    uint64_t put_id;      /* the first replica's generation */
     uint32_t deadline_ms; /* the reservation is revoked after this time */
     uint32_t reserved;
 } mcs_col_put_t;

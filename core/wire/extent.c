@@ -41,8 +41,8 @@ bool mcs_extent_seal(mcs_extent_header_t *header, uint64_t generation)
 
 void mcs_extent_kill(mcs_extent_header_t *header)
 {
-    /* Sequentially consistent: the owner's store here and its scan of the slots that follows pair with the mapper's store to its
-     * slot and its load of this state: one of the two always sees the other (rule 3). */
+    /* Sequentially consistent: the owner's store here and its scan of the slots that follows pair with the mapper's
+     * store to its slot and its load of this state: one of the two always sees the other (rule 3). */
     __atomic_store_n(&header->state, (uint32_t)MCS_EXTENT_DEAD, __ATOMIC_SEQ_CST);
 }
 

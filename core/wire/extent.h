@@ -2,13 +2,13 @@
  *
  *   offset (multiple of 64)
  *   +0   64-byte header
- *   +64  CRC table: one u32 per 1 MiB block of payload, only when there are more than MCS_EXTENT_INLINE_CRCS blocks; padded to 64
- *   +…   payload, 64-byte aligned; the extent's length is rounded up to 64
+ *   +64  CRC table: one u32 per 1 MiB block of payload, only when there are more than MCS_EXTENT_INLINE_CRCS blocks;
+ * padded to 64 +…   payload, 64-byte aligned; the extent's length is rounded up to 64
  *
  * CRCs of objects of up to 4 MiB live in the header itself, so that a 4 KiB object costs 64 bytes and not 128.
- * The header's own CRC covers every field but `state` and the block CRCs and is seeded with the segment's instance id, so that payload bytes
- * that look like a header do not pass for one. `state` changes by compare-and-swap: OPEN -> WRITTEN by the writer, any -> DEAD by the
- * owner. Pure functions on memory the caller may touch. */
+ * The header's own CRC covers every field but `state` and the block CRCs and is seeded with the segment's instance id,
+ * so that payload bytes that look like a header do not pass for one. `state` changes by compare-and-swap: OPEN ->
+ * WRITTEN by the writer, any -> DEAD by the owner. Pure functions on memory the caller may touch. */
 #ifndef MCS_WIRE_EXTENT_H
 #define MCS_WIRE_EXTENT_H
 
@@ -16,12 +16,12 @@
 #include "core/base/rng.h"
 #include "core/base/status.h"
 
-#define MCS_EXTENT_MAGIC UINT32_C(0x5458434d) /* "MCXT" */
-#define MCS_EXTENT_VERSION 1
-#define MCS_EXTENT_ALIGN 64
-#define MCS_EXTENT_HEADER 64
+#define MCS_EXTENT_MAGIC       UINT32_C(0x5458434d) /* "MCXT" */
+#define MCS_EXTENT_VERSION     1
+#define MCS_EXTENT_ALIGN       64
+#define MCS_EXTENT_HEADER      64
 #define MCS_EXTENT_INLINE_CRCS 4
-#define MCS_EXTENT_CRC_BLOCK (UINT64_C(1) << 20)
+#define MCS_EXTENT_CRC_BLOCK   (UINT64_C(1) << 20)
 /* Seed of the key hash in headers: the same in every client, or readers refuse what writers wrote. */
 #define MCS_EXTENT_KEY_SEED UINT64_C(0x6d6f6f6e63616b65)
 /* The largest payload of one object. */
@@ -82,7 +82,8 @@ void mcs_extent_open(mcs_extent_header_t *header, mcs_id_t instance, uint64_t ge
 bool mcs_extent_seal(mcs_extent_header_t *header, uint64_t generation);
 /* any -> DEAD, whatever was there (sequentially consistent store). */
 void mcs_extent_kill(mcs_extent_header_t *header);
-/* The state if magic, version, generation, header CRC and length agree, else MCS_EXTENT_DEAD. Sequentially consistent load first. */
+/* The state if magic, version, generation, header CRC and length agree, else MCS_EXTENT_DEAD. Sequentially consistent
+ * load first. */
 mcs_extent_state_t mcs_extent_check(const mcs_extent_header_t *header, mcs_id_t instance, uint64_t generation,
                                     uint64_t payload_len);
 

@@ -40,7 +40,8 @@ const char *mcs_verb_name(unsigned verb)
 {
     switch (verb) {
 #define MCS_VERB_ROW(symbol, number, text, flags)                                                                      \
-    case number: return text;
+    case number:                                                                                                       \
+        return text;
 #include "core/wire/verbs.def"
 #undef MCS_VERB_ROW
     default: return "?";
@@ -51,7 +52,8 @@ unsigned mcs_verb_flags(unsigned verb)
 {
     switch (verb) {
 #define MCS_VERB_ROW(symbol, number, text, flags)                                                                      \
-    case number: return (flags);
+    case number:                                                                                                       \
+        return (flags);
 #include "core/wire/verbs.def"
 #undef MCS_VERB_ROW
     default: return 0;

@@ -3,20 +3,21 @@
  *   0 u32 magic "MCS1"   4 u8 version  5 u8 kind  6 u16 verb   8 u32 payload bytes   12 i32 status
  *  16 u64 id            24 u64 epoch
  *
- * Everything is little endian. A request's id is echoed in its reply and appears in the logs of client, master and owner.
- * `status` is meaningful in replies: when it is not 0 the payload is empty or an ErrorDetail. `epoch` is the master's epoch as
- * the sender knows it (0 in the first hello). Requests on one connection are pipelined; replies may come in any order.
- * Bounded: a payload over MCS_FRAME_MAX closes the connection (rule 8, rule 10). Pure functions, no I/O. */
+ * Everything is little endian. A request's id is echoed in its reply and appears in the logs of client, master and
+ * owner. `status` is meaningful in replies: when it is not 0 the payload is empty or an ErrorDetail. `epoch` is the
+ * master's epoch as the sender knows it (0 in the first hello). Requests on one connection are pipelined; replies may
+ * come in any order. Bounded: a payload over MCS_FRAME_MAX closes the connection (rule 8, rule 10). Pure functions, no
+ * I/O. */
 #ifndef MCS_WIRE_FRAME_H
 #define MCS_WIRE_FRAME_H
 
 #include "core/base/buf.h"
 #include "core/base/status.h"
 
-#define MCS_FRAME_MAGIC UINT32_C(0x3153434d)
+#define MCS_FRAME_MAGIC   UINT32_C(0x3153434d)
 #define MCS_FRAME_VERSION 1
-#define MCS_FRAME_HEADER 32
-#define MCS_FRAME_MAX (UINT32_C(16) << 20)
+#define MCS_FRAME_HEADER  32
+#define MCS_FRAME_MAX     (UINT32_C(16) << 20)
 /* Before the hello is accepted a peer may send no more than this (limits before authentication). */
 #define MCS_FRAME_HELLO_MAX (UINT32_C(64) << 10)
 
@@ -27,8 +28,9 @@ typedef enum mcs_frame_kind {
 } mcs_frame_kind_t;
 
 /* Verbs: MCS_VERB_ROW(symbol, number, text, flags). Numbers are wire ABI: never reuse one. */
-#define MCS_VERB_MUTATES 1 /* carries (session, sequence): repeated after a lost connection it is answered from the outcome */
-#define MCS_VERB_NOTICE 2  /* master to client */
+#define MCS_VERB_MUTATES                                                                                               \
+    1 /* carries (session, sequence): repeated after a lost connection it is answered from the outcome */
+#define MCS_VERB_NOTICE 2 /* master to client */
 typedef enum mcs_verb {
 #define MCS_VERB_ROW(symbol, number, text, flags) symbol = number,
 #include "core/wire/verbs.def"

@@ -100,8 +100,9 @@ typedef struct mcs_replicate_config {
 
 /* How a value is given changes only the checks the API documents. */
 #define MCS_PUT_STAGED 1u /* put, put_batch, put_parts: a value larger than the local buffer is MCS_INVALID_PARAMS */
-#define MCS_PUT_UPSERT 2u /* an existing value is replaced, at once for all readers: they see the old or the new one   \
-                           */
+#define MCS_PUT_UPSERT                                                                                                 \
+    2u /* an existing value is replaced, at once for all readers: they see the old or the new one                      \
+        */
 
 /* One value, in pieces that are written one after another. */
 typedef struct mcs_value {
