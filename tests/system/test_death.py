@@ -120,6 +120,44 @@ def test_killed_writer_leaves_no_key_and_its_space_comes_back(name, start_master
     assert holder.run(big_put, holder.hostname(), key, 512 * MIB) == 0, "key and space can be used again"
 
 
+VISITOR = """
+import os, signal, sys, threading, time
+from mooncake.store import MooncakeDistributedStore
+store = MooncakeDistributedStore()
+assert store.setup("127.0.0.1", "P2PHANDSHAKE", 0, 32 << 20, "tcp", "", sys.argv[1]) == 0
+if sys.argv[3] == "leave":
+    store.get("k")
+    store.close()
+    sys.exit(0)
+threading.Timer(float(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+while True:
+    store.get("k")
+    store.put(f"{os.getpid()}", b"y" * 300_000)
+"""
+
+
+@pytest.mark.soak
+def test_visitors_that_die_while_they_connect_hurt_nobody(start_master, start_peer, scratch):
+    """Killed within the first milliseconds of a connection, at every stage of its making, many times."""
+    import concurrent.futures
+    import random
+
+    from tests.support.processes import run_python
+
+    master = start_master("--client_ttl=2")
+    holder = start_peer("holder", env=PATHS["ucx"]).setup(master, segment=256 * MIB)
+    value = bytes(range(256)) * 4000
+    assert holder.call("put", "k", value) == 0
+    chance = random.Random(5)
+    visits = [[master.address, f"{chance.random() * chance.choice([0.001, 0.01, 0.03]):.5f}", chance.choice(["die", "die", "leave"])] for _ in range(60)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        codes = pool.map(lambda args: run_python(VISITOR, scratch, env=PATHS["ucx"], args=args).returncode, visits)
+        assert set(codes) <= {0, -9}
+    assert holder.alive(), holder.log()[-2000:]
+    assert holder.call("get", "k") == value
+    assert holder.counters()["crc_errors"] == 0
+
+
 # ---- the master ----
 
 RPC_MS = 2000
