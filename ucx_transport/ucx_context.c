@@ -120,6 +120,9 @@ static mcs_status_t set_options(const ucxt_dl_t *dl, ucp_config_t *config, const
         /* A connect to a host that drops packets must not hold the thread that connects. */
         {"TCP_CONN_NB", "y", true},
         {"TCP_AF_PRIO", ipv6 ? "inet6,inet" : "inet,inet6", false},
+        /* TCP registers no memory. Either cache would patch mmap, munmap and madvise of the program that we live in. */
+        {"RCACHE_ENABLE", "n", false},
+        {"MEMTYPE_CACHE", "n", false},
         /* No remote memory access is asked for, so none is sent either. */
         {"TCP_PUT_ENABLE", "n", false},
         {"WARN_UNUSED_ENV_VARS", "n", false},

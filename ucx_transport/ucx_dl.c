@@ -14,6 +14,7 @@
 #include "core/base/fault.h"
 #include "core/base/lock.h"
 #include "core/base/log.h"
+#include "ucx_transport/ucx_env.h"
 
 #define AREA     "ucx"
 #define SONAME   "libucp.so.0"
@@ -149,7 +150,9 @@ static void *open_quietly(const char *path, int flags)
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_signals); i++) {
         sigaction(g_signals[i], NULL, &saved[i]);
     }
+    ucxt_env_enter();
     void *handle = mcs_fault_hit(MCS_FAULT_SYSCALL) ? NULL : dlopen(path, flags);
+    ucxt_env_leave();
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_signals); i++) {
         sigaction(g_signals[i], &saved[i], NULL);
     }

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/base/config.h"
 #include "ucx_transport/ucx_dl.h"
 
 /* Runs `body` in a child; true when it returned true. */
@@ -160,6 +161,39 @@ static void the_programs_signal_handlers_stay(void **state)
     assert_true(in_child(handlers_stay, NULL));
 }
 
+/* UCX's memory hooks overwrite the first bytes of these functions of libc. */
+static bool code_stays(const char *unused)
+{
+    (void)unused;
+    char **real = environ;
+    static const char *const names[] = {"mmap", "munmap", "mremap", "madvise", "shmat", "shmdt", "sbrk", "brk"};
+    uint8_t before[8][16];
+    const void *at[8];
+    for (size_t i = 0; i < 8; i++) {
+        at[i] = dlsym(RTLD_DEFAULT, names[i]);
+        memcpy(before[i], at[i], sizeof(before[i]));
+    }
+    side_t side;
+    memset(&side, 0, sizeof(side));
+    mcs_transport_config_t config = rig_config(&side, NULL);
+    if (ucxt_transport_ops.open(&config, &side.transport) != MCS_OK) {
+        return false;
+    }
+    bool same = true;
+    for (size_t i = 0; i < 8; i++) {
+        same = same && memcmp(before[i], at[i], sizeof(before[i])) == 0;
+    }
+    ucxt_transport_ops.close(side.transport);
+    /* And the environment is what it was. */
+    return same && environ == real && mcs_env("UCX_MEM_MMAP_HOOK_MODE") == NULL;
+}
+
+static void no_function_of_the_program_is_patched(void **state)
+{
+    (void)state;
+    assert_true(in_child(code_stays, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +202,7 @@ int main(void)
         cmocka_unit_test_setup(files_that_are_no_ucx_are_refused, setup),
         cmocka_unit_test_setup(the_first_load_decides_for_the_process, setup),
         cmocka_unit_test_setup(the_programs_signal_handlers_stay, setup),
+        cmocka_unit_test_setup(no_function_of_the_program_is_patched, setup),
     };
     return cmocka_run_group_tests_name("ucx loader", tests, NULL, NULL);
 }
