@@ -65,7 +65,7 @@ def test_given_trace_is_read_and_shared_prefixes_hit(tmp_path):
     assert result["requests"] == 20 and result["blocks"] == 140
     assert result["wrong_bytes"] == 0
     # Two clients may both meet the prefix first; all later requests find its 6 blocks.
-    assert result["hit_rate"] >= 18 * 6 / 140
+    assert result["hit_rate"] >= round(18 * 6 / 140, 4)  # it is printed with four digits
 
 
 @pytest.mark.parametrize("line", ['{"hash_ids": [1, "x"]}', "no json", '{"timestamp": 0}', '{"hash_ids": [-1]}'])
