@@ -2,6 +2,7 @@
 #include "rig.h"
 
 #include <dirent.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,11 +123,18 @@ void fill_pattern(uint8_t *bytes, uint64_t len, uint64_t seed)
 void fake_owner_fill(fake_owner_t *owner, uint32_t slot, uint64_t payload_len, uint64_t seed)
 {
     uint8_t *bytes = owner->memory + slot * RIG_SLOT;
+    mcs_mutex_lock(&owner->lock);
+    while (owner->holds > 0) { /* what is held does not change */
+        mcs_mutex_unlock(&owner->lock);
+        sched_yield();
+        mcs_mutex_lock(&owner->lock);
+    }
     fill_pattern(bytes, payload_len, seed);
     for (uint64_t at = 0; at < payload_len; at += MCS_CRC_BLOCK) {
         owner->crcs[slot * CRCS_A_SLOT + at / MCS_CRC_BLOCK] =
             mcs_crc32c(0, bytes + at, MCS_MIN(payload_len - at, MCS_CRC_BLOCK));
     }
+    mcs_mutex_unlock(&owner->lock);
 }
 
 uint32_t fake_owner_holds(fake_owner_t *owner)
