@@ -2,6 +2,7 @@
 #ifndef MCS_SEGMENT_OWNER_INTERNAL_H
 #define MCS_SEGMENT_OWNER_INTERNAL_H
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -17,7 +18,9 @@
 
 #define OWNER_AREA          "owner"
 #define OWNER_HOLDS_MAX     65536u
-#define OWNER_CONNS_MAX     1024u
+#define OWNER_CONNS_MAX     512u /* three descriptors each */
+#define OWNER_POLL_MAX      (2u + 2u * OWNER_CONNS_MAX)
+#define OWNER_SESSIONS_OWN  8u
 #define OWNER_ENDED_MAX     65536u
 #define OWNER_PENDING_MAX   (UINT32_C(1) << 20)
 #define OWNER_WRITE_BUCKETS 256u
@@ -36,6 +39,7 @@ typedef struct owner_page {
     mcs_region_t *region; /* a mcs_slot_page_t */
     mcs_id_t session;     /* none: of this process */
     int pidfd;            /* -1: of this process */
+    bool unwelcome;       /* its connection is to be ended: the session is over, or a segment has gone */
     bool orphan;          /* its connection has ended; dropped when its process is dead or no slot is taken */
 } owner_page_t;
 
@@ -43,9 +47,9 @@ typedef struct owner_page {
 typedef struct owner_write {
     struct owner_write *next;
     uint64_t generation;
-    uint64_t blocks; /* of 1 MiB */
-    uint64_t blocks_left;
-    uint64_t *have; /* a bit per block */
+    mcs_id_t instance;
+    uint64_t blocks_left; /* of 1 MiB: not arrived */
+    uint64_t *claimed;    /* a bit per block: arrived, or on its way in a hold */
 } owner_write_t;
 
 /* The token of a mcs_hold_t. */
@@ -58,22 +62,26 @@ typedef struct owner_hold {
 
 typedef struct owner_pending {
     mcs_col_release_t record;
+    bool marked; /* DEAD, at the last look */
 } owner_pending_t;
 
 typedef struct owner_revoked {
     uint64_t generation;
     mcs_id_t session;
+    mcs_id_t instance;
 } owner_revoked_t;
 
 typedef struct owner_conn {
     mcs_list_t node;
     int fd;
     pid_t pid;
+    uint64_t hello_by_ns;
     owner_page_t *page; /* NULL before the hello */
 } owner_conn_t;
 
 struct mcs_owner {
     mcs_owner_config_t config;
+    uint64_t token; /* of the process that made it */
     char ipc_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     int listener;  /* -1 = none */
     uint32_t stop; /* atomic */
@@ -92,6 +100,8 @@ struct mcs_owner {
     uint32_t revoked_count;
     mcs_id_t *ended; /* open addressing, none = empty; allocated at the first */
     uint32_t ended_count;
+    mcs_id_t own_sessions[OWNER_SESSIONS_OWN]; /* of this process, the newest ones */
+    uint32_t own_session_next;
     owner_pending_t *pending;
     uint32_t pending_count;
     uint32_t pending_cap;
@@ -100,6 +110,8 @@ struct mcs_owner {
     /* owner thread only */
     mcs_list_t conns;
     uint32_t conn_count;
+    uint64_t accept_after_ns; /* no descriptors: the listener is left alone until then */
+    struct pollfd *fds;
 };
 
 static inline mcs_revoked_table_t *owner_revoked_table(const mcs_owner_t *owner)
@@ -109,11 +121,18 @@ static inline mcs_revoked_table_t *owner_revoked_table(const mcs_owner_t *owner)
 
 /* owner.c */
 owner_segment_t *mcs_i_owner_find_locked(mcs_owner_t *owner, mcs_id_t instance);
-void mcs_i_owner_drop_write_locked(mcs_owner_t *owner, uint64_t generation);
 bool mcs_i_owner_ended_locked(const mcs_owner_t *owner, mcs_id_t session);
-/* A page of slots for `session`; in the list. NULL: no memory. */
-owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pidfd);
+bool mcs_i_owner_is_own_locked(const mcs_owner_t *owner, mcs_id_t session);
+/* This process has begun a session: what is revoked in it is not forgotten with it (its own slots are never closed). */
+void mcs_i_owner_own_session(mcs_owner_t *owner, mcs_id_t session);
+/* A page of slots for `session`; in the list; takes `pidfd`. NULL: no memory, or the session has ended (*ended_out). */
+owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pidfd, bool *ended_out);
 void mcs_i_owner_page_free(owner_page_t *page);
+
+/* owner_serve.c */
+void mcs_i_owner_drop_write_locked(mcs_owner_t *owner, uint64_t generation);
+/* Of one instance; none: all. */
+void mcs_i_owner_drop_writes_locked(mcs_owner_t *owner, mcs_id_t instance);
 
 /* owner_release.c */
 /* Looks at the pending releases again. True when some are left. */

@@ -1,4 +1,5 @@
 /* The owner's UNIX socket and its thread: mappers come, get descriptors, go, or die. See owner.h and ipc.h. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,13 +11,21 @@
 
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/fork.h"
 #include "core/base/log.h"
 #include "core/segment/owner_internal.h"
 
 #define RESCAN_MIN_NS (1 * MCS_NS_PER_MS)
 #define RESCAN_MAX_NS (20 * MCS_NS_PER_MS)
+#define HELLO_LIMIT   (2 * MCS_NS_PER_SEC)
+#define NO_FDS_PAUSE  (100 * MCS_NS_PER_MS)
 #define FIXED_FDS     2
+#define STALE_LOOKS   4096 /* entries of the folder looked at */
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
 
 /* ---- listening ---- */
 
@@ -35,11 +44,51 @@ static bool folder_ready(const char *path)
     return true;
 }
 
+/* Does nobody listen there any more? */
+static bool is_stale_socket(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool stale =
+        fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 && errno == ECONNREFUSED;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return stale;
+}
+
+/* Sockets of owners that were killed. A socket gets its name when it listens, so a refused connection means that its
+ * process is gone. */
+static void remove_stale_sockets(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    for (int i = 0; dir != NULL && i < STALE_LOOKS; i++) {
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            break;
+        }
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", folder, entry->d_name);
+        if (strncmp(entry->d_name, "o-", 2) == 0 && len > 0 && (size_t)len < sizeof(address.sun_path) &&
+            is_stale_socket(&address)) {
+            unlink(address.sun_path);
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+}
+
+static int socket_path(const mcs_owner_t *owner, const char *prefix, struct sockaddr_un *address)
+{
+    return snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s-%016llx%016llx", owner->config.ipc_dir, prefix,
+                    (unsigned long long)owner->config.client.hi, (unsigned long long)owner->config.client.lo);
+}
+
 mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s/o-%016llx%016llx", owner->config.ipc_dir,
-                       (unsigned long long)owner->config.client.hi, (unsigned long long)owner->config.client.lo);
+    struct sockaddr_un unready = {.sun_family = AF_UNIX}; /* its name until it listens; as long as the other */
+    int len = socket_path(owner, "o", &address);
     if (len < 0 || (size_t)len >= sizeof(address.sun_path)) {
         mcs_warn(OWNER_AREA, "folder %.120s: too long for a UNIX socket", owner->config.ipc_dir);
         return MCS_ERR_INVALID_PARAMS;
@@ -47,14 +96,18 @@ mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner)
     if (!folder_ready(owner->config.ipc_dir)) {
         return MCS_ERR_INVALID_PARAMS;
     }
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    remove_stale_sockets(owner->config.ipc_dir);
+    int fd = mcs_fault_hit(MCS_FAULT_SYSCALL) ? -1 : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
+        mcs_warn(OWNER_AREA, "no socket for %s: %s", address.sun_path, strerror(errno));
         return MCS_ERR_INTERNAL;
     }
-    if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0 || chmod(address.sun_path, 0600) != 0 ||
-        listen(fd, 128) != 0) {
+    socket_path(owner, "n", &unready);
+    if (bind(fd, (const struct sockaddr *)&unready, sizeof(unready)) != 0 || chmod(unready.sun_path, 0600) != 0 ||
+        listen(fd, 128) != 0 || rename(unready.sun_path, address.sun_path) != 0) {
         mcs_warn(OWNER_AREA, "socket %s: %s", address.sun_path, strerror(errno));
         close(fd);
+        unlink(unready.sun_path);
         return MCS_ERR_INVALID_PARAMS;
     }
     mcs_fork_guard_add(fd);
@@ -98,6 +151,11 @@ static void accept_one(mcs_owner_t *owner)
 {
     int fd = accept4(owner->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            /* The peer stays in the backlog: without a pause the loop would spin. */
+            mcs_debug(OWNER_AREA, "no mapper taken now: %s", strerror(errno));
+            owner->accept_after_ns = mcs_now_ns() + NO_FDS_PAUSE;
+        }
         return;
     }
     struct ucred cred = {0};
@@ -114,6 +172,7 @@ static void accept_one(mcs_owner_t *owner)
     }
     conn->fd = fd;
     conn->pid = cred.pid;
+    conn->hello_by_ns = mcs_now_ns() + HELLO_LIMIT;
     mcs_fork_guard_add(fd);
     mcs_list_push_tail(&owner->conns, &conn->node);
     owner->conn_count++;
@@ -145,29 +204,49 @@ static bool answer(int fd, const mcs_ipc_answer_t *message, const int *fds, int 
     return n == (ssize_t)sizeof(*message);
 }
 
+/* The process at the other end. Asked of the socket, the answer is exact; by number it could be another process by now,
+ * which the older kernels' way leaves open for a process that connects and dies at once. */
+static int open_pidfd(const owner_conn_t *conn)
+{
+    int pidfd = -1;
+    socklen_t len = sizeof(pidfd);
+    if (getsockopt(conn->fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) != 0) {
+        pidfd = conn->pid > 0 ? (int)syscall(SYS_pidfd_open, conn->pid, 0) : -1;
+    }
+    if (pidfd >= 0) {
+        fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+        mcs_fork_guard_add(pidfd);
+    }
+    return pidfd;
+}
+
+static bool refuse(const owner_conn_t *conn, mcs_ipc_answer_t *reply, mcs_status_t status)
+{
+    reply->status = status;
+    (void)answer(conn->fd, reply, NULL, 0);
+    return false;
+}
+
 static bool answer_hello(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_request_t *request,
                          mcs_ipc_answer_t *reply)
 {
-    mcs_mutex_lock(&owner->lock);
-    bool ended = mcs_i_owner_ended_locked(owner, request->session);
-    mcs_mutex_unlock(&owner->lock);
-    if (conn->page != NULL || mcs_id_is_none(request->session) || ended) {
-        reply->status = MCS_ERR_SESSION_ENDED;
-        return answer(conn->fd, reply, NULL, 0) && false;
+    if (conn->page != NULL || mcs_id_is_none(request->session)) {
+        return refuse(conn, reply, MCS_ERR_SESSION_ENDED);
     }
-    int pidfd = (int)syscall(SYS_pidfd_open, conn->pid, 0);
+    int pidfd = open_pidfd(conn);
     if (pidfd < 0) {
-        return false; /* gone already */
+        mcs_debug(OWNER_AREA, "mapper %d refused: its process cannot be watched: %s", (int)conn->pid, strerror(errno));
+        return refuse(conn, reply, MCS_ERR_NOT_SUPPORTED);
     }
-    mcs_fork_guard_add(pidfd);
-    conn->page = mcs_i_owner_add_page(owner, request->session, pidfd);
+    bool ended;
+    conn->page = mcs_i_owner_add_page(owner, request->session, pidfd, &ended);
     if (conn->page == NULL) {
-        mcs_fork_guard_remove(pidfd);
-        close(pidfd);
-        return false;
+        return refuse(conn, reply, ended ? MCS_ERR_SESSION_ENDED : MCS_ERR_NO_MEMORY);
     }
     int fds[MCS_IPC_FDS] = {conn->page->region->fd, owner->revoked_region->fd};
-    return answer(conn->fd, reply, fds, MCS_IPC_FDS);
+    bool sent = answer(conn->fd, reply, fds, MCS_IPC_FDS);
+    mcs_region_close_fd(conn->page->region);
+    return sent;
 }
 
 static bool answer_map(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_request_t *request,
@@ -268,62 +347,87 @@ static bool drop_orphans(mcs_owner_t *owner)
 
 /* ---- the thread ---- */
 
-static uint32_t fill_poll(const mcs_owner_t *owner, struct pollfd *fds)
+/* Two descriptors a connection: its socket, and its process, which may die while a child of it still has the socket. */
+static uint32_t fill_poll(mcs_owner_t *owner)
 {
+    struct pollfd *fds = owner->fds;
+    bool open = owner->conn_count < OWNER_CONNS_MAX && mcs_now_ns() >= owner->accept_after_ns;
     fds[0] = (struct pollfd){.fd = owner->wake.fd, .events = POLLIN};
     /* Full: a peer waits in the backlog instead of spinning the loop. */
-    fds[1] = (struct pollfd){.fd = owner->conn_count < OWNER_CONNS_MAX ? owner->listener : -1, .events = POLLIN};
+    fds[1] = (struct pollfd){.fd = open ? owner->listener : -1, .events = POLLIN};
     uint32_t count = FIXED_FDS;
     MCS_LIST_FOR_EACH(node, &owner->conns)
     {
-        fds[count++] = (struct pollfd){.fd = MCS_CONTAINER_OF(node, owner_conn_t, node)->fd, .events = POLLIN};
+        const owner_conn_t *conn = MCS_CONTAINER_OF(node, owner_conn_t, node);
+        fds[count++] = (struct pollfd){.fd = conn->fd, .events = POLLIN};
+        fds[count++] = (struct pollfd){.fd = conn->page != NULL ? conn->page->pidfd : -1, .events = POLLIN};
     }
     return count;
 }
 
-static void serve_ready(mcs_owner_t *owner, const struct pollfd *fds)
+static bool is_unwelcome(mcs_owner_t *owner, const owner_conn_t *conn)
 {
-    uint32_t at = FIXED_FDS;
+    if (conn->page == NULL) {
+        return mcs_now_ns() >= conn->hello_by_ns;
+    }
+    mcs_mutex_lock(&owner->lock);
+    bool unwelcome = conn->page->unwelcome;
+    mcs_mutex_unlock(&owner->lock);
+    return unwelcome;
+}
+
+static void serve_ready(mcs_owner_t *owner)
+{
+    const struct pollfd *at = owner->fds + FIXED_FDS;
     MCS_LIST_FOR_EACH_SAFE(node, next, &owner->conns)
     {
         owner_conn_t *conn = MCS_CONTAINER_OF(node, owner_conn_t, node);
-        short events = fds[at++].revents;
-        if (events != 0 && !serve_one(owner, conn)) {
+        bool dead = at[1].revents != 0;
+        bool keep = at[0].revents == 0 || serve_one(owner, conn);
+        at += 2;
+        if (dead || !keep || is_unwelcome(owner, conn)) {
             conn_free(owner, conn);
         }
     }
-    if ((fds[1].revents & POLLIN) != 0) {
+    if ((owner->fds[1].revents & POLLIN) != 0) {
         accept_one(owner);
     }
+}
+
+/* Something to do by the clock alone: a hello that is awaited, a pause of the listener. */
+static uint64_t next_look_ns(const mcs_owner_t *owner)
+{
+    bool waiting = mcs_now_ns() < owner->accept_after_ns;
+    MCS_LIST_FOR_EACH(node, &owner->conns)
+    {
+        waiting = waiting || MCS_CONTAINER_OF(node, owner_conn_t, node)->page == NULL;
+    }
+    return waiting ? NO_FDS_PAUSE : MCS_NEVER;
 }
 
 void mcs_i_owner_main(void *arg)
 {
     mcs_owner_t *owner = arg;
-    struct pollfd *fds = MCS_NEW_ARRAY(struct pollfd, FIXED_FDS + OWNER_CONNS_MAX);
-    if (fds == NULL) {
-        mcs_error(OWNER_AREA, "the owner's thread ends: %s", mcs_status_name(MCS_ERR_NO_MEMORY));
-        return;
-    }
-    uint64_t wait_ns = MCS_NEVER;
+    uint64_t rescan_ns = MCS_NEVER;
     while (__atomic_load_n(&owner->stop, __ATOMIC_ACQUIRE) == 0) {
-        uint32_t count = fill_poll(owner, fds);
+        uint32_t count = fill_poll(owner);
+        uint64_t wait_ns = MCS_MIN(rescan_ns, next_look_ns(owner));
         struct timespec timeout = {.tv_nsec = (long)(wait_ns == MCS_NEVER ? 0 : wait_ns)};
-        int ready = ppoll(fds, count, wait_ns == MCS_NEVER ? NULL : &timeout, NULL);
-        if (ready > 0) {
-            if (fds[0].revents != 0) {
-                mcs_event_clear(&owner->wake);
-                wait_ns = RESCAN_MIN_NS;
-            }
-            serve_ready(owner, fds);
+        int ready = ppoll(owner->fds, count, wait_ns == MCS_NEVER ? NULL : &timeout, NULL);
+        if (ready < 0) {
+            memset(owner->fds, 0, count * sizeof(*owner->fds)); /* EINTR: nothing is known */
         }
+        if (owner->fds[0].revents != 0) {
+            mcs_event_clear(&owner->wake);
+            rescan_ns = MCS_NEVER; /* begins again with the shortest wait */
+        }
+        serve_ready(owner);
         bool orphans = drop_orphans(owner);
         bool pending = mcs_i_owner_rescan(owner);
         if (!orphans && !pending) {
-            wait_ns = MCS_NEVER;
+            rescan_ns = MCS_NEVER;
         } else {
-            wait_ns = wait_ns == MCS_NEVER ? RESCAN_MIN_NS : MCS_MIN(wait_ns * 2, RESCAN_MAX_NS);
+            rescan_ns = rescan_ns == MCS_NEVER ? RESCAN_MIN_NS : MCS_MIN(rescan_ns * 2, RESCAN_MAX_NS);
         }
     }
-    mcs_free(fds);
 }

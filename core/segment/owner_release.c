@@ -22,11 +22,35 @@ static int64_t index_of(const uint64_t *sorted, uint32_t count, uint64_t generat
     return found != NULL ? found - sorted : -1;
 }
 
-static void kill_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
+/* False: there is no memory to write the mark to. */
+static bool kill_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
 {
     const owner_segment_t *entry = mcs_i_owner_find_locked(owner, (mcs_id_t){record->instance_hi, record->instance_lo});
-    mcs_extent_kill((mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(entry->segment) + record->offset));
     mcs_i_owner_drop_write_locked(owner, record->generation);
+    /* Nobody may ever have touched this extent: its first page may be a hole. */
+    if (mcs_segment_ensure(entry->segment, record->offset, MCS_EXTENT_HEADER) != MCS_OK) {
+        return false;
+    }
+    mcs_extent_header_t *header =
+        (mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(entry->segment) + record->offset);
+    /* Not another generation's header. It may be an older one's, dead already: then this generation was never opened
+     * here, and who still may has a slot or is stopped by the revoked table. Or a newer one's: the master repeated a
+     * request whose answer had crossed it. */
+    if (__atomic_load_n(&header->generation, __ATOMIC_SEQ_CST) == record->generation &&
+        __atomic_load_n(&header->state, __ATOMIC_SEQ_CST) != MCS_EXTENT_DEAD) {
+        mcs_extent_kill(header);
+    }
+    return true;
+}
+
+static bool get_bit(const uint64_t *bits, int64_t at)
+{
+    return (bits[at / 64] >> (at % 64) & 1) != 0;
+}
+
+static void set_bit(uint64_t *bits, int64_t at)
+{
+    bits[at / 64] |= UINT64_C(1) << (at % 64);
 }
 
 /* Bits of `named` for the generations that a hold or a slot names. */
@@ -37,7 +61,7 @@ static void scan_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t cou
         const owner_hold_t *hold = MCS_CONTAINER_OF(node, owner_hold_t, node);
         int64_t at = index_of(sorted, count, hold->access.generation);
         if (at >= 0) {
-            named[at / 64] |= UINT64_C(1) << (at % 64);
+            set_bit(named, at);
         }
     }
     /* The marks (kill_locked, mcs_revoked_add) and the loads of the slots are sequentially consistent: one side sees
@@ -48,27 +72,50 @@ static void scan_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t cou
     }
 }
 
-/* Answers for those of owner->pending that nobody names; the others stay. Returns how many went to `free_out` (room for
- * all). */
-static uint32_t collect_locked(mcs_owner_t *owner, uint64_t *sorted, uint64_t *named, uint64_t *free_out)
+/* Room for one look: `count` generations each, and bits. */
+typedef struct look {
+    uint64_t *sorted;
+    uint64_t *freed;
+    uint64_t *named;
+    uint64_t *met;
+} look_t;
+
+static size_t look_words(size_t count)
+{
+    return 2 * count + 2 * (count / 64 + 1);
+}
+
+static look_t look_init(uint64_t *memory, size_t count)
+{
+    look_t look = {memory, memory + count, memory + 2 * count, memory + 2 * count + count / 64 + 1};
+    memset(look.named, 0, 2 * (count / 64 + 1) * sizeof(uint64_t));
+    return look;
+}
+
+/* Answers for those of owner->pending that nobody names; the others stay. Returns how many went to look->freed. The
+ * same record twice (the master may repeat a request) is answered once. */
+static uint32_t collect_locked(mcs_owner_t *owner, look_t *look)
 {
     uint32_t count = owner->pending_count;
     for (uint32_t i = 0; i < count; i++) {
-        kill_locked(owner, &owner->pending[i].record);
-        sorted[i] = owner->pending[i].record.generation;
+        owner->pending[i].marked = kill_locked(owner, &owner->pending[i].record);
+        look->sorted[i] = owner->pending[i].record.generation;
     }
-    qsort(sorted, count, sizeof(*sorted), compare_u64);
-    memset(named, 0, (count / 64 + 1) * sizeof(*named));
-    scan_locked(owner, sorted, count, named);
+    qsort(look->sorted, count, sizeof(*look->sorted), compare_u64);
+    scan_locked(owner, look->sorted, count, look->named);
     uint32_t kept = 0;
     uint32_t freed = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t generation = owner->pending[i].record.generation;
-        int64_t at = index_of(sorted, count, generation);
-        if ((named[at / 64] >> (at % 64) & 1) != 0) {
-            owner->pending[kept++] = owner->pending[i];
+        const owner_pending_t *pending = &owner->pending[i];
+        int64_t at = index_of(look->sorted, count, pending->record.generation);
+        if (get_bit(look->met, at)) {
+            continue;
+        }
+        set_bit(look->met, at);
+        if (!pending->marked || get_bit(look->named, at)) {
+            owner->pending[kept++] = *pending;
         } else {
-            free_out[freed++] = generation;
+            look->freed[freed++] = pending->record.generation;
         }
     }
     owner->pending_count = kept;
@@ -86,21 +133,21 @@ bool mcs_i_owner_rescan(mcs_owner_t *owner)
     }
     /* Room for more than there are now: releases may come in between. */
     size_t room = (size_t)count + 1024;
-    uint64_t *memory = mcs_malloc((2 * room + room / 64 + 1) * sizeof(uint64_t));
+    uint64_t *memory = mcs_malloc(look_words(room) * sizeof(uint64_t));
     if (memory == NULL) {
         return true;
     }
-    uint64_t *free_out = memory + room;
+    look_t look = look_init(memory, room);
     uint32_t freed = 0;
     bool left = true;
     mcs_mutex_lock(&owner->lock);
     if (owner->pending_count <= room) {
-        freed = collect_locked(owner, memory, free_out + room, free_out);
+        freed = collect_locked(owner, &look);
         left = owner->pending_count > 0;
     }
     mcs_mutex_unlock(&owner->lock);
     if (freed > 0) {
-        owner->config.released(owner->config.released_arg, free_out, freed);
+        owner->config.released(owner->config.released_arg, look.freed, freed);
     }
     mcs_free(memory);
     return left;
@@ -119,27 +166,20 @@ static bool valid_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
     return need <= size && record->offset <= size - need;
 }
 
-static bool is_pending_locked(const mcs_owner_t *owner, uint64_t generation)
-{
-    for (uint32_t i = 0; i < owner->pending_count; i++) {
-        if (owner->pending[i].record.generation == generation) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool remember_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
 {
     mcs_id_t session = {record->session_hi, record->session_lo};
-    if (mcs_i_owner_ended_locked(owner, session) || mcs_revoked_has(owner_revoked_table(owner), record->generation)) {
+    /* An ended session is refused as a whole, but for our own slots, which have none. */
+    bool refused = mcs_i_owner_ended_locked(owner, session) && !mcs_i_owner_is_own_locked(owner, session);
+    if (refused || mcs_revoked_has(owner_revoked_table(owner), record->generation)) {
         return true;
     }
     if (owner->revoked_count == MCS_REVOKED_MAX ||
         mcs_revoked_add(owner_revoked_table(owner), record->generation) != MCS_OK) {
         return false;
     }
-    owner->revoked[owner->revoked_count++] = (owner_revoked_t){record->generation, session};
+    owner->revoked[owner->revoked_count++] =
+        (owner_revoked_t){record->generation, session, {record->instance_hi, record->instance_lo}};
     return true;
 }
 
@@ -162,15 +202,13 @@ void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uin
 {
     uint32_t refused = 0;
     mcs_mutex_lock(&owner->lock);
-    uint32_t before = owner->pending_count;
     for (uint32_t i = 0; i < count; i++) {
         const mcs_col_release_t *record = &records[i];
-        bool known = before > 0 && is_pending_locked(owner, record->generation);
         if (!valid_locked(owner, record)) {
             refused++;
         } else if ((record->flags & MCS_RELEASE_MAY_WRITE) != 0 && !remember_locked(owner, record)) {
             refused++; /* not answered: the master keeps it in quarantine (owner.h) */
-        } else if (!known && !append_locked(owner, record)) {
+        } else if (!append_locked(owner, record)) {
             refused++;
         }
     }

@@ -5,7 +5,14 @@
  *
  * The faulter is one thread for all segments of a client. It works in pieces, so that a stop is quick and the segments
  * take turns, and publishes after each. Mappers of other processes move the high mark in the shared control page
- * without being able to wake it: it also looks by itself a few times a second while a segment is not fully faulted. */
+ * without being able to wake it: it also looks by itself while a segment is not fully faulted, more often after the
+ * mark has moved.
+ *
+ * What mappers can write (the control page) is never trusted further than for how much to fault: how far this process
+ * has come is kept aside.
+ *
+ * A forked child has none of the memory (MADV_DONTFORK) and none of the descriptors: it leaves everything alone (rule
+ * 11). */
 #include "core/segment/segment.h"
 
 #include <errno.h>
@@ -24,10 +31,13 @@
 #include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
+#include "core/segment/region.h"
 
 #define AREA        "segment"
 #define PIECE       (8 * MCS_MIB)
-#define LOOK_EVERY  (25 * MCS_NS_PER_MS)
+#define LOOK_EVERY  (25 * MCS_NS_PER_MS) /* at 2 GB/s a fifth of the default window */
+#define LOOK_IDLE   (250 * MCS_NS_PER_MS)
+#define BUSY_FOR    (2 * MCS_NS_PER_SEC)
 #define CTL_BYTES   ((size_t)4096)
 #define SEGMENT_MAX (UINT64_C(1) << 46)
 
@@ -38,6 +48,7 @@
 struct mcs_faulter {
     uint32_t refs; /* the creator, and one per segment */
     uint32_t stop; /* atomic */
+    uint64_t token;
     mcs_thread_t thread;
     mcs_event_t wake;
     mcs_mutex_t lock; /* rank FAULTER; held while a piece is populated, so that a segment cannot go meanwhile */
@@ -55,6 +66,8 @@ struct mcs_segment {
     int fd;
     int ctl_fd;
     mcs_segment_ctl_t *ctl;
+    uint64_t faulted; /* atomic: what ctl->faulted should say */
+    uint64_t token;
     bool failed; /* under the faulter's lock: the kernel has no memory; asked again later */
 };
 
@@ -91,10 +104,10 @@ static uint64_t wanted_end(const mcs_segment_t *segment)
     return segment->size - high < segment->window ? segment->size : high + segment->window;
 }
 
-/* One piece of one segment. True when there is more to do. */
+/* One piece of one segment. True when something was done. */
 static bool fault_piece(mcs_segment_t *segment)
 {
-    uint64_t faulted = __atomic_load_n(&segment->ctl->faulted, __ATOMIC_RELAXED);
+    uint64_t faulted = __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED);
     uint64_t end = wanted_end(segment);
     if (faulted >= end) {
         return false;
@@ -110,11 +123,12 @@ static bool fault_piece(mcs_segment_t *segment)
     }
     segment->failed = false;
     /* Release: who sees the new end may touch the pages below it without a fault. */
+    __atomic_store_n(&segment->faulted, faulted + len, __ATOMIC_RELEASE);
     __atomic_store_n(&segment->ctl->faulted, faulted + len, __ATOMIC_RELEASE);
-    return faulted + len < end;
+    return true;
 }
 
-/* Each segment's next piece. *unfinished: some segment may want more later. */
+/* Each segment's next piece. True when something was done. *unfinished: some segment may want more later. */
 static bool fault_round(mcs_faulter_t *faulter, bool *unfinished)
 {
     bool more = false;
@@ -124,7 +138,7 @@ static bool fault_round(mcs_faulter_t *faulter, bool *unfinished)
     {
         mcs_segment_t *segment = MCS_CONTAINER_OF(node, mcs_segment_t, node);
         more = fault_piece(segment) || more;
-        *unfinished = *unfinished || __atomic_load_n(&segment->ctl->faulted, __ATOMIC_RELAXED) < segment->size;
+        *unfinished = *unfinished || __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED) < segment->size;
     }
     mcs_mutex_unlock(&faulter->lock);
     return more;
@@ -135,11 +149,16 @@ static void faulter_main(void *arg)
     mcs_faulter_t *faulter = arg;
     /* At ordinary priority: a faulter that is kept off the processor while it holds a page's lock stalls the callers
      * that wait for that page. */
+    uint64_t busy_until = 0;
     while (__atomic_load_n(&faulter->stop, __ATOMIC_ACQUIRE) == 0) {
         bool unfinished;
-        if (!fault_round(faulter, &unfinished)) {
-            mcs_event_wait(&faulter->wake, unfinished ? mcs_now_ns() + LOOK_EVERY : MCS_NEVER);
+        uint64_t now = mcs_now_ns();
+        if (fault_round(faulter, &unfinished)) {
+            busy_until = now + BUSY_FOR;
+            continue;
         }
+        uint64_t look = now + (now < busy_until ? LOOK_EVERY : LOOK_IDLE);
+        mcs_event_wait(&faulter->wake, unfinished ? look : MCS_NEVER);
     }
 }
 
@@ -159,6 +178,7 @@ mcs_status_t mcs_faulter_create(mcs_faulter_t **faulter_out)
         return MCS_ERR_NO_MEMORY;
     }
     faulter->refs = 1;
+    faulter->token = mcs_process_token();
     mcs_status_t status = mcs_event_init(&faulter->wake);
     if (status != MCS_OK) {
         mcs_free(faulter);
@@ -177,7 +197,7 @@ mcs_status_t mcs_faulter_create(mcs_faulter_t **faulter_out)
 
 void mcs_faulter_destroy(mcs_faulter_t *faulter)
 {
-    if (faulter == NULL) {
+    if (faulter == NULL || faulter->token != mcs_process_token()) {
         return;
     }
     __atomic_store_n(&faulter->stop, 1, __ATOMIC_RELEASE);
@@ -191,20 +211,12 @@ void mcs_faulter_destroy(mcs_faulter_t *faulter)
 /* A sealed memory file of `size` bytes. -1 with errno. */
 static int memory_file(const char *name, uint64_t size, unsigned flags)
 {
-    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
-        errno = ENOMEM;
-        return -1;
-    }
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
-    if (fd < 0) {
-        return -1;
-    }
-    if (ftruncate(fd, (off_t)size) != 0 || fchmod(fd, 0600) != 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    int fd = mcs_memfd_open(name, size, flags);
+    if (fd >= 0 && !mcs_memfd_seal(fd, false)) {
         int error = errno;
-        close(fd);
+        mcs_memfd_close(fd);
         errno = error;
-        return -1;
+        fd = -1;
     }
     return fd;
 }
@@ -224,20 +236,24 @@ static void *map_file(int fd, uint64_t size)
     return base;
 }
 
+static bool is_huge_size(uint64_t size)
+{
+    return size >= 2 * MCS_MIB && (size & (size - 1)) == 0;
+}
+
 /* Huge pages are reserved by mmap: a pool that is too small fails here and not at a touch. */
 static bool make_huge(mcs_segment_t *segment, const mcs_segment_config_t *config)
 {
     unsigned shift = (unsigned)__builtin_ctzll(config->huge_page_size);
     uint64_t size = MCS_ALIGN_UP(config->size, config->huge_page_size);
+    errno = 0;
     segment->fd = memory_file("mooncake-segment", size, MFD_HUGETLB | shift << MAP_HUGE_SHIFT);
     segment->base = segment->fd >= 0 ? map_file(segment->fd, size) : NULL;
     if (segment->base == NULL) {
         mcs_warn(AREA, "no huge pages for a segment of %llu bytes (%s): ordinary pages are used",
                  (unsigned long long)config->size, strerror(errno));
-        if (segment->fd >= 0) {
-            close(segment->fd);
-            segment->fd = -1;
-        }
+        mcs_memfd_close(segment->fd);
+        segment->fd = -1;
         return false;
     }
     segment->size = size;
@@ -246,7 +262,7 @@ static bool make_huge(mcs_segment_t *segment, const mcs_segment_config_t *config
 
 static mcs_status_t make_memory(mcs_segment_t *segment, const mcs_segment_config_t *config)
 {
-    if (config->huge_pages && make_huge(segment, config)) {
+    if (config->huge_pages && is_huge_size(config->huge_page_size) && make_huge(segment, config)) {
         return MCS_OK;
     }
     segment->size = MCS_ALIGN_UP(config->size, page_size());
@@ -296,15 +312,11 @@ static void segment_free(mcs_segment_t *segment)
     if (segment->ctl != NULL) {
         munmap(segment->ctl, CTL_BYTES);
     }
-    if (segment->ctl_fd >= 0) {
-        close(segment->ctl_fd);
-    }
+    mcs_memfd_close(segment->ctl_fd);
     if (segment->base != NULL) {
         munmap(segment->base, segment->size);
     }
-    if (segment->fd >= 0) {
-        close(segment->fd);
-    }
+    mcs_memfd_close(segment->fd);
     mcs_free(segment);
 }
 
@@ -322,6 +334,7 @@ mcs_status_t mcs_segment_create(const mcs_segment_config_t *config, mcs_faulter_
     segment->ctl_fd = -1;
     segment->instance = mcs_id_random();
     segment->window = config->fault_window;
+    segment->token = mcs_process_token();
     mcs_list_init(&segment->node);
     mcs_status_t status = make_memory(segment, config);
     if (status == MCS_OK) {
@@ -350,7 +363,8 @@ mcs_segment_t *mcs_segment_get(mcs_segment_t *segment)
 
 void mcs_segment_put(mcs_segment_t *segment)
 {
-    if (segment == NULL || __atomic_sub_fetch(&segment->refs, 1, __ATOMIC_ACQ_REL) != 0) {
+    if (segment == NULL || segment->token != mcs_process_token() ||
+        __atomic_sub_fetch(&segment->refs, 1, __ATOMIC_ACQ_REL) != 0) {
         return;
     }
     mcs_mutex_lock(&segment->faulter->lock);
@@ -404,7 +418,7 @@ void mcs_segment_touch(mcs_segment_t *segment, uint64_t end)
         /* `high` was read again. */
     }
     /* Woken when half the window is used up, not at every step. */
-    uint64_t faulted = __atomic_load_n(&segment->ctl->faulted, __ATOMIC_RELAXED);
+    uint64_t faulted = __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED);
     if (faulted < segment->size && end + segment->window / 2 > faulted) {
         mcs_event_set(&segment->faulter->wake);
     }
@@ -416,7 +430,7 @@ mcs_status_t mcs_segment_ensure(mcs_segment_t *segment, uint64_t offset, uint64_
         return MCS_ERR_INVALID_PARAMS;
     }
     /* Acquire: pairs with the faulter's store. */
-    if (len == 0 || offset + len <= __atomic_load_n(&segment->ctl->faulted, __ATOMIC_ACQUIRE)) {
+    if (len == 0 || offset + len <= __atomic_load_n(&segment->faulted, __ATOMIC_ACQUIRE)) {
         return MCS_OK;
     }
     mcs_status_t status = populate(segment, offset, len);

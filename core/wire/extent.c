@@ -3,6 +3,39 @@
 
 #include <string.h>
 
+/* A reader with an old descriptor may look at a header while the extent's next writer fills it. What it meets then is
+ * told by the state, the generation and the CRC; that the accesses themselves are no data race takes atomic words. */
+static void store_word(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+static void store_header(mcs_extent_header_t *to, const mcs_extent_header_t *from)
+{
+    uint64_t words[MCS_EXTENT_HEADER / sizeof(uint64_t)];
+    memcpy(words, from, sizeof(words));
+    uint64_t *at = (uint64_t *)(void *)to;
+    store_word(&at[0], words[0]);
+    __atomic_store_n(&to->header_crc, from->header_crc, __ATOMIC_RELAXED); /* the other half is the state */
+    for (size_t i = 2; i < MCS_ARRAY_LEN(words); i++) {
+        store_word(&at[i], words[i]);
+    }
+}
+
+/* Without the block CRCs: only who holds the extent may look at those. */
+static void load_header(mcs_extent_header_t *to, const mcs_extent_header_t *from)
+{
+    uint64_t words[offsetof(mcs_extent_header_t, crc) / sizeof(uint64_t)];
+    const uint64_t *at = (const uint64_t *)(const void *)from;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(words); i++) {
+        words[i] = __atomic_load_n(&at[i], __ATOMIC_RELAXED);
+    }
+    memcpy(to, words, sizeof(words));
+}
+_Static_assert(offsetof(mcs_extent_header_t, state) == 8 && offsetof(mcs_extent_header_t, generation) == 16 &&
+                   offsetof(mcs_extent_header_t, crc) == 48,
+               "whole words");
+
 /* Covers what never changes between OPEN and DEAD; seeded with the instance. */
 static uint32_t header_crc(const mcs_extent_header_t *header, mcs_id_t instance)
 {
@@ -15,16 +48,17 @@ static uint32_t header_crc(const mcs_extent_header_t *header, mcs_id_t instance)
 void mcs_extent_open(mcs_extent_header_t *header, mcs_id_t instance, uint64_t generation, uint64_t payload_len,
                      mcs_hash128_t key_hash)
 {
+    mcs_extent_header_t fresh = {
+        .magic = MCS_EXTENT_MAGIC,
+        .version = MCS_EXTENT_VERSION,
+        .generation = generation,
+        .payload_len = payload_len,
+        .key_hash = key_hash,
+    };
+    fresh.header_crc = header_crc(&fresh, instance);
     /* DEAD first: a header that is half written must not look like the one it replaces. */
-    __atomic_store_n(&header->state, (uint32_t)MCS_EXTENT_DEAD, __ATOMIC_RELEASE);
-    header->magic = MCS_EXTENT_MAGIC;
-    header->version = MCS_EXTENT_VERSION;
-    header->flags = 0;
-    header->generation = generation;
-    header->payload_len = payload_len;
-    header->key_hash = key_hash;
-    memset(header->crc, 0, sizeof(header->crc));
-    header->header_crc = header_crc(header, instance);
+    __atomic_store_n(&header->state, (uint32_t)MCS_EXTENT_DEAD, __ATOMIC_SEQ_CST);
+    store_header(header, &fresh);
     __atomic_store_n(&header->state, (uint32_t)MCS_EXTENT_OPEN, __ATOMIC_RELEASE);
 }
 
@@ -53,9 +87,10 @@ mcs_extent_state_t mcs_extent_check(const mcs_extent_header_t *header, mcs_id_t 
     if (state != MCS_EXTENT_OPEN && state != MCS_EXTENT_WRITTEN) {
         return MCS_EXTENT_DEAD;
     }
-    if (header->magic != MCS_EXTENT_MAGIC || header->version != MCS_EXTENT_VERSION ||
-        header->generation != generation || header->payload_len != payload_len ||
-        header->header_crc != header_crc(header, instance)) {
+    mcs_extent_header_t seen;
+    load_header(&seen, header);
+    if (seen.magic != MCS_EXTENT_MAGIC || seen.version != MCS_EXTENT_VERSION || seen.generation != generation ||
+        seen.payload_len != payload_len || seen.header_crc != header_crc(&seen, instance)) {
         return MCS_EXTENT_DEAD;
     }
     return (mcs_extent_state_t)state;
