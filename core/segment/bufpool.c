@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "core/base/alloc.h"
 #include "core/base/fault.h"
 #include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/log.h"
+#include "core/base/thread.h"
 
 #define AREA    "bufpool"
 #define ALIGN   UINT64_C(64)
@@ -18,6 +20,8 @@
 #define BUCKETS 1024u
 /* Pages of free blocks at least this large go back to the kernel. */
 #define GIVE_BACK (4 * MCS_MIB)
+/* Blocks of the size's own bin that are looked at before a larger one is cut. */
+#define OWN_BIN_LOOKS 16u
 
 typedef struct block {
     mcs_list_t by_address;
@@ -29,7 +33,8 @@ typedef struct block {
 } block_t;
 
 struct mcs_bufpool {
-    uint32_t refs; /* atomic: the creator, and one per piece handed out to something that outlives it */
+    uint32_t refs;  /* atomic: the creator, and one per piece handed out to something that outlives it */
+    uint64_t token; /* of the process that has the memory (rule 11) */
     uint8_t *base;
     uint64_t size;
     mcs_mutex_t lock; /* rank BUFPOOL: what follows */
@@ -89,6 +94,7 @@ mcs_status_t mcs_bufpool_create(uint64_t size, mcs_bufpool_t **pool_out)
         return MCS_ERR_NO_MEMORY;
     }
     pool->refs = 1;
+    pool->token = mcs_process_token();
     pool->size = MCS_ALIGN_DOWN(size, ALIGN);
     mcs_mutex_init(&pool->lock, MCS_RANK_BUFPOOL, "bufpool");
     mcs_list_init(&pool->blocks);
@@ -101,7 +107,8 @@ mcs_status_t mcs_bufpool_create(uint64_t size, mcs_bufpool_t **pool_out)
                                                       : mmap(NULL, pool->size, PROT_READ | PROT_WRITE,
                                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (base == MAP_FAILED) {
-            mcs_error(AREA, "local buffer of %llu bytes: %s", (unsigned long long)size, strerror(errno));
+            mcs_error(AREA, "local buffer of %llu bytes: %s: %s", (unsigned long long)size, strerror(errno),
+                      mcs_status_name(MCS_ERR_NO_MEMORY));
             status = MCS_ERR_NO_MEMORY;
         } else {
             pool->base = base;
@@ -126,24 +133,39 @@ mcs_bufpool_t *mcs_bufpool_get(mcs_bufpool_t *pool)
 
 void mcs_bufpool_put(mcs_bufpool_t *pool)
 {
-    if (pool != NULL && __atomic_sub_fetch(&pool->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+    /* A forked child has none of the memory: whatever it has mapped there is something else's. */
+    if (pool != NULL && pool->token == mcs_process_token() &&
+        __atomic_sub_fetch(&pool->refs, 1, __ATOMIC_ACQ_REL) == 0) {
         pool_free(pool);
     }
 }
 
-static block_t *find_locked(mcs_bufpool_t *pool, uint64_t size)
+/* The first block of a bin that is large enough, among the first `looks`. */
+static block_t *find_in_bin_locked(mcs_bufpool_t *pool, unsigned bin, uint64_t size, uint64_t looks)
 {
-    /* In the size's own bin a block may be too small; in those above none is. */
-    for (unsigned bin = bin_of(size); bin < BINS; bin++) {
-        MCS_LIST_FOR_EACH(node, &pool->bins[bin])
-        {
-            block_t *block = MCS_CONTAINER_OF(node, block_t, free_node);
-            if (block->size >= size) {
-                return block;
-            }
+    MCS_LIST_FOR_EACH(node, &pool->bins[bin])
+    {
+        block_t *block = MCS_CONTAINER_OF(node, block_t, free_node);
+        if (block->size >= size) {
+            return block;
+        }
+        if (--looks == 0) {
+            break;
         }
     }
     return NULL;
+}
+
+/* In the size's own bin a block may be too small, in those above none is. The own bin can be long: all of it is looked
+ * through only when there is nothing larger, before the pool says that it is full. */
+static block_t *find_locked(mcs_bufpool_t *pool, uint64_t size)
+{
+    unsigned own = bin_of(size);
+    block_t *block = find_in_bin_locked(pool, own, size, OWN_BIN_LOOKS);
+    for (unsigned bin = own + 1; block == NULL && bin < BINS; bin++) {
+        block = find_in_bin_locked(pool, bin, size, 1);
+    }
+    return block != NULL ? block : find_in_bin_locked(pool, own, size, UINT64_MAX);
 }
 
 static void mark_used_locked(mcs_bufpool_t *pool, block_t *block)
@@ -157,6 +179,9 @@ static void mark_used_locked(mcs_bufpool_t *pool, block_t *block)
 
 mcs_status_t mcs_bufpool_alloc(mcs_bufpool_t *pool, uint64_t size, void **ptr_out)
 {
+    if (pool->token != mcs_process_token()) {
+        return MCS_ERR_FORKED;
+    }
     if (size == 0 || size > pool->size) {
         return MCS_ERR_INVALID_PARAMS;
     }
@@ -218,21 +243,27 @@ static block_t *merge_locked(mcs_bufpool_t *pool, mcs_list_t *node, block_t *blo
     return other;
 }
 
+/* Pages of a large block. Without the lock: the block is nobody's yet. */
+static void give_back(const mcs_bufpool_t *pool, const block_t *block)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t begin = MCS_ALIGN_UP(block->offset, page);
+    uint64_t end = MCS_ALIGN_DOWN(block->offset + block->size, page);
+    madvise(pool->base + begin, end - begin, MADV_FREE);
+}
+
 void mcs_bufpool_free(mcs_bufpool_t *pool, void *ptr)
 {
-    if (ptr == NULL) {
+    if (ptr == NULL || pool->token != mcs_process_token()) {
         return;
     }
     mcs_mutex_lock(&pool->lock);
     block_t *block = take_used_locked(pool, (uint64_t)((uint8_t *)ptr - pool->base));
-    uint64_t begin = block->offset;
-    uint64_t len = block->size;
-    if (len >= GIVE_BACK) {
-        /* While the block is still ours: nobody may be given these pages meanwhile. */
-        uint64_t page_begin = MCS_ALIGN_UP(begin, UINT64_C(4096));
-        uint64_t page_end = MCS_ALIGN_DOWN(begin + len, UINT64_C(4096));
-        madvise(pool->base + page_begin, page_end - page_begin, MADV_FREE);
+    mcs_mutex_unlock(&pool->lock);
+    if (block->size >= GIVE_BACK) {
+        give_back(pool, block);
     }
+    mcs_mutex_lock(&pool->lock);
     block_t *left = merge_locked(pool, block->by_address.prev, block);
     block_t *right = merge_locked(pool, block->by_address.next, block);
     bin_insert(pool, block);

@@ -1,5 +1,6 @@
 /* The local buffer: a bounded pool of memory for handles and staging (`local_buffer_size`). Pieces are 64-byte aligned.
- * Anonymous memory, faulted by use and a small window ahead; MADV_DONTFORK. Thread-safe (MCS_RANK_BUFPOOL). Reference
+ * Anonymous memory, faulted by use; pages of large pieces go back to the kernel when it wants them. MADV_DONTFORK: a
+ * forked child is refused new pieces, and what it gives back is ignored. Thread-safe (MCS_RANK_BUFPOOL). Reference
  * counted: handles that outlive close() keep it. */
 #ifndef MCS_SEGMENT_BUFPOOL_H
 #define MCS_SEGMENT_BUFPOOL_H

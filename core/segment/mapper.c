@@ -1,23 +1,23 @@
-/* See mapper.h. Mappings are found in a short list under the mapper's lock (a process maps as many segments as there
- * are peers on the host); connecting and mapping happen without it, and the loser of a race gives its work up. */
+/* See mapper.h. The mappings of a process and its connections; pins are in pin.c, the talk with an owner is in
+ * mapper_conn.c.
+ *
+ * Mappings are found in a short list under the mapper's lock (a process maps as many segments as there are peers on the
+ * host); connecting and mapping happen without it, and the loser of a race gives its work up.
+ *
+ * One thread ("mcs-mapper", from the first connection on) sleeps on the connections: an owner that has gone, or parts
+ * with us because a segment of its has gone, must not keep its memory through mappings that nobody asks for any more.
+ */
 #include "core/segment/mapper.h"
 
-#include <errno.h>
+#include <poll.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/thread.h"
 #include "core/segment/mapper_internal.h"
 #include "core/segment/owner_internal.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 #define FAILURES_MAX   256u
 #define FAILURE_FOR_NS MCS_NS_PER_SEC
@@ -31,9 +31,15 @@ struct mcs_mapper {
     mcs_mapper_config_t config;
     mcs_mapper_counts_t *counts;
     mapper_conn_t *own; /* slots of this process with its own owner; NULL without one */
-    mcs_mutex_t lock;   /* rank MAPPER: what follows */
+    uint64_t token;     /* of the process that made it */
+    uint32_t stop;      /* atomic */
+    mcs_event_t wake;   /* the list of connections has changed */
+    mcs_thread_t thread;
+    mcs_mutex_t lock; /* rank MAPPER: what follows */
+    bool watched;     /* the thread runs */
     mcs_id_t session;
     mcs_list_t conns;
+    uint32_t conn_count;
     mcs_list_t mappings;
     failure_t failures[FAILURES_MAX];
     uint32_t next_failure;
@@ -56,7 +62,8 @@ mcs_mapping_t *mcs_mapping_ref(mcs_mapping_t *mapping)
 
 void mcs_mapping_put(mcs_mapping_t *mapping)
 {
-    if (mapping == NULL || __atomic_sub_fetch(&mapping->refs, 1, __ATOMIC_ACQ_REL) != 0) {
+    if (mapping == NULL || mapping->token != mcs_process_token() ||
+        __atomic_sub_fetch(&mapping->refs, 1, __ATOMIC_ACQ_REL) != 0) {
         return;
     }
     __atomic_fetch_sub(&mapping->counts->mappings, 1, __ATOMIC_RELAXED);
@@ -82,6 +89,7 @@ static mcs_mapping_t *mapping_create(mcs_mapper_t *mapper, mapper_conn_t *conn, 
         return NULL;
     }
     mapping->refs = 1;
+    mapping->token = mcs_process_token();
     mcs_list_init(&mapping->node);
     mapping->counts = mapper->counts;
     __atomic_fetch_add(&mapping->counts->refs, 1, __ATOMIC_RELAXED);
@@ -107,7 +115,8 @@ static mapper_conn_t *own_conn_create(mcs_mapper_t *mapper)
     mcs_mutex_init(&conn->lock, MCS_RANK_IPC, "own slots");
     mcs_list_init(&conn->node);
     mcs_owner_t *owner = mapper->config.owner;
-    owner_page_t *page = mcs_i_owner_add_page(owner, (mcs_id_t){0, 0}, -1);
+    bool ended;
+    owner_page_t *page = mcs_i_owner_add_page(owner, (mcs_id_t){0, 0}, -1, &ended);
     if (page == NULL) {
         mcs_i_mapper_conn_put(conn);
         return NULL;
@@ -129,25 +138,39 @@ mcs_status_t mcs_mapper_create(const mcs_mapper_config_t *config, mcs_mapper_t *
     counts->refs = 1;
     mapper->config = *config;
     mapper->counts = counts;
+    mapper->token = mcs_process_token();
     mcs_mutex_init(&mapper->lock, MCS_RANK_MAPPER, "mapper");
     mcs_list_init(&mapper->conns);
     mcs_list_init(&mapper->mappings);
-    if (config->owner != NULL) {
+    mcs_status_t status = mcs_event_init(&mapper->wake);
+    if (status == MCS_OK && config->owner != NULL) {
         mapper->own = own_conn_create(mapper);
-        if (mapper->own == NULL) {
-            mcs_mapper_destroy(mapper);
-            return MCS_ERR_NO_MEMORY;
-        }
+        status = mapper->own != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
+    }
+    if (status != MCS_OK) {
+        mcs_mapper_destroy(mapper);
+        return status;
     }
     *mapper_out = mapper;
     return MCS_OK;
 }
 
+static void unlist_conn_locked(mcs_mapper_t *mapper, mapper_conn_t *conn)
+{
+    mcs_list_remove(&conn->node);
+    mapper->conn_count--;
+}
+
 void mcs_mapper_destroy(mcs_mapper_t *mapper)
 {
-    if (mapper == NULL) {
+    if (mapper == NULL || mapper->token != mcs_process_token()) {
         return;
     }
+    __atomic_store_n(&mapper->stop, 1, __ATOMIC_RELEASE);
+    if (mapper->wake.fd >= 0) {
+        mcs_event_set(&mapper->wake);
+    }
+    mcs_thread_join(&mapper->thread);
     while (!mcs_list_empty(&mapper->mappings)) {
         mcs_mapping_t *mapping = MCS_LIST_FIRST(&mapper->mappings, mcs_mapping_t, node);
         mcs_list_remove(&mapping->node);
@@ -159,6 +182,7 @@ void mcs_mapper_destroy(mcs_mapper_t *mapper)
         mcs_i_mapper_conn_put(conn);
     }
     mcs_i_mapper_conn_put(mapper->own);
+    mcs_event_fini(&mapper->wake);
     mcs_mutex_fini(&mapper->lock);
     counts_put(mapper->counts);
     mcs_free(mapper);
@@ -201,11 +225,15 @@ void mcs_mapper_set_session(mcs_mapper_t *mapper, mcs_id_t session)
     MCS_LIST_FOR_EACH_SAFE(node, next, &mapper->conns)
     {
         if (!mcs_id_equal(MCS_CONTAINER_OF(node, mapper_conn_t, node)->session, session)) {
-            mcs_list_remove(node);
+            unlist_conn_locked(mapper, MCS_CONTAINER_OF(node, mapper_conn_t, node));
             mcs_list_push_tail(&dropped, node);
         }
     }
     mcs_mutex_unlock(&mapper->lock);
+    if (mapper->config.owner != NULL) {
+        mcs_i_owner_own_session(mapper->config.owner, session);
+    }
+    mcs_event_set(&mapper->wake);
     drop_mappings(mapper, of_other_session, &session);
     while (!mcs_list_empty(&dropped)) {
         mapper_conn_t *conn = MCS_LIST_FIRST(&dropped, mapper_conn_t, node);
@@ -241,6 +269,73 @@ static bool is_instance(const mcs_mapping_t *mapping, const void *instance)
 void mcs_mapper_remove_own(mcs_mapper_t *mapper, mcs_id_t instance)
 {
     drop_mappings(mapper, is_instance, &instance);
+}
+
+/* ---- owners that go ---- */
+
+static bool of_conn(const mcs_mapping_t *mapping, const void *conn)
+{
+    return mapping->conn == conn;
+}
+
+/* New pins fail at once; pins that are there keep their memory. */
+static void drop_lost(mcs_mapper_t *mapper, mapper_conn_t *conn)
+{
+    __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
+    drop_mappings(mapper, of_conn, conn);
+    mcs_mutex_lock(&mapper->lock);
+    bool listed = !mcs_list_empty(&conn->node);
+    if (listed) {
+        unlist_conn_locked(mapper, conn);
+    }
+    mcs_mutex_unlock(&mapper->lock);
+    if (listed) {
+        mcs_i_mapper_conn_put(conn);
+    }
+}
+
+/* What the thread sleeps on; a reference each, so that no descriptor is closed and used again meanwhile. */
+typedef struct watch {
+    struct pollfd fds[1 + MAPPER_CONNS_MAX];
+    mapper_conn_t *conns[MAPPER_CONNS_MAX];
+    uint32_t count;
+} watch_t;
+
+static void watch_fill(mcs_mapper_t *mapper, watch_t *watch)
+{
+    watch->count = 0;
+    watch->fds[0] = (struct pollfd){.fd = mapper->wake.fd, .events = POLLIN};
+    mcs_mutex_lock(&mapper->lock);
+    MCS_LIST_FOR_EACH(node, &mapper->conns)
+    {
+        mapper_conn_t *conn = MCS_CONTAINER_OF(node, mapper_conn_t, node);
+        __atomic_fetch_add(&conn->refs, 1, __ATOMIC_RELAXED);
+        watch->conns[watch->count++] = conn;
+        /* Not POLLIN: answers are for the thread that asked. */
+        watch->fds[watch->count] = (struct pollfd){.fd = conn->fd, .events = POLLRDHUP};
+    }
+    mcs_mutex_unlock(&mapper->lock);
+}
+
+static void mapper_main(void *arg)
+{
+    mcs_mapper_t *mapper = arg;
+    watch_t watch;
+    while (__atomic_load_n(&mapper->stop, __ATOMIC_ACQUIRE) == 0) {
+        watch_fill(mapper, &watch);
+        bool known = poll(watch.fds, 1 + watch.count, -1) > 0;
+        if (known && watch.fds[0].revents != 0) {
+            mcs_event_clear(&mapper->wake);
+        }
+        for (uint32_t i = 0; i < watch.count; i++) {
+            mapper_conn_t *conn = watch.conns[i];
+            if (known && watch.fds[1 + i].revents != 0) {
+                mcs_debug(MAPPER_AREA, "owner %016llx has gone or parts with us", (unsigned long long)conn->owner.hi);
+                drop_lost(mapper, conn);
+            }
+            mcs_i_mapper_conn_put(conn);
+        }
+    }
 }
 
 /* ---- getting a mapping ---- */
@@ -280,12 +375,34 @@ static mapper_conn_t *find_conn_locked(mcs_mapper_t *mapper, mcs_id_t owner)
     MCS_LIST_FOR_EACH(node, &mapper->conns)
     {
         mapper_conn_t *conn = MCS_CONTAINER_OF(node, mapper_conn_t, node);
-        if (mcs_id_equal(conn->owner, owner) && __atomic_load_n(&conn->lost, __ATOMIC_ACQUIRE) == 0) {
+        if (mcs_id_equal(conn->owner, owner) && !mapper_conn_lost(conn)) {
             __atomic_fetch_add(&conn->refs, 1, __ATOMIC_RELAXED);
             return conn;
         }
     }
     return NULL;
+}
+
+/* A reference for the list, when it is to be there. */
+static mcs_status_t list_conn_locked(mcs_mapper_t *mapper, mapper_conn_t *conn)
+{
+    if (!mcs_id_equal(mapper->session, conn->session)) {
+        return MCS_ERR_TRANSFER_FAIL; /* another session began meanwhile */
+    }
+    if (mapper->conn_count == MAPPER_CONNS_MAX) {
+        return MCS_ERR_LIMIT;
+    }
+    if (!mapper->watched) {
+        mcs_status_t status = mcs_thread_start(&mapper->thread, "mcs-mapper", mapper_main, mapper);
+        if (status != MCS_OK) {
+            return status;
+        }
+        mapper->watched = true;
+    }
+    __atomic_fetch_add(&conn->refs, 1, __ATOMIC_RELAXED);
+    mcs_list_push_tail(&mapper->conns, &conn->node);
+    mapper->conn_count++;
+    return MCS_OK;
 }
 
 /* The connection to the peer's process, with a reference. */
@@ -306,21 +423,20 @@ static mcs_status_t get_conn(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer
     }
     mcs_mutex_lock(&mapper->lock);
     mapper_conn_t *other = find_conn_locked(mapper, peer->owner);
-    bool stale = !mcs_id_equal(mapper->session, session);
-    if (other == NULL && !stale) {
-        __atomic_fetch_add(&conn->refs, 1, __ATOMIC_RELAXED);
-        mcs_list_push_tail(&mapper->conns, &conn->node);
+    if (other == NULL) {
+        status = list_conn_locked(mapper, conn);
     }
     mcs_mutex_unlock(&mapper->lock);
-    if (other != NULL || stale) {
+    if (other != NULL || status != MCS_OK) {
         mcs_i_mapper_conn_put(conn);
         conn = other;
+    } else {
+        mcs_event_set(&mapper->wake);
     }
-    if (conn == NULL) {
-        return MCS_ERR_TRANSFER_FAIL;
+    if (status == MCS_OK) {
+        *conn_out = conn;
     }
-    *conn_out = conn;
-    return MCS_OK;
+    return status;
 }
 
 static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
@@ -336,7 +452,7 @@ static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *
     status = mcs_i_mapper_map(conn, peer->instance, peer->size, deadline_ns, &memory, &control);
     mcs_mapping_t *mapping = NULL;
     if (status == MCS_OK) {
-        mapping = mapping_create(mapper, conn, peer->instance, ((const mcs_segment_ctl_t *)control->base)->size);
+        mapping = mapping_create(mapper, conn, peer->instance, memory->size);
         status = mapping != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
     }
     if (status == MCS_OK) {
@@ -364,8 +480,8 @@ static mcs_mapping_t *enter_mapping(mcs_mapper_t *mapper, mcs_mapping_t *mapping
 {
     mcs_mutex_lock(&mapper->lock);
     mcs_mapping_t *other = find_locked(mapper, mapping->instance);
-    bool stale = !mcs_id_equal(mapping->conn->session, mapper->session);
-    if (other == NULL && !stale) {
+    bool listed = !mcs_list_empty(&mapping->conn->node); /* or it was lost, or another session began meanwhile */
+    if (other == NULL && listed) {
         mcs_list_push_tail(&mapper->mappings, &mcs_mapping_ref(mapping)->node);
     }
     mcs_mutex_unlock(&mapper->lock);
@@ -376,38 +492,6 @@ static mcs_mapping_t *enter_mapping(mcs_mapper_t *mapper, mcs_mapping_t *mapping
     return other;
 }
 
-typedef struct conn_match {
-    const mapper_conn_t *conn;
-} conn_match_t;
-
-static bool of_conn(const mcs_mapping_t *mapping, const void *arg)
-{
-    return mapping->conn == ((const conn_match_t *)arg)->conn;
-}
-
-/* The owner has gone: its mappings are of no use to new pins. */
-static void drop_lost(mcs_mapper_t *mapper, mapper_conn_t *conn)
-{
-    conn_match_t match = {conn};
-    bool listed = false;
-    drop_mappings(mapper, of_conn, &match);
-    mcs_mutex_lock(&mapper->lock);
-    MCS_LIST_FOR_EACH(node, &mapper->conns)
-    {
-        if (node == &conn->node) {
-            listed = true;
-            break;
-        }
-    }
-    if (listed) {
-        mcs_list_remove(&conn->node);
-    }
-    mcs_mutex_unlock(&mapper->lock);
-    if (listed) {
-        mcs_i_mapper_conn_put(conn);
-    }
-}
-
 mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
                             mcs_mapping_t **mapping_out)
 {
@@ -415,7 +499,7 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
     mcs_mapping_t *mapping = find_locked(mapper, peer->instance);
     bool failed = mapping == NULL && failed_lately_locked(mapper, peer->instance);
     mcs_mutex_unlock(&mapper->lock);
-    if (mapping != NULL && mcs_i_mapper_conn_lost(mapping->conn)) {
+    if (mapping != NULL && mapper_conn_lost(mapping->conn)) {
         drop_lost(mapper, mapping->conn);
         mcs_mapping_put(mapping);
         mapping = NULL;
@@ -431,180 +515,10 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
     if (status != MCS_OK) {
         mcs_debug(MAPPER_AREA, "owner at %s: no same-host path: %s", peer->ipc_path, mcs_status_name(status));
         remember_failure(mapper, peer->instance);
-        return status;
+        return status == MCS_ERR_NO_MEMORY ? status : MCS_ERR_TRANSFER_FAIL;
     }
     *mapping_out = enter_mapping(mapper, mapping);
     return MCS_OK;
-}
-
-/* ---- populating a peer's memory ---- */
-
-/* Whole pieces that the owner has faulted are populated at once and remembered; what is beyond is populated as far as
- * needed, each time. */
-static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, bool write)
-{
-    uint64_t faulted = __atomic_load_n(&mapping->ctl->faulted, __ATOMIC_ACQUIRE);
-    uint64_t end = offset + len;
-    for (uint64_t piece = offset / MAPPER_PIECE; piece * MAPPER_PIECE < end; piece++) {
-        uint64_t bit = UINT64_C(1) << (piece % 64);
-        uint64_t *word = &mapping->populated[piece / 64];
-        if ((__atomic_load_n(word, __ATOMIC_RELAXED) & bit) != 0) {
-            continue;
-        }
-        uint64_t from = piece * MAPPER_PIECE;
-        uint64_t to = MCS_MIN(from + MAPPER_PIECE, mapping->size);
-        bool whole = to <= faulted;
-        if (!whole) {
-            from = MCS_ALIGN_DOWN(MCS_MAX(from, offset), UINT64_C(4096));
-            to = MCS_MIN(MCS_ALIGN_UP(MCS_MIN(to, end), UINT64_C(4096)), mapping->size);
-        }
-        int rc;
-        do {
-            rc = madvise(mapping->base + from, to - from, whole || write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
-        } while (rc != 0 && (errno == EINTR || errno == EAGAIN));
-        if (rc != 0 && errno != EINVAL) {
-            return MCS_ERR_NO_MEMORY;
-        }
-        if (whole) {
-            __atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
-        }
-    }
-    return MCS_OK;
-}
-
-static mcs_status_t populate(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, bool write)
-{
-    if (mapping->own != NULL) {
-        if (!write) {
-            return MCS_OK; /* it was written through this very mapping or another of the same pages */
-        }
-        mcs_segment_touch(mapping->own, offset + len);
-        return mcs_segment_ensure(mapping->own, offset, len);
-    }
-    if (write) {
-        uint64_t high = __atomic_load_n(&mapping->ctl->high_mark, __ATOMIC_RELAXED);
-        while (high < offset + len && !__atomic_compare_exchange_n(&mapping->ctl->high_mark, &high, offset + len, true,
-                                                                   __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-            /* `high` was read again. */
-        }
-    }
-    return populate_peer(mapping, offset, len, write);
-}
-
-/* ---- pins ---- */
-
-static bool in_bounds(const mcs_mapping_t *mapping, uint64_t offset, uint64_t payload_len)
-{
-    if (payload_len == 0 || payload_len > MCS_OBJECT_MAX || offset % MCS_EXTENT_ALIGN != 0) {
-        return false;
-    }
-    uint64_t need = mcs_extent_len(payload_len);
-    return need <= mapping->size && offset <= mapping->size - need;
-}
-
-static mcs_slot_page_t *slots_of(const mcs_mapping_t *mapping)
-{
-    return mapping->conn->slots->base;
-}
-
-/* Publishes the slot and fills the pin, unchecked. */
-static mcs_status_t pin_begin(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
-                              mcs_status_t out_of_bounds, mcs_pin_t *pin)
-{
-    if (!in_bounds(mapping, offset, payload_len) || generation == 0) {
-        return out_of_bounds;
-    }
-    if (__atomic_load_n(&mapping->conn->lost, __ATOMIC_ACQUIRE) != 0) {
-        return MCS_ERR_TRANSFER_FAIL;
-    }
-    int slot = mcs_slot_publish(slots_of(mapping), generation);
-    if (slot < 0) {
-        bool closed = __atomic_load_n(&slots_of(mapping)->closed, __ATOMIC_RELAXED) != 0;
-        return closed ? MCS_ERR_TRANSFER_FAIL : MCS_ERR_LIMIT;
-    }
-    *pin = (mcs_pin_t){
-        .mapping = mcs_mapping_ref(mapping),
-        .header = (mcs_extent_header_t *)(void *)(mapping->base + offset),
-        .payload = mapping->base + offset + mcs_extent_payload_offset(payload_len),
-        .payload_len = payload_len,
-        .generation = generation,
-        .slot = slot,
-    };
-    __atomic_fetch_add(&mapping->counts->pins, 1, __ATOMIC_RELAXED);
-    return MCS_OK;
-}
-
-static bool is_closed(const mcs_mapping_t *mapping)
-{
-    return __atomic_load_n(&mapping->ctl->closed, __ATOMIC_SEQ_CST) != 0;
-}
-
-mcs_status_t mcs_pin_read(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
-                          mcs_hash128_t key_hash, mcs_pin_t *pin_out)
-{
-    mcs_pin_t pin;
-    mcs_status_t status = pin_begin(mapping, offset, generation, payload_len, MCS_ERR_INVALID_READ, &pin);
-    if (status != MCS_OK) {
-        return status;
-    }
-    if (is_closed(mapping)) {
-        status = MCS_ERR_REPLICA_IS_GONE;
-    } else if (mcs_extent_check(pin.header, mapping->instance, generation, payload_len) != MCS_EXTENT_WRITTEN ||
-               pin.header->key_hash.lo != key_hash.lo || pin.header->key_hash.hi != key_hash.hi) {
-        status = MCS_ERR_REPLICA_IS_GONE;
-    } else {
-        status = populate(mapping, offset, mcs_extent_len(payload_len), false);
-    }
-    if (status != MCS_OK) {
-        mcs_unpin(&pin);
-        return status;
-    }
-    *pin_out = pin;
-    return MCS_OK;
-}
-
-mcs_status_t mcs_pin_write(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
-                           mcs_hash128_t key_hash, mcs_pin_t *pin_out)
-{
-    mcs_pin_t pin;
-    mcs_status_t status = pin_begin(mapping, offset, generation, payload_len, MCS_ERR_INVALID_WRITE, &pin);
-    if (status != MCS_OK) {
-        return status;
-    }
-    if (is_closed(mapping) || mcs_revoked_has(mapping->conn->revoked->base, generation)) {
-        status = MCS_ERR_REPLICA_IS_GONE;
-    } else {
-        status = populate(mapping, offset, mcs_extent_len(payload_len), true);
-    }
-    if (status != MCS_OK) {
-        mcs_unpin(&pin);
-        return status;
-    }
-    mcs_extent_open(pin.header, mapping->instance, generation, payload_len, key_hash);
-    *pin_out = pin;
-    return MCS_OK;
-}
-
-uint32_t *mcs_pin_crcs(const mcs_pin_t *pin)
-{
-    return mcs_extent_crcs(pin->header, pin->payload_len);
-}
-
-mcs_status_t mcs_pin_seal(mcs_pin_t *pin)
-{
-    return mcs_extent_seal(pin->header, pin->generation) ? MCS_OK : MCS_ERR_REPLICA_IS_GONE;
-}
-
-void mcs_unpin(mcs_pin_t *pin)
-{
-    mcs_mapping_t *mapping = pin->mapping;
-    if (mapping == NULL) {
-        return;
-    }
-    pin->mapping = NULL;
-    mcs_slot_clear(slots_of(mapping), pin->slot);
-    __atomic_fetch_sub(&mapping->counts->pins, 1, __ATOMIC_RELAXED);
-    mcs_mapping_put(mapping);
 }
 
 void mcs_mapper_stats(mcs_mapper_t *mapper, mcs_mapper_stats_t *stats_out)

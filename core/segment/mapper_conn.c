@@ -14,8 +14,6 @@
 #include "core/segment/ipc.h"
 #include "core/segment/mapper_internal.h"
 
-#define LOOK_EVERY_NS (50 * MCS_NS_PER_MS)
-
 void mcs_i_mapper_conn_put(mapper_conn_t *conn)
 {
     if (conn == NULL || __atomic_sub_fetch(&conn->refs, 1, __ATOMIC_ACQ_REL) != 0) {
@@ -84,7 +82,7 @@ static mcs_status_t receive(int fd, uint64_t deadline_ns, mcs_ipc_answer_t *answ
         answer->magic != MCS_IPC_MAGIC || answer->version != MCS_IPC_VERSION) {
         status = n == 0 ? MCS_ERR_TRANSFER_FAIL : MCS_ERR_PROTOCOL;
     } else if (answer->status != MCS_OK) {
-        status = MCS_ERR_TRANSFER_FAIL;
+        status = answer->status == MCS_ERR_SEGMENT_NOT_FOUND ? MCS_ERR_SEGMENT_NOT_FOUND : MCS_ERR_TRANSFER_FAIL;
     } else if (got != MCS_IPC_FDS) {
         status = MCS_ERR_PROTOCOL;
     }
@@ -153,7 +151,7 @@ static mcs_status_t say_hello(mapper_conn_t *conn, mcs_id_t client, uint64_t dea
     if (status == MCS_OK) {
         status = mcs_region_map(fds[1], sizeof(mcs_revoked_table_t), false, &conn->revoked);
     }
-    if (status == MCS_OK && ((mcs_slot_page_t *)conn->slots->base)->magic != MCS_SLOT_PAGE_MAGIC) {
+    if (status == MCS_OK && ((const mcs_slot_page_t *)conn->slots->base)->magic != MCS_SLOT_PAGE_MAGIC) {
         status = MCS_ERR_PROTOCOL;
     }
     close_fds(fds, MCS_IPC_FDS);
@@ -195,13 +193,15 @@ mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t s
     int fds[MCS_IPC_FDS];
     mcs_mutex_lock(&conn->lock);
     mcs_status_t status = ask(conn->fd, &request, deadline_ns, &answer, fds);
-    if (status != MCS_OK) {
-        /* An answer that comes late must not be taken for the next one's. */
+    if (status != MCS_OK && status != MCS_ERR_SEGMENT_NOT_FOUND) {
+        /* An answer that comes late must not be taken for the next one's. The thread sees the end. */
         __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
+        shutdown(conn->fd, SHUT_RDWR);
+        status = MCS_ERR_TRANSFER_FAIL;
     }
     mcs_mutex_unlock(&conn->lock);
     if (status != MCS_OK) {
-        return MCS_ERR_TRANSFER_FAIL;
+        return status;
     }
     mcs_region_t *memory = NULL;
     mcs_region_t *control = NULL;
@@ -212,7 +212,7 @@ mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t s
     if (status == MCS_OK) {
         const mcs_segment_ctl_t *ctl = control->base;
         if (ctl->magic != MCS_SEGMENT_CTL_MAGIC || ctl->instance_hi != instance.hi || ctl->instance_lo != instance.lo ||
-            ctl->size > answer.size) {
+            ctl->size != answer.size) {
             status = MCS_ERR_PROTOCOL;
         }
     }
@@ -225,26 +225,4 @@ mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t s
     *memory_out = memory;
     *control_out = control;
     return MCS_OK;
-}
-
-bool mcs_i_mapper_conn_lost(mapper_conn_t *conn)
-{
-    if (conn->fd < 0) {
-        return false;
-    }
-    if (__atomic_load_n(&conn->lost, __ATOMIC_ACQUIRE) != 0) {
-        return true;
-    }
-    uint64_t now = mcs_now_ns();
-    uint64_t checked = __atomic_load_n(&conn->checked_ns, __ATOMIC_RELAXED);
-    if (now - checked < LOOK_EVERY_NS ||
-        !__atomic_compare_exchange_n(&conn->checked_ns, &checked, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-        return false;
-    }
-    struct pollfd pfd = {.fd = conn->fd, .events = POLLRDHUP};
-    if (poll(&pfd, 1, 0) > 0 && (pfd.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) {
-        __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
-        return true;
-    }
-    return false;
 }

@@ -18,16 +18,18 @@ typedef struct mcs_mapper_counts {
     uint64_t pins;
 } mcs_mapper_counts_t;
 
+/* Connections of one mapper: owners of this host. Beyond, the transport is taken. */
+#define MAPPER_CONNS_MAX 256u
+
 /* A connection to one owner, in one session of ours; or, fd -1, this process's own slots. */
 typedef struct mapper_conn {
-    uint32_t refs; /* one in the list, one per mapping */
+    uint32_t refs; /* one in the list, one per mapping, one while the thread watches it */
     mcs_list_t node;
     mcs_id_t owner;
     mcs_id_t session;
     int fd;
-    uint32_t lost;       /* atomic */
-    uint64_t checked_ns; /* atomic: when the socket was last looked at */
-    mcs_mutex_t lock;    /* rank MAPPER, never with the mapper's own: one request at a time */
+    uint32_t lost;    /* atomic */
+    mcs_mutex_t lock; /* rank MAPPER, never with the mapper's own: one request at a time */
     mcs_region_t *slots;
     mcs_region_t *revoked;
 } mapper_conn_t;
@@ -48,16 +50,19 @@ struct mcs_mapping {
     mcs_region_t *memory;  /* of a peer's */
     mcs_region_t *control; /* of a peer's */
     uint64_t *populated;   /* atomic bits, of a peer's */
+    uint64_t token;        /* of the process that may touch it */
 };
 
 void mcs_i_mapper_conn_put(mapper_conn_t *conn);
 /* Connects and says hello. MCS_ERR_TRANSFER_FAIL … */
 mcs_status_t mcs_i_mapper_connect(mcs_id_t client, mcs_id_t session, const mcs_mapper_peer_t *peer,
                                   uint64_t deadline_ns, mapper_conn_t **conn_out) MCS_MUST_CHECK;
-/* Asks for a segment. */
+/* Asks for a segment. MCS_ERR_SEGMENT_NOT_FOUND: the owner says that it has none like this. */
 mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t size, uint64_t deadline_ns,
                               mcs_region_t **memory_out, mcs_region_t **control_out) MCS_MUST_CHECK;
-/* Has the owner gone? Looks at the socket a few times a second at most. */
-bool mcs_i_mapper_conn_lost(mapper_conn_t *conn);
+static inline bool mapper_conn_lost(const mapper_conn_t *conn)
+{
+    return __atomic_load_n(&conn->lost, __ATOMIC_ACQUIRE) != 0;
+}
 
 #endif
