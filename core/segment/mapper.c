@@ -282,13 +282,14 @@ static bool of_conn(const mcs_mapping_t *mapping, const void *conn)
 static void drop_lost(mcs_mapper_t *mapper, mapper_conn_t *conn)
 {
     __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
-    drop_mappings(mapper, of_conn, conn);
+    /* First out of the list: from then on no mapping of it is entered. */
     mcs_mutex_lock(&mapper->lock);
     bool listed = !mcs_list_empty(&conn->node);
     if (listed) {
         unlist_conn_locked(mapper, conn);
     }
     mcs_mutex_unlock(&mapper->lock);
+    drop_mappings(mapper, of_conn, conn);
     if (listed) {
         mcs_i_mapper_conn_put(conn);
     }

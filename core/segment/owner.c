@@ -11,11 +11,15 @@
  * master says so. */
 #include "core/segment/owner.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/segment/owner_internal.h"
+
+/* Generations that are forgotten under one hold of the lock. */
+#define FORGET_CHUNK 512u
 
 /* ---- life ---- */
 
@@ -143,12 +147,14 @@ owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pid
     /* Together: a session that ends closes the pages it finds and then forgets what was revoked in it. */
     mcs_mutex_lock(&owner->lock);
     bool ended = mcs_i_owner_ended_locked(owner, session);
-    if (!ended) {
+    bool listed = !ended && owner->page_count < OWNER_PAGES_MAX;
+    if (listed) {
         mcs_list_push_tail(&owner->pages, &page->node);
+        owner->page_count++;
     }
     mcs_mutex_unlock(&owner->lock);
-    if (ended) {
-        *ended_out = true;
+    if (!listed) {
+        *ended_out = ended;
         mcs_i_owner_page_free(page);
         return NULL;
     }
@@ -362,22 +368,39 @@ void mcs_owner_set_epoch(mcs_owner_t *owner, uint64_t epoch)
     mcs_mutex_unlock(&owner->lock);
 }
 
-void mcs_owner_forget(mcs_owner_t *owner, const uint64_t *generations, uint32_t count)
+static int compare_generations(const void *a, const void *b)
 {
-    mcs_mutex_lock(&owner->lock);
-    for (uint32_t i = 0; i < owner->revoked_count;) {
-        bool found = false;
-        for (uint32_t g = 0; g < count && !found; g++) {
-            found = owner->revoked[i].generation == generations[g];
-        }
-        if (found) {
-            mcs_revoked_remove(owner_revoked_table(owner), owner->revoked[i].generation);
-            owner->revoked[i] = owner->revoked[--owner->revoked_count];
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void forget_sorted_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t count)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < owner->revoked_count; i++) {
+        const owner_revoked_t *entry = &owner->revoked[i];
+        if (bsearch(&entry->generation, sorted, count, sizeof(*sorted), compare_generations) != NULL) {
+            mcs_revoked_remove(owner_revoked_table(owner), entry->generation);
         } else {
-            i++;
+            owner->revoked[kept++] = *entry;
         }
     }
-    mcs_mutex_unlock(&owner->lock);
+    owner->revoked_count = kept;
+}
+
+void mcs_owner_forget(mcs_owner_t *owner, const uint64_t *generations, uint32_t count)
+{
+    uint64_t sorted[FORGET_CHUNK];
+    while (count > 0) {
+        uint32_t some = MCS_MIN(count, FORGET_CHUNK);
+        memcpy(sorted, generations, some * sizeof(*sorted));
+        qsort(sorted, some, sizeof(*sorted), compare_generations);
+        mcs_mutex_lock(&owner->lock);
+        forget_sorted_locked(owner, sorted, some);
+        mcs_mutex_unlock(&owner->lock);
+        generations += some;
+        count -= some;
+    }
 }
 
 /* ---- numbers ---- */

@@ -16,11 +16,13 @@
 #include "core/segment/slots.h"
 #include "core/wire/extent.h"
 
-#define OWNER_AREA          "owner"
-#define OWNER_HOLDS_MAX     65536u
-#define OWNER_CONNS_MAX     512u /* three descriptors each */
-#define OWNER_POLL_MAX      (2u + 2u * OWNER_CONNS_MAX)
-#define OWNER_SESSIONS_OWN  8u
+#define OWNER_AREA         "owner"
+#define OWNER_HOLDS_MAX    65536u
+#define OWNER_CONNS_MAX    512u /* three descriptors each */
+#define OWNER_POLL_MAX     (2u + 2u * OWNER_CONNS_MAX)
+#define OWNER_SESSIONS_OWN 8u
+/* Pages without a connection, of processes that live and hold slots, come on top of those with one. */
+#define OWNER_PAGES_MAX     2048u
 #define OWNER_ENDED_MAX     65536u
 #define OWNER_PENDING_MAX   (UINT32_C(1) << 20)
 #define OWNER_WRITE_BUCKETS 256u
@@ -58,6 +60,7 @@ typedef struct owner_hold {
     mcs_access_t access;
     mcs_segment_t *segment; /* a reference */
     mcs_extent_header_t *header;
+    bool wanted; /* a release waits for its end */
 } owner_hold_t;
 
 typedef struct owner_pending {
@@ -92,6 +95,7 @@ struct mcs_owner {
     mcs_mutex_t lock; /* rank OWNER: what follows */
     mcs_list_t segments;
     mcs_list_t pages;
+    uint32_t page_count;
     mcs_list_t holds;
     uint32_t hold_count;
     owner_write_t *writes[OWNER_WRITE_BUCKETS];
@@ -125,7 +129,8 @@ bool mcs_i_owner_ended_locked(const mcs_owner_t *owner, mcs_id_t session);
 bool mcs_i_owner_is_own_locked(const mcs_owner_t *owner, mcs_id_t session);
 /* This process has begun a session: what is revoked in it is not forgotten with it (its own slots are never closed). */
 void mcs_i_owner_own_session(mcs_owner_t *owner, mcs_id_t session);
-/* A page of slots for `session`; in the list; takes `pidfd`. NULL: no memory, or the session has ended (*ended_out). */
+/* A page of slots for `session`; in the list; takes `pidfd`. NULL: no memory, too many, or the session has ended
+ * (*ended_out). */
 owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pidfd, bool *ended_out);
 void mcs_i_owner_page_free(owner_page_t *page);
 

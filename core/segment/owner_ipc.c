@@ -332,6 +332,7 @@ static bool drop_orphans(mcs_owner_t *owner)
         if (process_dead(page) || no_slot_taken(page)) {
             mcs_list_remove(node);
             mcs_list_push_tail(&dead, node);
+            owner->page_count--;
         } else {
             left = true;
         }

@@ -10,6 +10,9 @@
 #include "core/base/log.h"
 #include "core/segment/owner_internal.h"
 
+/* Records that are looked at under one hold of the lock: serving threads wait for it. */
+#define RELEASE_CHUNK 2048u
+
 static int compare_u64(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -58,9 +61,10 @@ static void scan_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t cou
 {
     MCS_LIST_FOR_EACH(node, &owner->holds)
     {
-        const owner_hold_t *hold = MCS_CONTAINER_OF(node, owner_hold_t, node);
+        owner_hold_t *hold = MCS_CONTAINER_OF(node, owner_hold_t, node);
         int64_t at = index_of(sorted, count, hold->access.generation);
         if (at >= 0) {
+            hold->wanted = true; /* its end wakes the thread; that of others need not */
             set_bit(named, at);
         }
     }
@@ -198,7 +202,8 @@ static bool append_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
     return true;
 }
 
-void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uint32_t count)
+/* Returns how many are refused. */
+static uint32_t enter(mcs_owner_t *owner, const mcs_col_release_t *records, uint32_t count)
 {
     uint32_t refused = 0;
     mcs_mutex_lock(&owner->lock);
@@ -213,10 +218,21 @@ void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uin
         }
     }
     mcs_mutex_unlock(&owner->lock);
+    return refused;
+}
+
+void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uint32_t count)
+{
+    uint32_t refused = 0;
+    bool left = false;
+    for (uint32_t at = 0; at < count; at += MCS_MIN(count - at, RELEASE_CHUNK)) {
+        refused += enter(owner, records + at, MCS_MIN(count - at, RELEASE_CHUNK));
+        left = mcs_i_owner_rescan(owner);
+    }
     if (refused > 0) {
         mcs_debug(OWNER_AREA, "%u of %u extents not released: not ours, or no room to remember them", refused, count);
     }
-    if (mcs_i_owner_rescan(owner)) {
+    if (left) {
         mcs_event_set(&owner->wake);
     }
 }

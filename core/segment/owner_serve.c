@@ -61,7 +61,7 @@ static void end_hold(mcs_owner_t *owner, owner_hold_t *hold)
     mcs_mutex_lock(&owner->lock);
     mcs_list_remove(&hold->node);
     owner->hold_count--;
-    bool wanted = owner->pending_count > 0;
+    bool wanted = hold->wanted;
     mcs_mutex_unlock(&owner->lock);
     mcs_segment_put(hold->segment);
     mcs_free(hold);
@@ -102,8 +102,10 @@ static mcs_status_t read_begin(void *arg, const mcs_access_t *access, mcs_hold_t
     if (status == MCS_OK) {
         const mcs_extent_header_t *header = header_at(entry->segment, access->offset);
         mcs_extent_state_t state = mcs_extent_check(header, access->instance, access->generation, access->payload_len);
-        bool same_key = header->key_hash.lo == access->key_hash.lo && header->key_hash.hi == access->key_hash.hi;
-        status = state == MCS_EXTENT_WRITTEN && same_key ? MCS_OK : MCS_ERR_REPLICA_IS_GONE;
+        /* Of a WRITTEN one only: another's may just be filled in. */
+        bool right = state == MCS_EXTENT_WRITTEN && header->key_hash.lo == access->key_hash.lo &&
+                     header->key_hash.hi == access->key_hash.hi;
+        status = right ? MCS_OK : MCS_ERR_REPLICA_IS_GONE;
     }
     if (status == MCS_OK) {
         add_hold_locked(owner, hold, access, entry);
