@@ -1,6 +1,7 @@
 /* See flow.h. */
 #include "ucx_transport/flow_internal.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
@@ -23,13 +24,6 @@ typedef struct run {
     const ucxt_stop_t *stop;
     uint64_t stop_ns; /* when the stop was asked last */
 } run_t;
-
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
 
 static uint32_t wait_ms(uint64_t deadline_ns)
 {
@@ -146,7 +140,7 @@ static void drive(run_t *run)
         look_around(run, now);
         idle_since = idle_since == 0 || worked ? now : idle_since;
         if (worked || now - idle_since < lane->shared->spin_ns) {
-            relax();
+            sched_yield(); /* the other side may be waiting for this very core */
         } else if (step_all(run)) {
             ucxt_worker_sleep(&lane->worker, -1, sleep_ms(run));
         }

@@ -1,6 +1,7 @@
 /* See serve.h: the thread, its peers and their hello. */
 #include "ucx_transport/serve_internal.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -381,13 +382,6 @@ static bool is_stopped(struct ucxt_server *server)
     return __atomic_load_n(&server->stop, __ATOMIC_ACQUIRE) != 0;
 }
 
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
 static void serve_main(void *arg)
 {
     struct ucxt_server *server = arg;
@@ -410,7 +404,7 @@ static void serve_main(void *arg)
         }
         idle_since = idle_since == 0 || worked ? now : idle_since;
         if (now - idle_since < server->config.spin_ns || worked) {
-            relax();
+            sched_yield(); /* the other side may be waiting for this very core */
             continue;
         }
         ucxt_worker_sleep(&server->worker, server->wake.fd, timers ? (int)(TIMERS_NS / 1000000) : -1);
