@@ -10,7 +10,7 @@ contents follow from its id. For each request, as an engine would:
 
   1. look up all blocks with one batch_is_exist; the leading run of ones is the prefix that need not be computed again;
   2. read the prefix into registered memory (batch_get_into), and check every byte;
-  3. write the blocks behind the prefix (batch_put_from).
+  3. write the blocks behind the prefix that are not there (batch_put_from).
 
 Requests go to the clients in turn, each client replays its own as fast as it can, and all share the blocks. Eviction runs throughout, since
 the segments hold only a part of the blocks. Without a trace one is generated, see generate().
@@ -191,8 +191,10 @@ class Client:
             position += good
             if good < len(part):
                 break
-        for start in range(position, len(ids), self.batch):
-            self._write(ids[start:start + self.batch], totals)
+        # Behind the prefix, blocks that are there already need not be moved again; what a read missed must be.
+        missing = ids[position:prefix] + [block for block, code in zip(ids[prefix:], exist[prefix:], strict=True) if code != 1]
+        for start in range(0, len(missing), self.batch):
+            self._write(missing[start:start + self.batch], totals)
 
     def replay(self, share: list[list[int]], seconds: float) -> Totals:
         """The whole share once; with `seconds`, over and over until they have passed."""

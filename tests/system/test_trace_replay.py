@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import find_build_dir
+
 ROOT = Path(__file__).resolve().parents[2]
 REPLAY = ROOT / "bench" / "trace_replay.py"
 
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key != "TRACE"} | env
+    environment = {key: value for key, value in os.environ.items() if key != "TRACE"}
+    environment |= {"PYTHONPATH": str(find_build_dir() / "python")} | env
     return subprocess.run([sys.executable, str(REPLAY), *args], env=environment, stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=240, cwd=ROOT)
 
