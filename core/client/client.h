@@ -7,6 +7,7 @@
  *   lookup.h     where objects are
  *   move.h       moves payloads: copy.c (own and same host), remote.c (transport)
  *   get.c handle.c put.c admin.c   the verbs
+ *   get_session.c put_session.c    objects read and written piece by piece
  *
  * Everything but the segment and the epoch is constant from open to close; the parts have their own locks. */
 #ifndef MCS_CLIENT_CLIENT_H
@@ -26,6 +27,8 @@
 
 typedef struct mcs_peers mcs_peers_t;
 typedef struct mcs_views mcs_views_t;
+typedef struct mcs_get_sessions mcs_get_sessions_t;
+typedef struct mcs_put_sessions mcs_put_sessions_t;
 
 typedef struct mcs_client {
     mcs_client_config_t config;
@@ -57,6 +60,8 @@ typedef struct mcs_client {
     mcs_copiers_t *copiers;
     mcs_peers_t *peers;
     mcs_views_t *views;
+    mcs_get_sessions_t *get_sessions;
+    mcs_put_sessions_t *put_sessions;
     mcs_counters_t counters;
     mcs_transport_counters_t transport_counters;
 
@@ -119,6 +124,28 @@ int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bo
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
 int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
 void mcs_client_counters(mcs_client_t *client, mcs_counter_fn fn, void *arg);
+
+mcs_status_t mcs_client_get_parts(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *targets,
+                                  size_t count) MCS_MUST_CHECK;
+mcs_status_t mcs_client_get_session_start(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results)
+    MCS_MUST_CHECK;
+mcs_status_t mcs_client_get_session_read(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *targets,
+                                         size_t count) MCS_MUST_CHECK;
+void mcs_client_get_session_end(mcs_client_t *client, const mcs_bytes_t *keys, size_t count);
+mcs_status_t mcs_client_put_session_start(mcs_client_t *client, const mcs_bytes_t *keys, const uint64_t *sizes,
+                                          size_t count, const mcs_replicate_config_t *config, int *results)
+    MCS_MUST_CHECK;
+mcs_status_t mcs_client_put_session_write(mcs_client_t *client, const mcs_bytes_t *keys,
+                                          const mcs_parts_list_t *sources, size_t count) MCS_MUST_CHECK;
+mcs_status_t mcs_client_put_session_end(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results)
+    MCS_MUST_CHECK;
+mcs_status_t mcs_client_put_session_revoke(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results)
+    MCS_MUST_CHECK;
+/* Made at open; destroy joins the thread that renews leases, after the client was cancelled. NULL is fine. */
+mcs_status_t mcs_get_sessions_create(mcs_client_t *client, mcs_get_sessions_t **sessions_out) MCS_MUST_CHECK;
+void mcs_get_sessions_destroy(mcs_get_sessions_t *sessions);
+mcs_status_t mcs_put_sessions_create(mcs_put_sessions_t **sessions_out) MCS_MUST_CHECK;
+void mcs_put_sessions_destroy(mcs_put_sessions_t *sessions);
 
 /* A get in two steps, between its calls: nothing of a client, only what a lookup said. */
 struct mcs_get;

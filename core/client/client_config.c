@@ -52,6 +52,8 @@ static const mcs_config_row_t g_rows[] = {
         "segment memory kept populated ahead of use"),
     ROW("view_limit", "MC_STORE_VIEW_LIMIT", "0", SIZE, 0, view_limit, 0, 0,
         "bytes that zero-copy views may hold; 0 = half the segment that is viewed"),
+    ROW("put_session_limit", "MC_STORE_PUT_SESSION_LIMIT", "1GB", SIZE, 0, put_session_limit, 0, 0,
+        "bytes that values of open put sessions may hold in this process"),
     ROW("spin_us", "MC_STORE_SPIN_US", "-1", INT, 0, spin_us, -1, 10000,
         "microseconds a call polls for an answer before it sleeps; -1 = by the number of CPUs"),
     ROW("max_workers", "MC_STORE_MAX_WORKERS", "3", UINT, 0, max_workers, 1, 16, "transport workers callers share"),

@@ -1,6 +1,7 @@
 /* See copy.h. Hot path: no memory is taken here. */
 #include "core/client/copy.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #include "core/base/alloc.h"
@@ -85,6 +86,38 @@ mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *ta
             return MCS_ERR_CHECKSUM_MISMATCH;
         }
         done += block;
+    }
+    return MCS_OK;
+}
+
+static void copy_plain(const uint8_t *payload, uint64_t len, mcs_cursor_t *target)
+{
+    uint8_t *bytes;
+    for (uint64_t done = 0; done < len;) {
+        size_t n = mcs_cursor_next(target, len - done, &bytes);
+        MCS_ENSURE(n > 0);
+        memcpy(bytes, payload + done, n);
+        done += n;
+    }
+}
+
+mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uint64_t from, uint64_t len,
+                               mcs_cursor_t *target, const uint32_t *crcs)
+{
+    uint64_t end = from + len;
+    while (from < end) {
+        uint64_t block = from / MCS_EXTENT_CRC_BLOCK;
+        uint64_t block_end = MCS_MIN((block + 1) * MCS_EXTENT_CRC_BLOCK, payload_len);
+        uint64_t n = MCS_MIN(block_end, end) - from;
+        if (from % MCS_EXTENT_CRC_BLOCK == 0 && from + n == block_end) {
+            mcs_status_t status = mcs_copy_out(payload + from, n, target, &crcs[block]);
+            if (status != MCS_OK) {
+                return status;
+            }
+        } else {
+            copy_plain(payload + from, n, target);
+        }
+        from += n;
     }
     return MCS_OK;
 }

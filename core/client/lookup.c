@@ -16,6 +16,18 @@ mcs_status_t mcs_key_take(mcs_bytes_t bytes, mcs_key_t *key_out)
     return MCS_OK;
 }
 
+bool mcs_found_is_same_value(const mcs_found_t *a, const mcs_found_t *b)
+{
+    for (uint32_t i = 0; i < a->replica_count; i++) {
+        for (uint32_t j = 0; j < b->replica_count; j++) {
+            if (a->replicas[i].generation == b->replicas[j].generation) {
+                return a->size == b->size;
+            }
+        }
+    }
+    return false;
+}
+
 size_t mcs_batch_fit(mcs_key_at_fn key_at, void *arg, size_t from, size_t count)
 {
     size_t n = 0;

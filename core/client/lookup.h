@@ -19,6 +19,9 @@ static inline bool mcs_found_is_leased(const mcs_found_t *found)
     return mcs_now_ns() < found->lease_end_ns;
 }
 
+/* Whether two lookups of one key found the same value: generations are never reused. */
+bool mcs_found_is_same_value(const mcs_found_t *a, const mcs_found_t *b);
+
 /* A key of the caller's, when it is one: 1..MCS_KEY_MAX bytes. */
 mcs_status_t mcs_key_take(mcs_bytes_t bytes, mcs_key_t *key_out) MCS_MUST_CHECK;
 

@@ -1,9 +1,9 @@
 /* Moves over mapped segments, own and same host: see move.h.
  *
  * Waves: at most WAVE moves are pinned at once, so that a batch of thousands leaves slots to other threads. Each wave
- * is cut into units of up to UNIT bytes (a multiple of the CRC block), which the calling thread works off alone or,
- * when the wave is large, with the copy threads. Slots make this safe without the lease: what is pinned is not given
- * back before the unpin (rule 3). */
+ * is cut into units of up to UNIT bytes (at multiples of UNIT, which is one of the CRC block), which the calling thread
+ * works off alone or, when the wave is large, with the copy threads. Slots make this safe without the lease: what is
+ * pinned is not given back before the unpin (rule 3). */
 #include <string.h>
 
 #include "core/base/alloc.h"
@@ -23,7 +23,8 @@ typedef struct pinned {
 
 typedef struct unit {
     pinned_t *pinned;
-    uint64_t from;
+    uint64_t from; /* in the payload */
+    uint64_t len;
 } unit_t;
 
 typedef struct wave {
@@ -42,19 +43,18 @@ static void run_unit(void *arg, size_t i)
     pinned_t *pinned = wave->units[i].pinned;
     const mcs_move_t *move = pinned->move;
     uint64_t from = wave->units[i].from;
-    uint64_t len = MCS_MIN(move->payload_len - from, (uint64_t)UNIT);
+    uint64_t len = wave->units[i].len;
     mcs_status_t status = MCS_OK;
     if (mcs_client_is_cancelled(wave->client)) {
         status = MCS_ERR_CLOSED;
     } else if (__atomic_load_n(&pinned->status, __ATOMIC_RELAXED) == MCS_OK) {
         mcs_cursor_t cursor = mcs_cursor(move->iov, move->iov_count);
-        mcs_cursor_skip(&cursor, from);
-        uint8_t *payload = (uint8_t *)pinned->pin.payload + from;
-        uint32_t *crcs = pinned->crcs + from / MCS_EXTENT_CRC_BLOCK;
+        mcs_cursor_skip(&cursor, from - move->from);
+        uint8_t *payload = pinned->pin.payload;
         if (wave->direction == MCS_STORE) {
-            mcs_copy_in(payload, len, &cursor, crcs);
+            mcs_copy_in(payload + from, len, &cursor, pinned->crcs + from / MCS_EXTENT_CRC_BLOCK);
         } else {
-            status = mcs_copy_out(payload, len, &cursor, crcs);
+            status = mcs_copy_out_part(payload, move->payload_len, from, len, &cursor, pinned->crcs);
         }
     }
     if (status != MCS_OK) {
@@ -79,25 +79,25 @@ static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
     pinned->crcs = mcs_pin_crcs(&pinned->pin);
     pinned->status = MCS_OK;
     wave->count++;
-    wave->bytes += move->payload_len;
-    wave->unit_count += (size_t)((move->payload_len + UNIT - 1) / UNIT);
+    wave->bytes += move->len;
+    wave->unit_count += (size_t)((move->from + move->len - 1) / UNIT - move->from / UNIT + 1);
     return MCS_OK;
 }
 
 static void count_bytes(mcs_client_t *client, const mcs_move_t *move, mcs_direction_t direction)
 {
     bool own = mcs_mapping_is_own(move->route->mapping);
-    mcs_count(&client->counters, bytes_copied, move->payload_len);
+    mcs_count(&client->counters, bytes_copied, move->len);
     if (direction == MCS_STORE) {
         if (own) {
-            mcs_count(&client->counters, bytes_own_written, move->payload_len);
+            mcs_count(&client->counters, bytes_own_written, move->len);
         } else {
-            mcs_count(&client->counters, bytes_same_host_written, move->payload_len);
+            mcs_count(&client->counters, bytes_same_host_written, move->len);
         }
     } else if (own) {
-        mcs_count(&client->counters, bytes_own_read, move->payload_len);
+        mcs_count(&client->counters, bytes_own_read, move->len);
     } else {
-        mcs_count(&client->counters, bytes_same_host_read, move->payload_len);
+        mcs_count(&client->counters, bytes_same_host_read, move->len);
     }
 }
 
@@ -132,8 +132,11 @@ static void run_wave(wave_t *wave)
     for (size_t i = 0; i < wave->count; i++) {
         pinned_t *pinned = &wave->pinned[i];
         pinned->status = status;
-        for (uint64_t from = 0; status == MCS_OK && from < pinned->move->payload_len; from += UNIT) {
-            wave->units[n++] = (unit_t){pinned, from};
+        uint64_t end = pinned->move->from + pinned->move->len;
+        for (uint64_t from = pinned->move->from; status == MCS_OK && from < end;) {
+            uint64_t len = MCS_MIN(UNIT - from % UNIT, end - from);
+            wave->units[n++] = (unit_t){pinned, from, len};
+            from += len;
         }
     }
     mcs_copiers_run(wave->client->copiers, wave->bytes >= PARALLEL_MIN, run_unit, wave, n);

@@ -1,12 +1,13 @@
-/* Moves whole payloads between a caller's memory and replicas, over the path of each (design section 4).
+/* Moves payloads, whole or (fetches) any part of them, between a caller's memory and replicas, over the path of each
+ * (design section 4).
  *
  *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
  * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made before a store, checked
  * after a fetch
  *
- * What a move reports as MCS_OK is right: for a read generation, state, length, key and every block's CRC agreed (rule
- * 4), for a write the extent is sealed. On return no memory of the caller's is touched any more. Copies count in
- * `bytes_copied`: one per byte on the mapped paths, none on the transport. */
+ * What a move reports as MCS_OK is right: for a read generation, state, length, key and the CRC of every block read
+ * whole agreed (rule 4), for a write the extent is sealed. On return no memory of the caller's is touched any more.
+ * Copies count in `bytes_copied`: one per byte on the mapped paths, none on the transport. */
 #ifndef MCS_CLIENT_MOVE_H
 #define MCS_CLIENT_MOVE_H
 
@@ -15,11 +16,14 @@
 typedef struct mcs_move {
     mcs_route_t *route;
     const mcs_col_replica_t *replica;
-    mcs_id_t session; /* that the replica's MAC is for */
-    uint64_t payload_len;
+    mcs_id_t session;     /* that the replica's MAC is for */
+    uint64_t payload_len; /* of the object */
+    uint64_t from;        /* bytes [from, from + len) of it are moved; len > 0; a store moves all */
+    uint64_t len;
     mcs_hash128_t key_hash;
-    const struct iovec *iov; /* holds at least payload_len bytes */
+    const struct iovec *iov; /* holds at least len bytes */
     size_t iov_count;
+    struct iovec piece; /* for `iov` of one piece to point to */
     /* Stores: one CRC per block of the payload, shared by the moves of one value; filled by the first that needs them.
      * NULL for fetches. */
     uint32_t *crcs;

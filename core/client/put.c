@@ -151,6 +151,7 @@ static mcs_status_t plan_item(mcs_put_call_t *call, mcs_routes_t *routes, mcs_pu
             .replica = &item->replicas[i],
             .session = call->session,
             .payload_len = item->size,
+            .len = item->size,
             .key_hash = item->key_hash,
             .iov = item->value->iov,
             .iov_count = item->value->iov_count,

@@ -96,6 +96,11 @@ static mcs_status_t pick(mcs_read_t *read, bool all)
     return MCS_OK;
 }
 
+static bool is_bound_value(const mcs_read_item_t *item)
+{
+    return item->bound == NULL || mcs_found_is_same_value(&item->found, item->bound);
+}
+
 /* After the answers: what they leave to be done. */
 static void take_answers(mcs_read_t *read)
 {
@@ -106,8 +111,8 @@ static void take_answers(mcs_read_t *read)
         if (item->lookups > 1) {
             mcs_count(&read->client->counters, failovers, 1);
         }
-        if (item->found.status != MCS_OK) {
-            item->status = item->found.status;
+        if (item->found.status != MCS_OK || !is_bound_value(item)) {
+            item->status = item->found.status != MCS_OK ? item->found.status : MCS_ERR_OBJECT_NOT_FOUND;
             continue;
         }
         mcs_status_t status = add_routes(read, item);
@@ -167,54 +172,124 @@ int mcs_read_choose(mcs_read_t *read, const mcs_read_item_t *item)
     return best;
 }
 
-static void fill_move(mcs_read_t *read, mcs_read_item_t *item, int replica, mcs_move_t *move)
+/* A part that has bytes of this object. */
+static bool part_moves(const mcs_part_t *part, uint64_t object_size)
 {
-    *move = (mcs_move_t){
+    return part->size > 0 && part->ptr != NULL && part->offset <= object_size &&
+           part->size <= object_size - part->offset;
+}
+
+static size_t moves_needed(const mcs_read_item_t *item)
+{
+    if (item->parts == NULL) {
+        return 1;
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < item->part_count; i++) {
+        n += part_moves(&item->parts[i], item->found.size);
+    }
+    return n;
+}
+
+static void fill_moves(mcs_read_t *read, mcs_read_item_t *item, int replica)
+{
+    mcs_move_t common = {
         .route = mcs_routes_find(&read->routes, item->found.replicas[replica].segment),
         .replica = &item->found.replicas[replica],
         .session = item->found.session,
         .payload_len = item->found.size,
+        .len = item->found.size,
         .key_hash = mcs_extent_key_hash(item->key.bytes, item->key.len),
         .iov = item->iov,
         .iov_count = item->iov_count,
     };
     item->tried = (uint16_t)(item->tried | (1u << replica));
-    item->move = move;
+    if (item->parts == NULL) {
+        item->moves[0] = common;
+        return;
+    }
+    mcs_move_t *move = item->moves;
+    for (size_t i = 0; i < item->part_count; i++) {
+        const mcs_part_t *part = &item->parts[i];
+        if (part_moves(part, item->found.size)) {
+            *move = common;
+            move->from = part->offset;
+            move->len = part->size;
+            move->piece = (struct iovec){part->ptr, (size_t)part->size};
+            move->iov = &move->piece;
+            move->iov_count = 1;
+            move++;
+        }
+    }
 }
 
 static mcs_status_t check_size(const mcs_read_t *read, const mcs_read_item_t *item)
 {
+    if (item->parts != NULL) {
+        return moves_needed(item) > 0 ? MCS_ERR_AGAIN : MCS_OK;
+    }
     bool fits = read->exact ? item->found.size == item->capacity : item->found.size <= item->capacity;
     return fits ? MCS_ERR_AGAIN : MCS_ERR_INVALID_PARAMS;
 }
 
 /* Moves for all items that can have one now. */
-static size_t plan_moves(mcs_read_t *read, mcs_move_t *moves, uint64_t *bytes_out)
+static mcs_status_t plan_moves(mcs_read_t *read, mcs_move_t **moves_out, size_t *count_out, uint64_t *bytes_out)
 {
     size_t n = 0;
-    uint64_t bytes = 0;
     for (size_t i = 0; i < read->count; i++) {
         mcs_read_item_t *item = &read->items[i];
-        item->move = NULL;
+        item->move_count = 0;
         if (item->status == MCS_ERR_AGAIN) {
             item->status = check_size(read, item);
         }
-        if (item->status != MCS_ERR_AGAIN || !mcs_found_is_leased(&item->found)) {
-            continue;
+        if (item->status == MCS_ERR_AGAIN && mcs_found_is_leased(&item->found) && mcs_read_choose(read, item) >= 0) {
+            item->move_count = moves_needed(item);
+            n += item->move_count;
         }
-        int replica = mcs_read_choose(read, item);
-        if (replica >= 0) {
-            fill_move(read, item, replica, &moves[n++]);
+    }
+    if (n > read->move_room) {
+        read->moves = mcs_arena_alloc(read->arena, n * sizeof(mcs_move_t));
+        read->move_room = read->moves != NULL ? n : 0;
+        if (read->moves == NULL) {
+            return MCS_ERR_NO_MEMORY;
+        }
+    }
+    size_t at = 0;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < read->count; i++) {
+        mcs_read_item_t *item = &read->items[i];
+        if (item->move_count > 0) {
+            item->moves = &read->moves[at];
+            fill_moves(read, item, mcs_read_choose(read, item));
+            at += item->move_count;
             bytes += item->found.size;
         }
     }
+    *moves_out = read->moves;
+    *count_out = n;
     *bytes_out = bytes;
-    return n;
+    return MCS_OK;
+}
+
+/* The move that decides about its item: the first that failed, before all one that ends the call. */
+static const mcs_move_t *deciding_move(const mcs_read_item_t *item)
+{
+    const mcs_move_t *move = &item->moves[0];
+    for (size_t i = 0; i < item->move_count; i++) {
+        mcs_status_t status = item->moves[i].status;
+        if (status == MCS_ERR_CLOSED || status == MCS_ERR_INTERRUPTED) {
+            return &item->moves[i];
+        }
+        if (move->status == MCS_OK) {
+            move = &item->moves[i];
+        }
+    }
+    return move;
 }
 
 static void judge(mcs_read_t *read, mcs_read_item_t *item)
 {
-    const mcs_move_t *move = item->move;
+    const mcs_move_t *move = deciding_move(item);
     mcs_client_t *client = read->client;
     mcs_status_t status = move->status;
     if (status == MCS_OK || status == MCS_ERR_CLOSED || status == MCS_ERR_INTERRUPTED) {
@@ -238,11 +313,6 @@ static void judge(mcs_read_t *read, mcs_read_item_t *item)
 
 void mcs_read_run(mcs_read_t *read)
 {
-    mcs_move_t *moves = mcs_arena_alloc(read->arena, read->count * sizeof(mcs_move_t));
-    if (moves == NULL) {
-        fail_all(read, MCS_ERR_NO_MEMORY);
-        return;
-    }
     for (size_t i = 0; i < read->count; i++) {
         mcs_read_item_t *item = &read->items[i];
         mcs_status_t status = item->status == MCS_ERR_AGAIN && item->lookups > 0 ? add_routes(read, item) : MCS_OK;
@@ -263,14 +333,20 @@ void mcs_read_run(mcs_read_t *read)
         if (!open) {
             return;
         }
+        mcs_move_t *moves;
+        size_t n;
         uint64_t bytes;
-        size_t n = plan_moves(read, moves, &bytes);
+        status = plan_moves(read, &moves, &n, &bytes);
+        if (status != MCS_OK) {
+            fail_all(read, status);
+            return;
+        }
         mcs_moves_run(read->client, MCS_FETCH, moves, n, mcs_client_transfer_deadline(read->client, bytes),
                       read->arena);
         for (size_t i = 0; i < read->count; i++) {
-            if (read->items[i].move != NULL) {
+            if (read->items[i].move_count > 0) {
                 judge(read, &read->items[i]);
-                read->items[i].move = NULL;
+                read->items[i].move_count = 0;
             }
         }
     }
@@ -298,4 +374,19 @@ int64_t mcs_read_result(mcs_client_t *client, const mcs_read_item_t *item)
         mcs_count(&client->counters, get_failures, 1);
     }
     return public_status(item->status, item->failure);
+}
+
+void mcs_read_part_results(mcs_client_t *client, const mcs_read_item_t *item)
+{
+    int64_t result = mcs_read_result(client, item);
+    for (size_t i = 0; i < item->part_count; i++) {
+        mcs_part_t *part = &item->parts[i];
+        if (result < 0) {
+            part->result = result;
+        } else if (part->size == 0 && part->offset <= item->found.size) {
+            part->result = 0;
+        } else {
+            part->result = part_moves(part, item->found.size) ? (int64_t)part->size : MCS_INVALID_PARAMS;
+        }
+    }
 }

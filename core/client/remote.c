@@ -1,6 +1,6 @@
 /* Moves through the transport: see move.h.
  *
- * Each move is cut into ranges of at most MCS_RANGE_MAX bytes that start at a multiple of the CRC block; the ranges of
+ * Each move is cut into ranges of at most MCS_RANGE_MAX bytes at multiples of the CRC block; the ranges of
  * one owner make one transfer; all transfers run at once. A range points straight into the caller's memory. Only a
  * range of more than MCS_RANGE_IOV_MAX fragments within a single CRC block (fragments of less than 256 bytes) goes
  * through a piece of memory of its own. */
@@ -62,12 +62,14 @@ static size_t fragments(mcs_cursor_t cursor, uint64_t len, size_t max)
     return n;
 }
 
-/* How long the next range may be: MCS_RANGE_MAX, or fewer blocks when the memory is in too many fragments. */
-static uint64_t range_len(const mcs_cursor_t *cursor, uint64_t left)
+/* How long the next range, from `from` on, may be: up to a block's end at most MCS_RANGE_MAX away, or fewer blocks when
+ * the memory is in too many fragments. */
+static uint64_t range_len(const mcs_cursor_t *cursor, uint64_t from, uint64_t left)
 {
-    uint64_t len = MCS_MIN(left, MCS_RANGE_MAX);
+    uint64_t into_block = from % MCS_EXTENT_CRC_BLOCK;
+    uint64_t len = MCS_MIN(left, MCS_RANGE_MAX - into_block);
     while (len > MCS_EXTENT_CRC_BLOCK && fragments(*cursor, len, MCS_RANGE_IOV_MAX) > MCS_RANGE_IOV_MAX) {
-        len = MCS_EXTENT_CRC_BLOCK * MCS_MAX(len / MCS_EXTENT_CRC_BLOCK / 2, (uint64_t)1);
+        len = MCS_EXTENT_CRC_BLOCK * MCS_MAX(len / MCS_EXTENT_CRC_BLOCK / 2, (uint64_t)1) - into_block;
     }
     return len;
 }
@@ -116,8 +118,9 @@ static mcs_status_t set_memory(plan_t *plan, piece_t *piece, mcs_range_t *range,
 static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs_cursor_t *cursor, uint64_t *len_out)
 {
     MCS_ENSURE(plan->range_count < plan->range_room);
-    uint64_t len = range_len(cursor, move->payload_len - from);
-    uint32_t crc_count = (uint32_t)mcs_extent_block_count(len);
+    uint64_t len = range_len(cursor, from, move->from + move->len - from);
+    /* One for each block that starts in the range. */
+    uint32_t crc_count = (uint32_t)(mcs_extent_block_count(from + len) - mcs_extent_block_count(from));
     mcs_range_t *range = &plan->ranges[plan->range_count];
     piece_t *piece = &plan->pieces[plan->range_count];
     memset(range, 0, sizeof(*range));
@@ -133,8 +136,9 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
         .key_hash = move->key_hash,
         .mac = move->replica->mac,
     };
-    range->crcs = plan->direction == MCS_STORE ? move->crcs + from / MCS_EXTENT_CRC_BLOCK
-                                               : mcs_arena_zalloc(plan->arena, crc_count * sizeof(uint32_t));
+    range->crcs = plan->direction == MCS_STORE
+                      ? move->crcs + from / MCS_EXTENT_CRC_BLOCK
+                      : mcs_arena_zalloc(plan->arena, MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
     range->crc_count = crc_count;
     range->status = MCS_ERR_TRANSFER_FAIL;
     piece->move = move;
@@ -164,7 +168,7 @@ static mcs_status_t add_move(plan_t *plan, mcs_move_t *move)
     mcs_cursor_t cursor = mcs_cursor(move->iov, move->iov_count);
     mcs_status_t status = MCS_OK;
     uint64_t len;
-    for (uint64_t from = 0; status == MCS_OK && from < move->payload_len; from += len) {
+    for (uint64_t from = move->from; status == MCS_OK && from < move->from + move->len; from += len) {
         status = add_range(plan, move, from, &cursor, &len);
         if (status != MCS_OK) {
             break;
@@ -181,9 +185,9 @@ static mcs_status_t add_move(plan_t *plan, mcs_move_t *move)
 /* How many ranges at most: shorter ranges come only from memory in very many fragments. */
 static size_t range_room(const mcs_move_t *move)
 {
-    uint64_t blocks = mcs_extent_block_count(move->payload_len);
-    return (size_t)(move->iov_count > MCS_RANGE_IOV_MAX / 2 ? blocks
-                                                            : (move->payload_len + MCS_RANGE_MAX - 1) / MCS_RANGE_MAX);
+    uint64_t bytes = move->from % MCS_EXTENT_CRC_BLOCK + move->len;
+    return (size_t)(move->iov_count > MCS_RANGE_IOV_MAX / 2 ? mcs_extent_block_count(bytes)
+                                                            : (bytes + MCS_RANGE_MAX - 1) / MCS_RANGE_MAX);
 }
 
 static mcs_status_t make_plan(plan_t *plan, mcs_move_t *moves, size_t count)
@@ -229,12 +233,20 @@ static void fill_plan(plan_t *plan)
 
 /* ---- the result ---- */
 
+/* The blocks that were read whole. */
 static mcs_status_t verify(const mcs_range_t *range)
 {
+    const mcs_access_t *access = &range->access;
     mcs_cursor_t cursor = mcs_cursor(range->iov, range->iov_count);
-    for (uint32_t i = 0; i < range->crc_count; i++) {
+    uint64_t from = MCS_ALIGN_UP(access->from, MCS_EXTENT_CRC_BLOCK);
+    mcs_cursor_skip(&cursor, from - access->from);
+    for (uint32_t i = 0; i < range->crc_count; i++, from += MCS_EXTENT_CRC_BLOCK) {
+        uint64_t block = MCS_MIN(access->payload_len - from, MCS_EXTENT_CRC_BLOCK);
+        if (from + block > access->from + access->len) {
+            break;
+        }
         uint32_t crc;
-        mcs_crc_blocks(MCS_MIN(range->access.len - i * MCS_EXTENT_CRC_BLOCK, MCS_EXTENT_CRC_BLOCK), &cursor, &crc);
+        mcs_crc_blocks(block, &cursor, &crc);
         if (crc != range->crcs[i]) {
             return MCS_ERR_CHECKSUM_MISMATCH;
         }
@@ -245,7 +257,7 @@ static mcs_status_t verify(const mcs_range_t *range)
 static void scatter(mcs_client_t *client, const piece_t *piece, const mcs_range_t *range)
 {
     mcs_cursor_t target = mcs_cursor(piece->move->iov, piece->move->iov_count);
-    mcs_cursor_skip(&target, range->access.from);
+    mcs_cursor_skip(&target, range->access.from - piece->move->from);
     uint8_t *bytes;
     for (uint64_t done = 0; done < range->access.len;) {
         size_t n = mcs_cursor_next(&target, range->access.len - done, &bytes);
@@ -319,9 +331,9 @@ void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_m
     for (size_t i = 0; i < plan.move_count; i++) {
         if (plan.moves[i]->status == MCS_OK) {
             if (direction == MCS_STORE) {
-                mcs_count(&client->counters, bytes_stored, plan.moves[i]->payload_len);
+                mcs_count(&client->counters, bytes_stored, plan.moves[i]->len);
             } else {
-                mcs_count(&client->counters, bytes_fetched, plan.moves[i]->payload_len);
+                mcs_count(&client->counters, bytes_fetched, plan.moves[i]->len);
             }
         }
     }

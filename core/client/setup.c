@@ -271,6 +271,8 @@ static mcs_status_t make_mapper(mcs_client_t *client)
 static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
 {
     mcs_status_t status = mcs_views_create(&client->views);
+    status = status == MCS_OK ? mcs_get_sessions_create(client, &client->get_sessions) : status;
+    status = status == MCS_OK ? mcs_put_sessions_create(&client->put_sessions) : status;
     status = status == MCS_OK ? mcs_peers_create(&client->peers) : status;
     status = status == MCS_OK ? mcs_copiers_create(&client->copiers) : status;
     status = status == MCS_OK ? mcs_regtable_create(&client->buffers) : status;
@@ -461,6 +463,8 @@ void mcs_client_cancel(mcs_client_t *client)
 /* Half-built clients too. */
 void mcs_client_close(mcs_client_t *client)
 {
+    mcs_get_sessions_destroy(client->get_sessions); /* its thread asks the master */
+    mcs_put_sessions_destroy(client->put_sessions);
     withdraw(client);
     if (client->session != NULL) {
         mcs_session_stop(client->session);

@@ -443,6 +443,122 @@ int mcs_get_handles(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, m
     return status == MCS_OK ? 0 : fill_i64(results, count, status);
 }
 
+/* ---- parts and sessions ---- */
+
+static int fill_parts(const mcs_parts_list_t *lists, size_t count, mcs_status_t status)
+{
+    int code = mcs_status_public(status);
+    for (size_t i = 0; lists != NULL && i < count; i++) {
+        for (size_t p = 0; lists[i].parts != NULL && p < lists[i].count; p++) {
+            lists[i].parts[p].result = code;
+        }
+    }
+    return code;
+}
+
+typedef mcs_status_t (*parts_fn)(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
+                                 size_t count);
+
+static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
+                      size_t count)
+{
+    live_t *live = enter(store);
+    bool sane = live != NULL && (count == 0 || (keys != NULL && lists != NULL));
+    for (size_t i = 0; sane && i < count; i++) {
+        sane = lists[i].count == 0 || lists[i].parts != NULL;
+    }
+    mcs_status_t status = sane ? fn(live->client, keys, lists, count) : MCS_ERR_INVALID_PARAMS;
+    if (live != NULL) {
+        leave(live);
+    }
+    return status == MCS_OK ? 0 : fill_parts(lists, count, status);
+}
+
+int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
+{
+    return call_parts(store, mcs_client_get_parts, keys, targets, count);
+}
+
+int mcs_get_session_read(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
+{
+    return call_parts(store, mcs_client_get_session_read, keys, targets, count);
+}
+
+int mcs_put_session_write(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *sources, size_t count)
+{
+    return call_parts(store, mcs_client_put_session_write, keys, sources, count);
+}
+
+typedef mcs_status_t (*keys_fn)(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results);
+
+static int call_keys(mcs_store_t *store, keys_fn fn, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    if (count > 0 && results == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    live_t *live = enter(store);
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (live != NULL && (count == 0 || keys != NULL)) {
+        status = count > 0 ? fn(live->client, keys, count, results) : MCS_OK;
+    }
+    if (live != NULL) {
+        leave(live);
+    }
+    return status == MCS_OK ? 0 : fill_int(results, count, status);
+}
+
+int mcs_get_session_start(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    return call_keys(store, mcs_client_get_session_start, keys, count, results);
+}
+
+int mcs_get_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    bool sane = count == 0 || keys != NULL;
+    if (sane) {
+        mcs_client_get_session_end(live->client, keys, count);
+    }
+    leave(live);
+    return sane ? 0 : MCS_INVALID_PARAMS;
+}
+
+int mcs_put_session_start(mcs_store_t *store, const mcs_bytes_t *keys, const uint64_t *sizes, size_t count,
+                          const mcs_replicate_config_t *config, int *results)
+{
+    if (count > 0 && results == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_replicate_config_t full = {.struct_size = sizeof(full)};
+    if (config != NULL) {
+        memcpy(&full, config, MCS_MIN(config->struct_size, sizeof(full)));
+    }
+    live_t *live = enter(store);
+    bool sane = live != NULL && (count == 0 || (keys != NULL && sizes != NULL)) &&
+                (config == NULL || config->struct_size >= sizeof(size_t));
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (sane) {
+        status = mcs_client_put_session_start(live->client, keys, sizes, count, config != NULL ? &full : NULL, results);
+    }
+    if (live != NULL) {
+        leave(live);
+    }
+    return status == MCS_OK ? 0 : fill_int(results, count, status);
+}
+
+int mcs_put_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    return call_keys(store, mcs_client_put_session_end, keys, count, results);
+}
+
+int mcs_put_session_revoke(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    return call_keys(store, mcs_client_put_session_revoke, keys, count, results);
+}
+
 /* ---- exist, size, remove ---- */
 
 int mcs_exist(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)

@@ -238,6 +238,32 @@ static PyMethodDef store_methods[] = {
            "key), -600 (not in\n"
            "one registered buffer, beyond the value's end, or lists of different length), or another negative code."),
 
+    METHOD(batch_get_session_start, "($self, keys)",
+           "Looks the keys up once, for reads piece by piece: a list of 0 or -704. Until batch_get_session_end the "
+           "leases are\n"
+           "renewed, and reads are of the value that was there at the start. [] when not set up."),
+    METHOD(
+        batch_get_into_multi_buffer_ranges, "($self, keys, all_buffer_ptrs, all_sizes, all_src_offsets)",
+        "Pieces of values whose keys are in a get session, into registered buffers: a list of bytes read, -600 (not "
+        "in\n"
+        "session, not registered, beyond the value's end, or lists of different length), -704 (the value is gone), or "
+        "another\n"
+        "negative code. [] when not set up."),
+    METHOD(batch_get_session_end, "($self, keys)", "Returns 0; -1 when not set up."),
+    METHOD(batch_put_session_start, "($self, keys, sizes, config=...)",
+           "Begins values of these sizes that are written piece by piece: a list of 0, -600, or -200 when the open "
+           "sessions hold\n"
+           "as much as they may (MC_STORE_PUT_SESSION_LIMIT). [] when not set up."),
+    METHOD(batch_put_from_multi_buffer_ranges, "($self, keys, all_buffer_ptrs, all_sizes, all_dst_offsets)",
+           "Pieces of values in a put session, from registered buffers: a list of bytes written, or -600. [] when not "
+           "set up."),
+    METHOD(batch_put_session_end, "($self, keys)",
+           "Stores the values: a list of codes as of put; -700 for a value with bytes that were never written, whose "
+           "session goes\n"
+           "on. [] when not set up."),
+    METHOD(batch_put_session_revoke, "($self, keys)",
+           "Drops what was written: a list of 0, or -600 for a key that is not in session. [] when not set up."),
+
     METHOD(is_exist, "($self, key)", "1 = readable (and leased for a while), 0 = not, negative = failure."),
     METHOD(batch_is_exist, "($self, keys)", "is_exist for many keys: a list."),
     METHOD(get_size, "($self, key)", "Bytes of the value, or a negative code. Grants a lease."),

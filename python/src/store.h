@@ -82,6 +82,14 @@ MPY_STORE_METHOD(batch_get_into);
 MPY_STORE_METHOD(batch_get_into_multi_buffers);
 /* store_ranges.c */
 MPY_STORE_METHOD(get_into_ranges);
+/* store_sessions.c */
+MPY_STORE_METHOD(batch_get_session_start);
+MPY_STORE_METHOD(batch_get_into_multi_buffer_ranges);
+MPY_STORE_METHOD(batch_get_session_end);
+MPY_STORE_METHOD(batch_put_session_start);
+MPY_STORE_METHOD(batch_put_from_multi_buffer_ranges);
+MPY_STORE_METHOD(batch_put_session_end);
+MPY_STORE_METHOD(batch_put_session_revoke);
 /* store_query.c */
 MPY_STORE_METHOD(is_exist);
 MPY_STORE_METHOD(batch_is_exist);

@@ -1,12 +1,5 @@
-/* get_into_ranges: pieces of values into registered buffers.
- *
- * The values are looked up once for each different key, as handles: on this host those show the stored bytes
- * themselves, and only the pieces are copied; a value of another host is brought whole into the local buffer first,
- * which must have room for it. */
+/* get_into_ranges: pieces of values into registered buffers. Only the pieces move. */
 #include "python/src/store.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/base/alloc.h"
 
@@ -28,20 +21,13 @@ typedef struct plan {
     buffer_plan_t *buffers;
 } plan_t;
 
-/* One different key, found by its place in a sorted array. */
-typedef struct found {
-    mcs_bytes_t key;
-    mcs_handle_t *handle;
-    int64_t result;
-} found_t;
-
-typedef struct lookup {
+/* What the library is given: one list of parts for each key of each buffer. */
+typedef struct job {
     size_t count;
-    found_t *items;
     mcs_bytes_t *keys;
-    mcs_handle_t **handles;
-    int64_t *results;
-} lookup_t;
+    mcs_parts_list_t *lists;
+    mcs_part_t *parts; /* of all lists */
+} job_t;
 
 static void drop_plan(plan_t *plan)
 {
@@ -156,106 +142,72 @@ static bool take_plan(PyObject *const *lists, const mpy_numbers_t *addresses, pl
     return true;
 }
 
-/* ---- the values ---- */
+/* ---- the pieces ---- */
 
-static int compare_found(const void *a, const void *b)
+static void drop_job(job_t *job)
 {
-    const mcs_bytes_t *x = &((const found_t *)a)->key;
-    const mcs_bytes_t *y = &((const found_t *)b)->key;
-    if (x->len != y->len) {
-        return x->len < y->len ? -1 : 1;
-    }
-    return x->len == 0 ? 0 : memcmp(x->ptr, y->ptr, x->len);
+    mcs_free(job->keys);
+    mcs_free(job->lists);
+    mcs_free(job->parts);
 }
 
-static void drop_lookup(lookup_t *lookup)
+/* Room for all rows that fit. */
+static bool make_job(const plan_t *plan, job_t *out)
 {
-    for (size_t i = 0; lookup->items != NULL && i < lookup->count; i++) {
-        mcs_handle_release(lookup->items[i].handle);
-    }
-    mcs_free(lookup->items);
-    mcs_free(lookup->keys);
-    mcs_free(lookup->handles);
-    mcs_free(lookup->results);
-}
-
-/* The different keys of all rows that fit, sorted. */
-static bool make_lookup(const plan_t *plan, lookup_t *out)
-{
-    size_t total = 0;
+    size_t keys = 0;
+    size_t parts = 0;
     for (size_t i = 0; i < plan->count; i++) {
-        total += plan->buffers[i].fits ? plan->buffers[i].keys.count : 0;
+        const buffer_plan_t *buffer = &plan->buffers[i];
+        keys += buffer->fits ? buffer->keys.count : 0;
+        parts += buffer->fits ? buffer->dst.numbers : 0;
     }
-    lookup_t lookup = {.items = mpy_calloc(total, sizeof(*lookup.items)),
-                       .keys = mpy_calloc(total, sizeof(*lookup.keys)),
-                       .handles = mpy_calloc(total, sizeof(*lookup.handles)),
-                       .results = mpy_calloc(total, sizeof(*lookup.results))};
-    if (lookup.items == NULL || lookup.keys == NULL || lookup.handles == NULL || lookup.results == NULL) {
-        drop_lookup(&lookup);
+    job_t job = {.keys = mpy_calloc(keys, sizeof(*job.keys)),
+                 .lists = mpy_calloc(keys, sizeof(*job.lists)),
+                 .parts = mpy_calloc(parts, sizeof(*job.parts))};
+    if (job.keys == NULL || job.lists == NULL || job.parts == NULL) {
+        drop_job(&job);
         return false;
     }
-    size_t listed = 0;
-    for (size_t i = 0; i < plan->count; i++) {
-        const mpy_keys_t *keys = &plan->buffers[i].keys;
-        for (size_t j = 0; plan->buffers[i].fits && j < keys->count; j++) {
-            lookup.items[listed++].key = keys->items[j];
-        }
-    }
-    qsort(lookup.items, listed, sizeof(*lookup.items), compare_found);
-    for (size_t i = 0; i < listed; i++) {
-        if (lookup.count == 0 || compare_found(&lookup.items[lookup.count - 1], &lookup.items[i]) != 0) {
-            lookup.items[lookup.count++] = lookup.items[i];
-        }
-    }
-    for (size_t i = 0; i < lookup.count; i++) {
-        lookup.keys[i] = lookup.items[i].key;
-    }
-    *out = lookup;
+    *out = job;
     return true;
 }
 
-static void find_values(mcs_store_t *store, lookup_t *lookup)
+static mcs_part_t make_part(mpy_store_t *self, uint64_t address, uint64_t dst, uint64_t src, uint64_t size)
 {
-    if (lookup->count > 0) {
-        mcs_get_handles(store, lookup->keys, lookup->count, lookup->handles, lookup->results);
-    }
-    for (size_t i = 0; i < lookup->count; i++) {
-        lookup->items[i].handle = lookup->handles[i];
-        lookup->items[i].result = lookup->results[i];
-    }
-}
-
-/* ---- the pieces ---- */
-
-static int64_t copy_piece(mpy_store_t *self, const found_t *value, uint64_t address, uint64_t dst, uint64_t src,
-                          uint64_t size)
-{
-    uint64_t object_size = mcs_handle_size(value->handle);
     uint64_t end;
-    if (src > object_size || size > object_size - src || __builtin_add_overflow(dst, size, &end) ||
-        !mpy_memory_registered(self->memory, address, end)) {
-        return MCS_INVALID_PARAMS;
-    }
-    if (size > 0) {
-        /* NOLINTNEXTLINE(performance-no-int-to-ptr) */
-        memcpy((void *)(uintptr_t)(address + dst), (const char *)mcs_handle_ptr(value->handle) + src, size);
-    }
-    return (int64_t)size;
+    bool usable = !__builtin_add_overflow(dst, size, &end) && mpy_memory_registered(self->memory, address, end);
+    return (mcs_part_t){.ptr =
+                            usable ? (void *)(uintptr_t)(address + dst) : NULL, /* NOLINT(performance-no-int-to-ptr) */
+                        .size = size,
+                        .offset = usable ? src : UINT64_MAX}; /* beyond every value: MCS_INVALID_PARAMS */
 }
 
-static void copy_pieces(mpy_store_t *self, const plan_t *plan, const lookup_t *lookup)
+/* Without the GIL, like everything that asks which buffers are registered. */
+static void fill_job(mpy_store_t *self, const plan_t *plan, job_t *job)
 {
+    mcs_part_t *part = job->parts;
     for (size_t i = 0; i < plan->count; i++) {
         const buffer_plan_t *buffer = &plan->buffers[i];
         for (size_t j = 0; buffer->fits && j < buffer->keys.count; j++) {
-            found_t wanted = {.key = buffer->keys.items[j]};
-            const found_t *value = bsearch(&wanted, lookup->items, lookup->count, sizeof(wanted), compare_found);
-            for (size_t k = 0; value != NULL && k < buffer->dst.rows[j].count; k++) {
-                int64_t result = value->handle == NULL
-                                     ? value->result
-                                     : copy_piece(self, value, buffer->address, buffer->dst.rows[j].items[k],
-                                                  buffer->src.rows[j].items[k], buffer->sizes.rows[j].items[k]);
-                buffer->results.rows[j].items[k] = (uint64_t)result;
+            size_t count = buffer->dst.rows[j].count;
+            job->keys[job->count] = buffer->keys.items[j];
+            job->lists[job->count++] = (mcs_parts_list_t){.parts = part, .count = count};
+            for (size_t k = 0; k < count; k++) {
+                *part++ = make_part(self, buffer->address, buffer->dst.rows[j].items[k], buffer->src.rows[j].items[k],
+                                    buffer->sizes.rows[j].items[k]);
+            }
+        }
+    }
+}
+
+static void take_results(const plan_t *plan, const job_t *job)
+{
+    const mcs_part_t *part = job->parts;
+    for (size_t i = 0; i < plan->count; i++) {
+        const buffer_plan_t *buffer = &plan->buffers[i];
+        for (size_t j = 0; buffer->fits && j < buffer->keys.count; j++) {
+            for (size_t k = 0; k < buffer->dst.rows[j].count; k++) {
+                buffer->results.rows[j].items[k] = (uint64_t)(part++)->result;
             }
         }
     }
@@ -264,15 +216,18 @@ static void copy_pieces(mpy_store_t *self, const plan_t *plan, const lookup_t *l
 /* Runs the plan: its results are filled. False: an exception. */
 static bool run_plan(mpy_store_t *self, const plan_t *plan)
 {
-    lookup_t lookup;
-    if (!make_lookup(plan, &lookup)) {
+    job_t job;
+    if (!make_job(plan, &job)) {
         return false;
     }
     mpy_call_t call;
     mpy_call_begin(&call);
-    find_values(self->store, &lookup);
-    copy_pieces(self, plan, &lookup);
-    drop_lookup(&lookup);
+    fill_job(self, plan, &job);
+    if (job.count > 0) {
+        mcs_get_parts(self->store, job.keys, job.lists, job.count);
+    }
+    take_results(plan, &job);
+    drop_job(&job);
     return mpy_call_end(&call);
 }
 

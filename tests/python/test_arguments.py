@@ -82,6 +82,23 @@ METHODS = {
         ("all_src_offsets", LIST, [[[0]]]),
         ("all_sizes", LIST, [[[0]]]),
     ],
+    "batch_get_session_start": [("keys", LIST, ["k"])],
+    "batch_get_into_multi_buffer_ranges": [
+        ("keys", LIST, ["k"]),
+        ("all_buffer_ptrs", LIST, [[0]]),
+        ("all_sizes", LIST, [[0]]),
+        ("all_src_offsets", LIST, [[0]]),
+    ],
+    "batch_get_session_end": [("keys", LIST, ["k"])],
+    "batch_put_session_start": [("keys", LIST, ["k"]), ("sizes", LIST, [0]), ("config", CONFIG, None)],
+    "batch_put_from_multi_buffer_ranges": [
+        ("keys", LIST, ["k"]),
+        ("all_buffer_ptrs", LIST, [[0]]),
+        ("all_sizes", LIST, [[0]]),
+        ("all_dst_offsets", LIST, [[0]]),
+    ],
+    "batch_put_session_end": [("keys", LIST, ["k"])],
+    "batch_put_session_revoke": [("keys", LIST, ["k"])],
     "init_all": [("protocol", KEY, "none"), ("device_name", KEY, ""), ("mount_segment_size", NUM, 0)],
 }
 

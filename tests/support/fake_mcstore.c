@@ -458,6 +458,154 @@ void mcs_handle_release(mcs_handle_t *handle)
     }
 }
 
+/* ---- parts and sessions ---- */
+
+static int get_part_list(mcs_store_t *store, mcs_bytes_t key, const mcs_parts_list_t *list)
+{
+    int code = key_code(store, key);
+    pthread_mutex_lock(&g_lock);
+    object_t *object = code == 0 ? *find(key) : NULL;
+    for (size_t i = 0; i < list->count; i++) {
+        mcs_part_t *part = &list->parts[i];
+        if (object == NULL) {
+            part->result = code != 0 ? code : NOT_FOUND;
+        } else if (part->offset > object->len || part->size > object->len - part->offset ||
+                   (part->ptr == NULL && part->size > 0)) {
+            part->result = MCS_INVALID_PARAMS;
+        } else {
+            if (part->size > 0) {
+                memcpy(part->ptr, object->bytes + part->offset, part->size);
+            }
+            part->result = (int64_t)part->size;
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+    return 0;
+}
+
+int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        get_part_list(store, keys[i], &targets[i]);
+    }
+    return 0;
+}
+
+int mcs_get_session_start(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    for (size_t i = 0; i < count; i++) {
+        int64_t size = mcs_object_size(store, keys[i]);
+        results[i] = size < 0 ? (int)size : 0;
+    }
+    return 0;
+}
+
+int mcs_get_session_read(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
+{
+    return mcs_get_parts(store, keys, targets, count);
+}
+
+int mcs_get_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count)
+{
+    (void)keys;
+    (void)count;
+    return is_up(store) ? 0 : MCS_INVALID_PARAMS;
+}
+
+/* Open put sessions: objects of another list, with bytes of zero where nothing was written. */
+static object_t *g_open;
+
+static object_t **find_open(mcs_bytes_t key)
+{
+    object_t **at = &g_open;
+    while (*at != NULL && ((*at)->key_len != key.len || memcmp((*at)->key, key.ptr, key.len) != 0)) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
+int mcs_put_session_start(mcs_store_t *store, const mcs_bytes_t *keys, const uint64_t *sizes, size_t count,
+                          const mcs_replicate_config_t *config, int *results)
+{
+    (void)config;
+    for (size_t i = 0; i < count; i++) {
+        results[i] = key_code(store, keys[i]);
+        pthread_mutex_lock(&g_lock);
+        object_t **at = find_open(keys[i]);
+        if (results[i] == 0 && (*at != NULL || sizes[i] == 0 || sizes[i] > 1 << 20)) {
+            results[i] = MCS_INVALID_PARAMS;
+        }
+        if (results[i] == 0) {
+            object_t *object = calloc(1, sizeof(*object));
+            object->key = malloc(keys[i].len);
+            memcpy(object->key, keys[i].ptr, keys[i].len);
+            object->key_len = keys[i].len;
+            object->bytes = calloc(1, sizes[i]);
+            object->len = sizes[i];
+            *at = object;
+        }
+        pthread_mutex_unlock(&g_lock);
+    }
+    return 0;
+}
+
+int mcs_put_session_write(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *sources, size_t count)
+{
+    (void)store;
+    pthread_mutex_lock(&g_lock);
+    for (size_t i = 0; i < count; i++) {
+        object_t *object = *find_open(keys[i]);
+        for (size_t p = 0; p < sources[i].count; p++) {
+            mcs_part_t *part = &sources[i].parts[p];
+            part->result = MCS_INVALID_PARAMS;
+            if (object != NULL && part->offset <= object->len && part->size <= object->len - part->offset) {
+                memcpy(object->bytes + part->offset, part->ptr, part->size);
+                part->result = (int64_t)part->size;
+            }
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+    return 0;
+}
+
+static void end_session(mcs_store_t *store, mcs_bytes_t key, bool put, int *result)
+{
+    pthread_mutex_lock(&g_lock);
+    object_t **at = find_open(key);
+    object_t *object = *at;
+    if (object != NULL) {
+        *at = object->next;
+    }
+    pthread_mutex_unlock(&g_lock);
+    *result = object == NULL ? MCS_INVALID_PARAMS : 0;
+    if (object == NULL) {
+        return;
+    }
+    if (put) {
+        struct iovec piece = {object->bytes, object->len};
+        *result = put_one(store, key, &(mcs_value_t){&piece, 1}, 0);
+    }
+    free(object->bytes);
+    free(object->key);
+    free(object);
+}
+
+int mcs_put_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    for (size_t i = 0; i < count; i++) {
+        end_session(store, keys[i], true, &results[i]);
+    }
+    return 0;
+}
+
+int mcs_put_session_revoke(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)
+{
+    for (size_t i = 0; i < count; i++) {
+        end_session(store, keys[i], false, &results[i]);
+    }
+    return 0;
+}
+
 /* ---- exist, remove ---- */
 
 int mcs_exist(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results)

@@ -176,7 +176,7 @@ static mcs_status_t fetch(mcs_transport_t *holder, mcs_range_t *range, bool corr
         from += range->iov[i].iov_len;
     }
     if (corrupt) {
-        ((char *)range->iov[0].iov_base)[0] ^= 1;
+        ((char *)range->iov[0].iov_base)[range->iov[0].iov_len / 2] ^= 1;
     }
     memcpy(range->crcs, held.crcs, held.crc_count * sizeof(uint32_t));
     holder->config.owner_ops->read_end(holder->config.owner, &held);
@@ -198,7 +198,13 @@ static mcs_status_t store(mcs_transport_t *holder, mcs_range_t *range)
     return holder->config.owner_ops->write_end(holder->config.owner, &held, MCS_OK, range->crcs, range->crc_count);
 }
 
-static void note_range(const mcs_range_t *range)
+/* That start before a byte. */
+static uint64_t blocks_before(uint64_t at)
+{
+    return (at + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+}
+
+static void note_range(const mcs_range_t *range, mcs_direction_t direction)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < range->iov_count; i++) {
@@ -206,8 +212,9 @@ static void note_range(const mcs_range_t *range)
     }
     /* The contract of transport.h, checked here once for all tests. */
     bool sane = sum == range->access.len && sum > 0 && sum <= MCS_RANGE_MAX && range->iov_count > 0 &&
-                range->iov_count <= MCS_RANGE_IOV_MAX && range->access.from % MCS_CRC_BLOCK == 0 &&
-                range->crc_count == (sum + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+                range->iov_count <= MCS_RANGE_IOV_MAX &&
+                (direction == MCS_FETCH || range->access.from % MCS_CRC_BLOCK == 0) &&
+                range->crc_count == blocks_before(range->access.from + sum) - blocks_before(range->access.from);
     if (!sane) {
         abort();
     }
@@ -245,7 +252,7 @@ static void run_transfer(mcs_transport_t *mine, mcs_transfer_t *transfer, uint64
     mcs_transport_t *holder = hold(transfer->endpoint, &how);
     for (uint32_t i = 0; i < transfer->range_count; i++) {
         mcs_range_t *range = &transfer->ranges[i];
-        note_range(range);
+        note_range(range, transfer->direction);
         if (holder == NULL || how == FAKE_HOLDER_DEAD) {
             range->status = MCS_ERR_TRANSFER_FAIL;
         } else if (how == FAKE_HOLDER_STOPPED) {

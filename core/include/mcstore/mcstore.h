@@ -96,6 +96,20 @@ typedef struct mcs_replicate_config {
     size_t group_id_count;
 } mcs_replicate_config_t;
 
+/* A part of an object: `size` bytes from `offset` on, and where in the caller's memory they go (come from). A read ends
+ * each with its own result: the size, or negative: MCS_INVALID_PARAMS for a part that reaches beyond the object's end,
+ * or that has no memory (`ptr` NULL and a size). */
+typedef struct mcs_part {
+    void *ptr;
+    uint64_t size;
+    uint64_t offset;
+    int64_t result;
+} mcs_part_t;
+typedef struct mcs_parts_list {
+    mcs_part_t *parts;
+    size_t count;
+} mcs_parts_list_t;
+
 /* ---- put ---- */
 
 /* How a value is given changes only the checks the API documents. */
@@ -116,6 +130,21 @@ typedef struct mcs_value {
 MCSTORE_API int mcs_put(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *values, size_t count,
                         const mcs_replicate_config_t *config, unsigned flags, int *results);
 
+/* Sessions for callers that write objects piece by piece: the pieces are gathered in memory of this process, and the
+ * end stores the value as mcs_put does. Before that nobody sees the key, and space is found at the end. */
+/* results[i]: 0, MCS_INVALID_PARAMS (also for a key that is in session already), or -200 when the sessions of this
+ * store hold as much memory as they may (MC_STORE_PUT_SESSION_LIMIT). */
+MCSTORE_API int mcs_put_session_start(mcs_store_t *store, const mcs_bytes_t *keys, const uint64_t *sizes, size_t count,
+                                      const mcs_replicate_config_t *config, int *results);
+/* Each part's result is its size, or MCS_INVALID_PARAMS when it is beyond the size or its key is not in session. */
+MCSTORE_API int mcs_put_session_write(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *sources,
+                                      size_t count);
+/* results[i]: as mcs_put. -700 for a value of which bytes were never written: the session then goes on. A session whose
+ * put failed is over. */
+MCSTORE_API int mcs_put_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results);
+/* results[i]: 0, or MCS_INVALID_PARAMS for a key that is not in session. */
+MCSTORE_API int mcs_put_session_revoke(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results);
+
 /* ---- get ---- */
 
 /* Into the caller's memory: results[i] is the object's size or negative: MCS_INVALID_PARAMS when the buffers are too
@@ -134,6 +163,24 @@ MCSTORE_API int64_t mcs_get_object_size(const mcs_get_t *get, size_t i);
  * MCS_INVALID_PARAMS also when an object was replaced by one of another size meanwhile: begin again. */
 MCSTORE_API int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results);
 MCSTORE_API void mcs_get_end(mcs_get_t *get);
+
+/* Parts of count objects. Only these bytes move; the blocks of 1 MiB that a part contains whole are verified. A key may
+ * be listed any number of times. Returns 0, or the error that made the whole call impossible (then in every part). */
+MCSTORE_API int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets,
+                              size_t count);
+
+/* Sessions for callers that read objects piece by piece (layer by layer): start looks the keys up once and keeps what
+ * it found; until the end the leases are renewed in the background at half their life. A read of a key in session
+ * asks the master nothing. It is of the value that was there at the start: when that is gone (removed by force,
+ * replaced, its owner lost) reads are -704, never of another value. A key that is started again is looked up again; it
+ * ends once. Sessions belong to the store and end with close. */
+/* results[i]: 0 or negative (-704). */
+MCSTORE_API int mcs_get_session_start(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results);
+/* As mcs_get_parts; a key that is not in session is MCS_INVALID_PARAMS. */
+MCSTORE_API int mcs_get_session_read(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets,
+                                     size_t count);
+/* 0 or MCS_INVALID_PARAMS. Keys that are not in session are passed over. */
+MCSTORE_API int mcs_get_session_end(mcs_store_t *store, const mcs_bytes_t *keys, size_t count);
 
 /* A handle: an object's bytes without a buffer of the caller's. A same-host replica is a read-only view of the segment
  * itself (no copy), held until the release; otherwise, and past the cap on viewed bytes, a private writable copy in the
