@@ -8,10 +8,15 @@ Tests of arguments, results, leaks and signals use `fake`; the documentation's f
 
 import gc
 import importlib
+import signal
 import sys
 
 import pytest
 from python_support import BUILD_DIR, FAKE_PATH, REAL_PATH, SETUP, Master, import_fake, run_python
+
+
+# Whoever starts the tests in the background has Ctrl-C ignored, and all their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ or the ip command. Markers: `soak` for what takes longer than ten seconds, `netn
 
 import contextlib
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -16,6 +17,10 @@ if str(ROOT) not in sys.path:
 
 from tests.support.networks import Network, why_not
 from tests.support.processes import Master, Peer, Scratch
+
+
+# Whoever starts the tests in the background has Ctrl-C ignored, and all their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
