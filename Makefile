@@ -88,8 +88,11 @@ soak: build ## replay a trace for SOAK_SECONDS (default 600), every byte verifie
 wheel: deps ## dist/*.whl
 	@$(PY) -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 
-install: build ## into PREFIX (default /usr/local), below DESTDIR
-	@DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix $(PREFIX)
+# The Python module is a wheel's to install: make wheel, pip install dist/*.whl.
+install: build ## the master, libmcstore and its headers into PREFIX (default /usr/local), below DESTDIR
+	@for component in master Unspecified; do \
+		DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix $(PREFIX) --component $$component; \
+	done
 
 clean: ## remove the builds; keeps .venv
 	@rm -rf build dist
