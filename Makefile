@@ -90,7 +90,7 @@ wheel: deps ## dist/*.whl
 
 # The Python module is a wheel's to install: make wheel, pip install dist/*.whl.
 install: build ## the master, libmcstore and its headers into PREFIX (default /usr/local), below DESTDIR
-	@for component in master Unspecified; do \
+	@for component in master client; do \
 		DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix $(PREFIX) --component $$component; \
 	done
 
