@@ -32,6 +32,7 @@ typedef struct world {
     pthread_mutex_t lock;
     uint64_t *released; /* in the order of the answers */
     uint32_t released_count;
+    mcs_owner_released_fn also; /* told, too; set before the first release */
 } world_t;
 
 MCS_UNUSED static void world_nap(void)
@@ -57,6 +58,9 @@ static void world_on_released(void *arg, const uint64_t *generations, uint32_t c
         world->released[world->released_count++] = generations[i];
     }
     pthread_mutex_unlock(&world->lock);
+    if (world->also != NULL) {
+        world->also(world, generations, count);
+    }
 }
 
 MCS_UNUSED static uint32_t world_times_released(world_t *world, uint64_t generation)
