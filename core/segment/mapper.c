@@ -291,6 +291,7 @@ static void drop_lost(mcs_mapper_t *mapper, mapper_conn_t *conn)
     mcs_mutex_unlock(&mapper->lock);
     drop_mappings(mapper, of_conn, conn);
     if (listed) {
+        mcs_event_set(&mapper->wake); /* the thread has a reference, too */
         mcs_i_mapper_conn_put(conn);
     }
 }

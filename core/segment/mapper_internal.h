@@ -60,9 +60,15 @@ mcs_status_t mcs_i_mapper_connect(mcs_id_t client, mcs_id_t session, const mcs_m
 /* Asks for a segment. MCS_ERR_SEGMENT_NOT_FOUND: the owner says that it has none like this. */
 mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t size, uint64_t deadline_ns,
                               mcs_region_t **memory_out, mcs_region_t **control_out) MCS_MUST_CHECK;
+/* Of no use to new pins: the owner has gone, or has closed our page (the session has ended, or it parts with us) and
+ * will hang up. */
 static inline bool mapper_conn_lost(const mapper_conn_t *conn)
 {
-    return __atomic_load_n(&conn->lost, __ATOMIC_ACQUIRE) != 0;
+    if (__atomic_load_n(&conn->lost, __ATOMIC_ACQUIRE) != 0) {
+        return true;
+    }
+    const mcs_slot_page_t *slots = conn->slots->base;
+    return __atomic_load_n(&slots->closed, __ATOMIC_ACQUIRE) != 0;
 }
 
 #endif
