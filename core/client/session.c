@@ -313,6 +313,7 @@ static mcs_status_t connect_once(mcs_session_t *session)
     int64_t limit_ms =
         config->connect_timeout_ms < 0 ? CONNECT_LIMIT_MS : MCS_MIN(config->connect_timeout_ms, CONNECT_LIMIT_MS);
     mcs_io_t io = control_io(session, limit_ms);
+    io.interruptible = true; /* at set-up; the control thread has no hook */
     mcs_status_t status = mcs_conn_open(&session->conn, session->config.address, config->ipv6, &io);
     if (status != MCS_OK) {
         return status;
@@ -603,7 +604,9 @@ void mcs_session_destroy(mcs_session_t *session)
 
 bool mcs_session_is_connected(const mcs_session_t *session)
 {
-    uint64_t silence_ns = mcs_now_ns() - __atomic_load_n(&session->last_answer_ns, __ATOMIC_RELAXED);
+    /* An answer that comes between the two looks is younger than `now`. */
+    uint64_t answer_ns = __atomic_load_n(&session->last_answer_ns, __ATOMIC_RELAXED);
+    uint64_t now_ns = mcs_now_ns();
     return __atomic_load_n(&session->connected, __ATOMIC_ACQUIRE) != 0 &&
-           silence_ns <= __atomic_load_n(&session->patience_ns, __ATOMIC_RELAXED);
+           now_ns <= answer_ns + __atomic_load_n(&session->patience_ns, __ATOMIC_RELAXED);
 }

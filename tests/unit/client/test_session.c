@@ -6,6 +6,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "core/client/interrupt.h"
+#include "mcstore/mcstore.h"
 #include "tests/support/fake_master.h"
 #include "tests/support/unit.h"
 
@@ -31,6 +33,7 @@ typedef struct fixture {
     uint32_t challenges;
     uint32_t good_proofs;
     bool ask_token;
+    bool mute; /* to hellos: a master that is stopped */
 } fixture_t;
 
 static void take_column(const fake_request_t *request, uint64_t *list, size_t *count)
@@ -84,7 +87,9 @@ static fake_action_t script(void *arg, const fake_request_t *request, fake_answe
     fixture_t *f = arg;
     fake_action_t action = FAKE_DEFAULT;
     pthread_mutex_lock(&f->lock);
-    if (request->header.verb == MCS_VERB_RELEASED && f->lose > 0) {
+    if (request->header.verb == MCS_VERB_HELLO && f->mute) {
+        action = FAKE_SILENCE;
+    } else if (request->header.verb == MCS_VERB_RELEASED && f->lose > 0) {
         f->lose--;
         action = FAKE_CLOSE;
     } else if (request->header.verb == MCS_VERB_RELEASED) {
@@ -287,6 +292,26 @@ static void a_failed_mount_closes_the_session_and_fails_the_start(void **state)
     assert_int_equal(mcs_session_start(f->session, NULL), MCS_OK);
 }
 
+static int stop_now(void *arg)
+{
+    (*(int *)arg)++;
+    return 1;
+}
+
+static void a_start_at_a_master_that_is_silent_can_be_interrupted(void **state)
+{
+    fixture_t *f = *state;
+    int asked = 0;
+    f->mute = true;
+    f->config.connect_timeout_ms = 30000;
+    mcs_interrupt_begin();
+    mcs_thread_set_interrupt(stop_now, &asked);
+    assert_int_equal(mcs_session_start(f->session, NULL), MCS_ERR_INTERRUPTED);
+    mcs_thread_set_interrupt(NULL, NULL);
+    mcs_interrupt_begin();
+    assert_int_equal(asked, 1);
+}
+
 static void stop_says_goodbye_once(void **state)
 {
     fixture_t *f = *state;
@@ -374,6 +399,7 @@ int main(void)
         TEST(a_master_of_a_lower_epoch_is_refused),
         TEST(a_notice_that_is_none_costs_the_connection_and_nothing_else),
         TEST(a_failed_mount_closes_the_session_and_fails_the_start),
+        TEST(a_start_at_a_master_that_is_silent_can_be_interrupted),
         TEST(stop_says_goodbye_once),
         TEST(the_cluster_token_is_proven_and_never_sent),
         TEST(a_wrong_token_is_refused),
