@@ -447,7 +447,9 @@ static bool parked_put_step(svc_parked_t *base, uint64_t now_ns, bool last)
 /* True: the request waits. False: it has to be answered as it is. */
 static bool park_put(svc_call_t *call, const put_job_t *job)
 {
-    size_t bytes = sizeof(parked_put_t) + 2 * (size_t)call->header->length;
+    size_t count = job->batch.count;
+    size_t bytes = sizeof(parked_put_t) + 2 * (size_t)call->header->length +
+                   count * (sizeof(mcs_col_put_t) + job->stride * sizeof(mcs_col_replica_t) + 2 * sizeof(mcs_key_t));
     uint64_t wait_ms = call->service->conf->eviction_wait_ms;
     if (wait_ms == 0 || !svc_park_admit(call->service, bytes)) {
         return false;
