@@ -411,7 +411,10 @@ static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *head
     if (header->kind == UCXT_REFUSED) {
         return answer_refused(request, header);
     }
-    if (header->kind != UCXT_STORED || header->count != request->count || len != (size_t)request->count * 4) {
+    /* An owner that has everything has left nothing of it with UCX. One that says so earlier must not end the transfer:
+     * UCX still reads the caller's memory. */
+    if (header->kind != UCXT_STORED || header->count != request->count || len != (size_t)request->count * 4 ||
+        base->sending) {
         return MCS_ERR_PROTOCOL;
     }
     mcs_status_t status[UCXT_FRAME_PIECES];
