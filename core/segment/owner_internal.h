@@ -22,7 +22,7 @@
 #define OWNER_POLL_MAX     (2u + 2u * OWNER_CONNS_MAX)
 #define OWNER_SESSIONS_OWN 8u
 /* Pages without a connection, of processes that live and hold slots, come on top of those with one. */
-#define OWNER_PAGES_MAX     2048u
+#define OWNER_PAGES_MAX     1024u
 #define OWNER_ENDED_MAX     65536u
 #define OWNER_PENDING_MAX   (UINT32_C(1) << 20)
 #define OWNER_WRITE_BUCKETS 256u
