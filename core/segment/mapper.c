@@ -494,6 +494,14 @@ static mcs_mapping_t *enter_mapping(mcs_mapper_t *mapper, mcs_mapping_t *mapping
     return other;
 }
 
+/* No pin of it will succeed any more, though the thread may not have seen the end of the connection yet. */
+static bool is_over(const mcs_mapping_t *mapping)
+{
+    const mcs_slot_page_t *slots = mapping->conn->slots->base;
+    return mapper_conn_lost(mapping->conn) || __atomic_load_n(&slots->closed, __ATOMIC_RELAXED) != 0 ||
+           __atomic_load_n(&mapping->ctl->closed, __ATOMIC_RELAXED) != 0;
+}
+
 mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
                             mcs_mapping_t **mapping_out)
 {
@@ -501,8 +509,10 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
     mcs_mapping_t *mapping = find_locked(mapper, peer->instance);
     bool failed = mapping == NULL && failed_lately_locked(mapper, peer->instance);
     mcs_mutex_unlock(&mapper->lock);
-    if (mapping != NULL && mapper_conn_lost(mapping->conn)) {
-        drop_lost(mapper, mapping->conn);
+    if (mapping != NULL && is_over(mapping)) {
+        if (mapping->own == NULL) {
+            drop_lost(mapper, mapping->conn);
+        }
         mcs_mapping_put(mapping);
         mapping = NULL;
     }

@@ -13,11 +13,27 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#define PAGE UINT64_C(4096) /* the smallest there is */
+
 /* ---- populating a peer's memory ---- */
 
-/* Whole pieces that the owner has faulted are populated at once and remembered; what is beyond is populated as far as
- * needed, each time. */
-static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, bool write)
+typedef enum purpose { PURPOSE_LOOK, PURPOSE_READ, PURPOSE_WRITE } purpose_t;
+
+static mcs_status_t populate_range(uint8_t *base, uint64_t len, int advice)
+{
+    int rc;
+    do {
+        rc = madvise(base, len, advice);
+    } while (rc != 0 && (errno == EINTR || errno == EAGAIN));
+    /* EINVAL: a kernel before 5.14 populates by touch. */
+    return rc == 0 || errno == EINVAL ? MCS_OK : MCS_ERR_NO_MEMORY;
+}
+
+/* Whole pieces, remembered: hot accesses cost a look at a bit. Where the owner has faulted there are pages to map,
+ * which MADV_POPULATE_READ does for many at once (the mapping is writable all the same). Beyond, somebody writes or has
+ * written, and what is still a hole in that piece will be needed next. Only a first look at a header, which may be a
+ * wrong one, takes no more than the pages asked for. */
+static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, purpose_t purpose)
 {
     uint64_t faulted = __atomic_load_n(&mapping->ctl->faulted, __ATOMIC_ACQUIRE);
     uint64_t end = offset + len;
@@ -29,17 +45,16 @@ static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint6
         }
         uint64_t from = piece * MAPPER_PIECE;
         uint64_t to = MCS_MIN(from + MAPPER_PIECE, mapping->size);
-        bool whole = to <= faulted;
+        bool whole = to <= faulted || purpose != PURPOSE_LOOK;
         if (!whole) {
-            from = MCS_ALIGN_DOWN(MCS_MAX(from, offset), UINT64_C(4096));
-            to = MCS_MIN(MCS_ALIGN_UP(MCS_MIN(to, end), UINT64_C(4096)), mapping->size);
+            from = MCS_ALIGN_DOWN(MCS_MAX(from, offset), PAGE);
+            to = MCS_MIN(MCS_ALIGN_UP(MCS_MIN(to, end), PAGE), mapping->size);
         }
-        int rc;
-        do {
-            rc = madvise(mapping->base + from, to - from, whole || write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
-        } while (rc != 0 && (errno == EINTR || errno == EAGAIN));
-        if (rc != 0 && errno != EINVAL) {
-            return MCS_ERR_NO_MEMORY;
+        bool fresh = to > faulted && purpose == PURPOSE_WRITE;
+        mcs_status_t status =
+            populate_range(mapping->base + from, to - from, fresh ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+        if (status != MCS_OK) {
+            return status;
         }
         if (whole) {
             __atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
@@ -48,22 +63,28 @@ static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint6
     return MCS_OK;
 }
 
-static mcs_status_t populate(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, bool write)
+/* So that the owner faults further ahead. */
+static void raise_high_mark(mcs_segment_ctl_t *ctl, uint64_t end)
+{
+    uint64_t high = __atomic_load_n(&ctl->high_mark, __ATOMIC_RELAXED);
+    while (high < end &&
+           !__atomic_compare_exchange_n(&ctl->high_mark, &high, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        /* `high` was read again. */
+    }
+}
+
+static mcs_status_t populate(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, purpose_t purpose)
 {
     if (mapping->own != NULL) {
-        if (write) {
+        if (purpose == PURPOSE_WRITE) {
             mcs_segment_touch(mapping->own, offset + len);
         }
         return mcs_segment_ensure(mapping->own, offset, len);
     }
-    if (write) {
-        uint64_t high = __atomic_load_n(&mapping->ctl->high_mark, __ATOMIC_RELAXED);
-        while (high < offset + len && !__atomic_compare_exchange_n(&mapping->ctl->high_mark, &high, offset + len, true,
-                                                                   __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-            /* `high` was read again. */
-        }
+    if (purpose == PURPOSE_WRITE) {
+        raise_high_mark(mapping->ctl, offset + len);
     }
-    return populate_peer(mapping, offset, len, write);
+    return populate_peer(mapping, offset, len, purpose);
 }
 
 /* ---- pins ---- */
@@ -119,7 +140,7 @@ static bool is_closed(const mcs_mapping_t *mapping)
 static mcs_status_t check_read(mcs_mapping_t *mapping, const mcs_pin_t *pin, uint64_t offset, mcs_hash128_t key_hash)
 {
     /* The header first: what a wrong descriptor points to may be a hole. */
-    mcs_status_t status = populate(mapping, offset, MCS_EXTENT_HEADER, false);
+    mcs_status_t status = populate(mapping, offset, MCS_EXTENT_HEADER, PURPOSE_LOOK);
     if (status != MCS_OK) {
         return status;
     }
@@ -128,7 +149,7 @@ static mcs_status_t check_read(mcs_mapping_t *mapping, const mcs_pin_t *pin, uin
         pin->header->key_hash.lo != key_hash.lo || pin->header->key_hash.hi != key_hash.hi) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
-    return populate(mapping, offset, mcs_extent_len(pin->payload_len), false);
+    return populate(mapping, offset, mcs_extent_len(pin->payload_len), PURPOSE_READ);
 }
 
 mcs_status_t mcs_pin_read(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
@@ -154,7 +175,7 @@ static mcs_status_t check_write(mcs_mapping_t *mapping, const mcs_pin_t *pin, ui
     if (mcs_revoked_has(mapping->conn->revoked->base, pin->generation) || is_closed(mapping)) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
-    mcs_status_t status = populate(mapping, offset, mcs_extent_len(pin->payload_len), true);
+    mcs_status_t status = populate(mapping, offset, mcs_extent_len(pin->payload_len), PURPOSE_WRITE);
     if (status != MCS_OK) {
         return status;
     }
