@@ -41,11 +41,13 @@ typedef struct mcs_owner_ops {
      * MCS_ERR_LIMIT: too many holds. */
     mcs_status_t (*read_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
     void (*read_end)(void *owner, mcs_hold_t *hold);
-    /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. */
+    /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. Pieces come
+     * in any order. A block is received once: MCS_ERR_INVALID_WRITE when it has arrived, or another hold is receiving
+     * it. */
     mcs_status_t (*write_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
     /* Ends the hold. `received` is MCS_OK when all `len` bytes are in place; `crcs` has one CRC32C for each 1 MiB block
      * that starts in the range (computed by the writer). When the whole payload has arrived the header becomes WRITTEN.
-     * Returns MCS_ERR_REPLICA_IS_GONE when the extent died meanwhile. */
+     * After an error the blocks may be sent again. Returns MCS_ERR_REPLICA_IS_GONE when the extent died meanwhile. */
     mcs_status_t (*write_end)(void *owner, mcs_hold_t *hold, mcs_status_t received, const uint32_t *crcs,
                               uint32_t crc_count);
 } mcs_owner_ops_t;

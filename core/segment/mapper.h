@@ -7,8 +7,11 @@
  * ranges the owner has faulted are populated here (MADV_POPULATE_READ/WRITE in pieces, ahead of use by the thread that
  * needs them).
  *
- * When an owner dies (EOF and pidfd) its mappings are marked lost: new pins fail with MCS_ERR_TRANSFER_FAIL; existing
- * pins and views keep their memory (the memfd lives as long as it is mapped).
+ * A connection ends when its owner dies, when it parts with us (a segment of its was unmounted, our session ended) or
+ * when another session of ours begins: its mappings are lost. New pins fail with MCS_ERR_TRANSFER_FAIL, existing pins
+ * and views keep their memory (the memfd lives as long as it is mapped), and what nobody pins is unmapped by the
+ * mapper's thread ("mcs-mapper"), so that the memory of a dead owner does not stay. A forked child's calls of
+ * mcs_unpin, mcs_mapping_put and mcs_mapper_destroy do nothing (rule 11).
  *
  * A pin is the right to touch one extent: a slot that names its generation, held until mcs_unpin. Thread-safe. Locks:
  * MCS_RANK_MAPPER. */
