@@ -38,6 +38,7 @@ static const svc_row_t g_rows[] = {
     {MCS_VERB_PUT_REVOKE, true, false, &mcs__wire__put_revoke__descriptor, svc_put_revoke},
     {MCS_VERB_PUT_WAIT, true, false, &mcs__wire__put_wait__descriptor, svc_put_wait},
     {MCS_VERB_REMOVE, true, false, &mcs__wire__remove__descriptor, svc_remove},
+    {MCS_VERB_REPLICA_CLEAR, true, false, &mcs__wire__replica_clear__descriptor, svc_replica_clear},
     {MCS_VERB_REMOVE_REGEX, true, false, &mcs__wire__remove_regex__descriptor, svc_remove_regex},
     {MCS_VERB_REMOVE_ALL, true, false, &mcs__wire__remove_all__descriptor, svc_remove_all},
     {MCS_VERB_RELEASED, true, true, &mcs__wire__released__descriptor, svc_released},

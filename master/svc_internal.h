@@ -561,6 +561,11 @@ uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record
 /* Removes the committed record from the index and gives its extents back through `block`, which it takes. */
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns);
+/* Gives back its replicas in the segments that `wanted` says yes to: `count` > 0 of them. The record goes with its last
+ * replica. False: no memory, nothing has changed. */
+bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref,
+                                 bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg,
+                                 uint32_t count, uint64_t now_ns) MCS_MUST_CHECK;
 /* Destroy: the record and its extents go without ceremony. */
 void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref);
 /* Takes a committed record's counts back, without the index and the extents. */
@@ -585,13 +590,14 @@ svc_pending_t *svc_strike_create_locked(mcs_service_t *service, svc_shard_t *sha
 /* Housekeeping: strikes whose owners did not answer in time. */
 void svc_strikes_tick(mcs_service_t *service, uint64_t now_ns);
 
-/* ---- svc_read.c, svc_remove.c, svc_bulk.c ---- */
+/* ---- svc_read.c, svc_remove.c, svc_clear.c, svc_bulk.c ---- */
 mcs_status_t svc_exist(svc_call_t *call);
 mcs_status_t svc_lookup(svc_call_t *call);
 mcs_status_t svc_remove(svc_call_t *call);
 /* MCS_OK: removed. MCS_ERR_AGAIN: *strike_out has to be waited for (referenced). */
 mcs_status_t svc_remove_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash,
                                svc_session_t *session, bool force, svc_pending_t **strike_out);
+mcs_status_t svc_replica_clear(svc_call_t *call);
 mcs_status_t svc_remove_regex(svc_call_t *call);
 mcs_status_t svc_remove_all(svc_call_t *call);
 void svc_bulk_tick(mcs_service_t *service, uint64_t now_ns);

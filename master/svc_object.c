@@ -167,7 +167,52 @@ void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
     }
 }
 
+bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref,
+                                 bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg,
+                                 uint32_t count, uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, count);
+    if (block == NULL) {
+        return false;
+    }
+    uint32_t kept = 0;
+    uint32_t ended = 0;
+    svc_replica_t first = record->replicas[0];
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        svc_replica_t replica = record->replicas[i];
+        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica.place));
+        if (wanted(segment, arg)) {
+            svc_ending_set(block, ended++, segment, &replica, record->payload_len);
+        } else {
+            record->replicas[kept++] = replica;
+        }
+    }
+    MCS_ENSURE(ended == count);
+    if (kept == 0) {
+        record->replicas[0] = first; /* what its group knows it by */
+        svc_record_drop_locked(service, shard, ref, block, now_ns);
+        return true;
+    }
+    svc_group_t *group = svc_record_group(record);
+    if (group != NULL) {
+        svc_group_rename(group, first.generation, record->replicas[0].generation);
+    }
+    record->replica_count = (uint8_t)kept;
+    for (uint32_t i = 0; i < block->ending_count; i++) {
+        svc_ending_begin(service, &block->endings[i], svc_record_due(service, record, now_ns), NULL, NULL);
+    }
+    svc_pending_put(block);
+    return true;
+}
+
 /* ---- the sweep ---- */
+
+static bool is_gone(const svc_segment_t *segment, const void *arg)
+{
+    (void)arg;
+    return (svc_segment_flags(segment) & SVC_SEG_GONE) != 0;
+}
 
 /* True when nothing of the gone segments is left in the record (or the record is). False: it has to be looked at again.
  */
@@ -195,38 +240,7 @@ static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_
          * value yet (rule 2). */
         return false;
     }
-    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, gone);
-    if (block == NULL) {
-        return false;
-    }
-    uint32_t kept = 0;
-    uint32_t ended = 0;
-    svc_replica_t first = record->replicas[0];
-    for (uint32_t i = 0; i < record->replica_count; i++) {
-        svc_replica_t replica = record->replicas[i];
-        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica.place));
-        if ((svc_segment_flags(segment) & SVC_SEG_GONE) != 0) {
-            svc_ending_set(block, ended++, segment, &replica, record->payload_len);
-        } else {
-            record->replicas[kept++] = replica;
-        }
-    }
-    MCS_ENSURE(ended == gone);
-    if (kept == 0) {
-        record->replicas[0] = first; /* what its group knows it by */
-        svc_record_drop_locked(service, shard, ref, block, now_ns);
-        return true;
-    }
-    svc_group_t *group = svc_record_group(record);
-    if (group != NULL) {
-        svc_group_rename(group, first.generation, record->replicas[0].generation);
-    }
-    record->replica_count = (uint8_t)kept;
-    for (uint32_t i = 0; i < block->ending_count; i++) {
-        svc_ending_begin(service, &block->endings[i], svc_record_due(service, record, now_ns), NULL, NULL);
-    }
-    svc_pending_put(block);
-    return true;
+    return svc_record_drop_some_locked(service, shard, ref, is_gone, NULL, gone, now_ns);
 }
 
 /* One hold of the shard's lock. True: the shard is through. */

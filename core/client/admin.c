@@ -50,13 +50,13 @@ static void picked_fini(picked_t *picked)
 }
 
 /* One request of a batch: sends the columns, gives the answers' column in `reply`. */
-typedef mcs_status_t (*ask_fn)(mcs_client_t *client, const mcs_key_columns_t *columns, bool flag, mcs_reply_t *reply,
-                               ProtobufCBinaryData *answers_out);
+typedef mcs_status_t (*ask_fn)(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
+                               mcs_reply_t *reply, ProtobufCBinaryData *answers_out);
 
-static mcs_status_t ask_exist(mcs_client_t *client, const mcs_key_columns_t *columns, bool flag, mcs_reply_t *reply,
-                              ProtobufCBinaryData *answers_out)
+static mcs_status_t ask_exist(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
+                              mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
 {
-    (void)flag;
+    (void)arg;
     Mcs__Wire__Exist request = MCS__WIRE__EXIST__INIT;
     request.key_lens = mcs_buf_column(&columns->lens);
     request.keys = mcs_buf_column(&columns->bytes);
@@ -69,15 +69,15 @@ static mcs_status_t ask_exist(mcs_client_t *client, const mcs_key_columns_t *col
     return status;
 }
 
-static mcs_status_t ask_remove(mcs_client_t *client, const mcs_key_columns_t *columns, bool flag, mcs_reply_t *reply,
-                               ProtobufCBinaryData *answers_out)
+static mcs_status_t ask_remove(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
+                               mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
 {
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__Remove request = MCS__WIRE__REMOVE__INIT;
     request.sequence = &sequence;
     request.key_lens = mcs_buf_column(&columns->lens);
     request.keys = mcs_buf_column(&columns->bytes);
-    request.force = flag;
+    request.force = *(const bool *)arg;
     mcs_call_t call = {.verb = MCS_VERB_REMOVE,
                        .request = &request.base,
                        .sequence = &sequence,
@@ -89,7 +89,27 @@ static mcs_status_t ask_remove(mcs_client_t *client, const mcs_key_columns_t *co
     return status;
 }
 
-static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, bool flag, picked_t *picked, size_t from, size_t n,
+static mcs_status_t ask_clear(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
+                              mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
+{
+    Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
+    Mcs__Wire__ReplicaClear request = MCS__WIRE__REPLICA_CLEAR__INIT;
+    request.sequence = &sequence;
+    request.key_lens = mcs_buf_column(&columns->lens);
+    request.keys = mcs_buf_column(&columns->bytes);
+    request.segment_name = (char *)(uintptr_t)arg;
+    mcs_call_t call = {.verb = MCS_VERB_REPLICA_CLEAR,
+                       .request = &request.base,
+                       .sequence = &sequence,
+                       .reply_type = &mcs__wire__status_column__descriptor};
+    mcs_status_t status = mcs_link_call(client->link, &call, reply);
+    if (status == MCS_OK) {
+        *answers_out = ((const Mcs__Wire__StatusColumn *)(const void *)reply->message)->statuses;
+    }
+    return status;
+}
+
+static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, const void *arg, picked_t *picked, size_t from, size_t n,
                              int *results)
 {
     mcs_key_columns_t columns;
@@ -99,7 +119,7 @@ static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, bool flag, picked
     }
     mcs_reply_t reply;
     ProtobufCBinaryData answers = {0, NULL};
-    status = ask(client, &columns, flag, &reply, &answers);
+    status = ask(client, &columns, arg, &reply, &answers);
     if (status == MCS_OK && answers.len != n * sizeof(int32_t)) {
         mcs_error(AREA, "an answer that does not fit the question: %s", mcs_status_name(MCS_ERR_PROTOCOL));
         status = MCS_ERR_PROTOCOL;
@@ -115,7 +135,7 @@ static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, bool flag, picked
 }
 
 /* Splits; a request that failed is the result of its keys and of those after it. */
-static mcs_status_t ask_all(mcs_client_t *client, ask_fn ask, bool flag, const mcs_bytes_t *keys, size_t count,
+static mcs_status_t ask_all(mcs_client_t *client, ask_fn ask, const void *arg, const mcs_bytes_t *keys, size_t count,
                             int *results)
 {
     if (count == 0) {
@@ -129,7 +149,7 @@ static mcs_status_t ask_all(mcs_client_t *client, ask_fn ask, bool flag, const m
     for (size_t from = 0; from < picked.count;) {
         size_t n = mcs_batch_fit(picked_key, &picked, from, picked.count);
         if (status == MCS_OK) {
-            status = ask_some(client, ask, flag, &picked, from, n, results);
+            status = ask_some(client, ask, arg, &picked, from, n, results);
         }
         for (size_t i = 0; status != MCS_OK && i < n; i++) {
             results[picked.index[from + i]] = status;
@@ -145,12 +165,21 @@ static mcs_status_t ask_all(mcs_client_t *client, ask_fn ask, bool flag, const m
 
 mcs_status_t mcs_client_exist(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results)
 {
-    return ask_all(client, ask_exist, false, keys, count, results);
+    return ask_all(client, ask_exist, NULL, keys, count, results);
 }
 
 mcs_status_t mcs_client_remove(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, bool force, int *results)
 {
-    return ask_all(client, ask_remove, force, keys, count, results);
+    return ask_all(client, ask_remove, &force, keys, count, results);
+}
+
+mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *keys, size_t count,
+                                      const char *segment_name, int *results)
+{
+    if (strnlen(segment_name, MCS_SEGMENT_NAME_MAX) == MCS_SEGMENT_NAME_MAX) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return ask_all(client, ask_clear, segment_name, keys, count, results);
 }
 
 /* ---- removals by the dozen ---- */

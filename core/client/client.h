@@ -13,6 +13,7 @@
 #ifndef MCS_CLIENT_CLIENT_H
 #define MCS_CLIENT_CLIENT_H
 
+#include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/parse.h"
 #include "core/client/copy.h"
@@ -29,6 +30,17 @@ typedef struct mcs_peers mcs_peers_t;
 typedef struct mcs_views mcs_views_t;
 typedef struct mcs_get_sessions mcs_get_sessions_t;
 typedef struct mcs_put_sessions mcs_put_sessions_t;
+
+/* A segment that this client contributes. */
+typedef struct mcs_mounted {
+    mcs_list_t node;             /* in mcs_client_t.mounted, those of run time */
+    mcs_id_t id;                 /* what the caller knows it by: its first instance */
+    mcs_segment_config_t config; /* size 0: none */
+    mcs_segment_t *segment;
+    bool offered;        /* a mount of it has been sent: a new session takes new memory */
+    bool busy;           /* a thread is mounting or unmounting it */
+    uint64_t drained_ns; /* being unmounted with a grace period: when it is over; 0 = not */
+} mcs_mounted_t;
 
 typedef struct mcs_client {
     mcs_client_config_t config;
@@ -67,10 +79,9 @@ typedef struct mcs_client {
 
     uint32_t cancel; /* atomic: the client is being closed */
 
-    mcs_mutex_t lock;                    /* MCS_RANK_CLIENT; guards what follows */
-    mcs_segment_config_t segment_config; /* size 0: none */
-    mcs_segment_t *segment;
-    bool segment_offered; /* a mount of it has been sent: a new session takes new memory */
+    mcs_mutex_t lock;   /* MCS_RANK_CLIENT; guards what follows */
+    mcs_mounted_t own;  /* set-up's segment */
+    mcs_list_t mounted; /* those of run time */
     uint64_t epoch;
 } mcs_client_t;
 
@@ -104,7 +115,14 @@ mcs_status_t mcs_client_opened(void *client, const mcs_hello_result_t *hello);
 void mcs_client_resumed(void *client, const mcs_hello_result_t *hello);
 /* A segment of the configured size, known to the owner and the mapper; not mounted yet. */
 mcs_status_t mcs_client_make_segment(mcs_client_t *client) MCS_MUST_CHECK;
-void mcs_client_drop_segment(mcs_client_t *client);
+/* All of them. */
+void mcs_client_drop_segments(mcs_client_t *client);
+/* One more segment, of whole pages; its id. -600 for a protocol without a data plane. */
+mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
+    MCS_MUST_CHECK;
+/* Of run time. MCS_ERR_SEGMENT_NOT_FOUND: not one of this client's. With a grace period it takes no new objects and
+ * goes when the period is over. */
+mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grace_seconds) MCS_MUST_CHECK;
 /* Connects in the background to the segments that are there already. */
 void mcs_client_connect_early(mcs_client_t *client);
 
@@ -120,6 +138,8 @@ mcs_status_t mcs_client_exist(mcs_client_t *client, const mcs_bytes_t *keys, siz
 int64_t mcs_client_object_size(mcs_client_t *client, mcs_bytes_t key);
 mcs_status_t mcs_client_remove(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, bool force, int *results)
     MCS_MUST_CHECK;
+mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *keys, size_t count,
+                                      const char *segment_name, int *results) MCS_MUST_CHECK;
 int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force);
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
 int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);

@@ -1,12 +1,16 @@
-/* The segment of a client in its session at the master: see session.h for when these hooks run.
+/* The segments of a client in its session at the master: see session.h for when these hooks run.
  *
  * Mounting is always a new instance id on new memory (design section 3). The segment that set-up made serves the first
  * session; when a later session is opened (the master lost this one), what was mounted goes out of service, its memory
  * going when its last reader has left, and a new segment is made. The hooks run on one thread at a time: that of
- * set-up, then the control thread. */
+ * set-up, then the control thread.
+ *
+ * Segments are also mounted and unmounted by calls. A thread that works on one has it marked busy: the others leave it
+ * alone, and the lock is never held over a request. */
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/routes.h"
 
@@ -14,11 +18,13 @@
 #define MOUNT_LIMIT_MS 5000
 #define LIST_LIMIT_MS  1000
 #define EARLY_MAX      256
+#define MOUNT_MAX      (UINT64_C(1) << 46)
+#define DRAIN_MARGIN_S 2u /* the master's housekeeping ends it */
 
-mcs_status_t mcs_client_make_segment(mcs_client_t *client)
+static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
 {
     mcs_segment_t *segment;
-    mcs_status_t status = mcs_segment_create(&client->segment_config, client->faulter, &segment);
+    mcs_status_t status = mcs_segment_create(&mounted->config, client->faulter, &segment);
     if (status != MCS_OK) {
         return status;
     }
@@ -31,8 +37,8 @@ mcs_status_t mcs_client_make_segment(mcs_client_t *client)
         goto err_remove;
     }
     mcs_mutex_lock(&client->lock);
-    client->segment = segment;
-    client->segment_offered = false;
+    mounted->segment = segment;
+    mounted->offered = false;
     mcs_mutex_unlock(&client->lock);
     return MCS_OK;
 
@@ -43,11 +49,16 @@ err_put:
     return status;
 }
 
-void mcs_client_drop_segment(mcs_client_t *client)
+mcs_status_t mcs_client_make_segment(mcs_client_t *client)
+{
+    return make_memory(client, &client->own);
+}
+
+static void drop_memory(mcs_client_t *client, mcs_mounted_t *mounted)
 {
     mcs_mutex_lock(&client->lock);
-    mcs_segment_t *segment = client->segment;
-    client->segment = NULL;
+    mcs_segment_t *segment = mounted->segment;
+    mounted->segment = NULL;
     mcs_mutex_unlock(&client->lock);
     if (segment == NULL) {
         return;
@@ -58,12 +69,26 @@ void mcs_client_drop_segment(mcs_client_t *client)
     mcs_segment_put(segment);
 }
 
-static mcs_status_t send_mount(mcs_client_t *client, mcs_segment_t *segment, mcs_mac_key_t *key_out)
+/* At the end: nobody else is inside. */
+void mcs_client_drop_segments(mcs_client_t *client)
+{
+    drop_memory(client, &client->own);
+    MCS_LIST_FOR_EACH_SAFE(node, next, &client->mounted)
+    {
+        mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        mcs_list_remove(&mounted->node);
+        drop_memory(client, mounted);
+        mcs_free(mounted);
+    }
+}
+
+static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounted, mcs_segment_t *segment,
+                               unsigned flags, mcs_mac_key_t *key_out)
 {
     mcs_id_t instance = mcs_segment_instance(segment);
     char location[16] = "";
-    if (client->segment_config.numa_node >= 0) {
-        snprintf(location, sizeof(location), "cpu:%d", client->segment_config.numa_node);
+    if (mounted->config.numa_node >= 0) {
+        snprintf(location, sizeof(location), "cpu:%d", mounted->config.numa_node);
     }
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
@@ -87,38 +112,38 @@ static mcs_status_t send_mount(mcs_client_t *client, mcs_segment_t *segment, mcs
                        .sequence = &sequence,
                        .reply_type = &mcs__wire__mount_segment_reply__descriptor,
                        .timeout_ms = MOUNT_LIMIT_MS,
-                       .flags = MCS_CALL_EARLY};
+                       .flags = flags};
     mcs_reply_t reply;
     mcs_status_t status = mcs_link_call(client->link, &call, &reply);
     if (status == MCS_OK) {
-        const Mcs__Wire__MountSegmentReply *mounted = (const Mcs__Wire__MountSegmentReply *)(const void *)reply.message;
-        *key_out = (mcs_mac_key_t){mounted->mac_k0, mounted->mac_k1};
+        const Mcs__Wire__MountSegmentReply *answer = (const Mcs__Wire__MountSegmentReply *)(const void *)reply.message;
+        *key_out = (mcs_mac_key_t){answer->mac_k0, answer->mac_k1};
     }
     mcs_reply_fini(&reply);
     return status;
 }
 
-static mcs_status_t mount(mcs_client_t *client)
+static mcs_status_t mount(mcs_client_t *client, mcs_mounted_t *mounted, unsigned flags)
 {
     mcs_mutex_lock(&client->lock);
-    bool stale = client->segment != NULL && client->segment_offered;
+    bool stale = mounted->segment != NULL && mounted->offered;
     mcs_mutex_unlock(&client->lock);
     mcs_status_t status = MCS_OK;
     if (stale) {
-        mcs_client_drop_segment(client);
+        drop_memory(client, mounted);
     }
-    if (client->segment == NULL) {
-        status = mcs_client_make_segment(client);
+    if (mounted->segment == NULL) {
+        status = make_memory(client, mounted);
     }
     if (status != MCS_OK) {
         return status;
     }
     mcs_mutex_lock(&client->lock);
-    mcs_segment_t *segment = mcs_segment_get(client->segment);
-    client->segment_offered = true;
+    mcs_segment_t *segment = mcs_segment_get(mounted->segment);
+    mounted->offered = true;
     mcs_mutex_unlock(&client->lock);
     mcs_mac_key_t key;
-    status = send_mount(client, segment, &key);
+    status = send_mount(client, mounted, segment, flags, &key);
     if (status == MCS_OK) {
         status = mcs_owner_set_key(client->owner, mcs_segment_instance(segment), &key);
     }
@@ -129,6 +154,192 @@ static mcs_status_t mount(mcs_client_t *client)
     mcs_segment_put(segment);
     return status;
 }
+
+/* ---- segments of run time ---- */
+
+/* Takes those out whose grace period is over: the master has let go of them. */
+static mcs_mounted_t *take_drained(mcs_client_t *client)
+{
+    mcs_mounted_t *drained = NULL;
+    uint64_t now_ns = mcs_now_ns();
+    mcs_mutex_lock(&client->lock);
+    MCS_LIST_FOR_EACH(node, &client->mounted)
+    {
+        mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        if (!mounted->busy && mounted->drained_ns != 0 && now_ns >= mounted->drained_ns) {
+            drained = mounted;
+            break;
+        }
+    }
+    if (drained != NULL) {
+        mcs_list_remove(&drained->node);
+    }
+    mcs_mutex_unlock(&client->lock);
+    return drained;
+}
+
+static void drop_drained(mcs_client_t *client)
+{
+    for (mcs_mounted_t *drained; (drained = take_drained(client)) != NULL;) {
+        drop_memory(client, drained);
+        mcs_free(drained);
+    }
+}
+
+static void set_idle(mcs_client_t *client, mcs_mounted_t *mounted)
+{
+    mcs_mutex_lock(&client->lock);
+    mounted->busy = false;
+    mcs_mutex_unlock(&client->lock);
+}
+
+static void forget(mcs_client_t *client, mcs_mounted_t *mounted)
+{
+    mcs_mutex_lock(&client->lock);
+    mcs_list_remove(&mounted->node);
+    mcs_mutex_unlock(&client->lock);
+    drop_memory(client, mounted);
+    mcs_free(mounted);
+}
+
+mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
+{
+    drop_drained(client);
+    if (size == 0 || size > MOUNT_MAX || client->transport == NULL) {
+        mcs_error(AREA, "mount of %llu bytes: %s", (unsigned long long)size,
+                  client->transport == NULL ? "this protocol has no data plane" : "not a size");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    mcs_mounted_t *mounted = MCS_NEW(mcs_mounted_t);
+    if (mounted == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mounted->config = client->own.config;
+    mounted->config.size = size;
+    mounted->config.numa_node = numa_node >= 0 ? numa_node : client->own.config.numa_node;
+    mounted->busy = true;
+    mcs_status_t status = make_memory(client, mounted);
+    if (status != MCS_OK) {
+        mcs_free(mounted);
+        return status;
+    }
+    mounted->id = mcs_segment_instance(mounted->segment);
+    mcs_mutex_lock(&client->lock);
+    mcs_list_push_tail(&client->mounted, &mounted->node);
+    mcs_mutex_unlock(&client->lock);
+    status = mount(client, mounted, 0);
+    if (status != MCS_OK) {
+        forget(client, mounted);
+        return status;
+    }
+    *id_out = mounted->id;
+    set_idle(client, mounted);
+    return MCS_OK;
+}
+
+static mcs_status_t take_mounted(mcs_client_t *client, mcs_id_t id, mcs_mounted_t **mounted_out)
+{
+    mcs_status_t status = MCS_ERR_SEGMENT_NOT_FOUND;
+    mcs_mutex_lock(&client->lock);
+    MCS_LIST_FOR_EACH(node, &client->mounted)
+    {
+        mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        if (mcs_id_equal(mounted->id, id) && mounted->drained_ns == 0) {
+            status = mounted->busy ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS : MCS_OK;
+            mounted->busy = true;
+            *mounted_out = mounted;
+            break;
+        }
+    }
+    mcs_mutex_unlock(&client->lock);
+    return status;
+}
+
+static mcs_status_t send_unmount(mcs_client_t *client, mcs_id_t instance, uint32_t grace_seconds)
+{
+    Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
+    Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
+    Mcs__Wire__UnmountSegment request = MCS__WIRE__UNMOUNT_SEGMENT__INIT;
+    id.hi = instance.hi;
+    id.lo = instance.lo;
+    request.sequence = &sequence;
+    request.instance = &id;
+    request.grace_seconds = grace_seconds;
+    mcs_call_t call = {.verb = MCS_VERB_UNMOUNT_SEGMENT,
+                       .request = &request.base,
+                       .sequence = &sequence,
+                       .reply_type = &mcs__wire__empty__descriptor};
+    mcs_reply_t reply;
+    mcs_status_t status = mcs_link_call(client->link, &call, &reply);
+    mcs_reply_fini(&reply);
+    /* A new session does not know it: then it is unmounted. */
+    return status == MCS_ERR_SEGMENT_NOT_FOUND || status == MCS_ERR_SESSION_ENDED ? MCS_OK : status;
+}
+
+mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grace_seconds)
+{
+    mcs_mounted_t *mounted = NULL;
+    drop_drained(client);
+    mcs_status_t status = take_mounted(client, id, &mounted);
+    if (status != MCS_OK) {
+        return status;
+    }
+    /* Only this thread changes `segment` while it is busy. */
+    status =
+        mounted->segment != NULL ? send_unmount(client, mcs_segment_instance(mounted->segment), grace_seconds) : MCS_OK;
+    if (status != MCS_OK) {
+        set_idle(client, mounted);
+        return status;
+    }
+    if (grace_seconds == 0) {
+        forget(client, mounted);
+        return MCS_OK;
+    }
+    mcs_mutex_lock(&client->lock);
+    mounted->drained_ns = mcs_now_ns() + (grace_seconds + DRAIN_MARGIN_S) * MCS_NS_PER_SEC;
+    mounted->busy = false;
+    mcs_mutex_unlock(&client->lock);
+    return MCS_OK;
+}
+
+/* The next one that the new session has to learn about; marks it busy. */
+static mcs_mounted_t *next_to_mount(mcs_client_t *client, const mcs_list_t *after)
+{
+    mcs_mounted_t *found = NULL;
+    mcs_mutex_lock(&client->lock);
+    for (mcs_list_t *node = after->next; node != &client->mounted && found == NULL; node = node->next) {
+        mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        if (!mounted->busy && mounted->drained_ns == 0) {
+            mounted->busy = true;
+            found = mounted;
+        }
+    }
+    mcs_mutex_unlock(&client->lock);
+    return found;
+}
+
+/* Those that a thread is busy with are its: a mount is repeated in the new session, an unmount is done with the old. */
+static mcs_status_t mount_again(mcs_client_t *client)
+{
+    mcs_status_t status = MCS_OK;
+    mcs_mounted_t *last = NULL;
+    for (;;) {
+        mcs_mounted_t *mounted = next_to_mount(client, last != NULL ? &last->node : &client->mounted);
+        if (last != NULL) {
+            set_idle(client, last); /* until now, so that it stayed in the list */
+        }
+        if (mounted == NULL || status != MCS_OK) {
+            if (mounted != NULL) {
+                set_idle(client, mounted);
+            }
+            return status;
+        }
+        status = mount(client, mounted, MCS_CALL_EARLY);
+        last = mounted;
+    }
+}
+
+/* ---- the session ---- */
 
 /* A new session may be another master's, whose handles mean other segments. */
 static void take_epoch(mcs_client_t *client, uint64_t epoch, bool new_session)
@@ -156,7 +367,10 @@ mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
     mcs_client_t *client = arg;
     take_epoch(client, hello->epoch, true);
     mcs_mapper_set_session(client->mapper, hello->session);
-    mcs_status_t status = client->segment_config.size > 0 ? mount(client) : MCS_OK;
+    mcs_status_t status = client->own.config.size > 0 ? mount(client, &client->own, MCS_CALL_EARLY) : MCS_OK;
+    if (status == MCS_OK) {
+        status = mount_again(client);
+    }
     if (status == MCS_OK && client->joined) {
         publish_again(client);
     }

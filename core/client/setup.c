@@ -283,7 +283,7 @@ static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
     status = status == MCS_OK ? make_mapper(client) : status;
     status = status == MCS_OK ? mcs_faulter_create(&client->faulter) : status;
     status = status == MCS_OK ? open_transport(client) : status;
-    if (status == MCS_OK && client->segment_config.size > 0) {
+    if (status == MCS_OK && client->own.config.size > 0) {
         status = mcs_client_make_segment(client);
     }
     return status;
@@ -312,7 +312,7 @@ static mcs_metadata_record_t metadata_record(const mcs_client_t *client)
         .protocol = client->protocol,
         .host = client->local.host,
         .data_port = client->transport_info.data_port,
-        .segment_bytes = client->segment_config.size,
+        .segment_bytes = client->own.config.size,
     };
 }
 
@@ -407,16 +407,16 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
     if (setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0') {
         mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", setup->rdma_devices, client->protocol);
     }
-    client->segment_config = (mcs_segment_config_t){
+    client->own.config = (mcs_segment_config_t){
         .size = setup->global_segment_size,
         .fault_window = client->config.fault_window,
         .huge_pages = client->config.use_hugepage,
         .huge_page_size = client->config.hugepage_size,
         .numa_node = (int)client->config.numa_node,
     };
-    if (client->segment_config.size > 0 && strcmp(client->protocol, "rpc_only") == 0) {
+    if (client->own.config.size > 0 && strcmp(client->protocol, "rpc_only") == 0) {
         mcs_warn(AREA, "protocol rpc_only has no data plane: no segment is contributed");
-        client->segment_config.size = 0;
+        client->own.config.size = 0;
     }
     return MCS_OK;
 }
@@ -433,6 +433,7 @@ mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out
         mcs_free(client);
         return status;
     }
+    mcs_list_init(&client->mounted);
     mcs_mutex_init(&client->lock, MCS_RANK_CLIENT, "client");
     client->id = mcs_id_random();
     client->serial = __atomic_add_fetch(&g_serial, 1, __ATOMIC_RELAXED);
@@ -447,9 +448,8 @@ mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out
     }
     mcs_client_connect_early(client);
     mcs_debug(AREA, "client %s set up: segment of %llu bytes, local buffer of %llu, master %s, data plane %s",
-              client->name, (unsigned long long)client->segment_config.size,
-              (unsigned long long)setup->local_buffer_size, client->master_address,
-              client->transport != NULL ? client->transport_info.library : "none");
+              client->name, (unsigned long long)client->own.config.size, (unsigned long long)setup->local_buffer_size,
+              client->master_address, client->transport != NULL ? client->transport_info.library : "none");
     *client_out = client;
     return MCS_OK;
 }
@@ -473,7 +473,7 @@ void mcs_client_close(mcs_client_t *client)
         client->transport_ops->close(client->transport);
     }
     if (client->mapper != NULL && client->owner != NULL) {
-        mcs_client_drop_segment(client);
+        mcs_client_drop_segments(client);
     }
     if (client->mapper != NULL) {
         mcs_mapper_destroy(client->mapper);

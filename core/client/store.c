@@ -604,6 +604,22 @@ int mcs_remove(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int fo
     return status == MCS_OK ? 0 : fill_int(results, count, status);
 }
 
+int mcs_replica_clear(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, const char *segment_name, int *results)
+{
+    if (count > 0 && results == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    live_t *live = enter(store);
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (live != NULL && segment_name != NULL && (count == 0 || keys != NULL)) {
+        status = mcs_client_replica_clear(live->client, keys, count, segment_name, results);
+    }
+    if (live != NULL) {
+        leave(live);
+    }
+    return status == MCS_OK ? 0 : fill_int(results, count, status);
+}
+
 int64_t mcs_remove_by_regex(mcs_store_t *store, mcs_bytes_t pattern, int force)
 {
     live_t *live = enter(store);
@@ -666,6 +682,35 @@ int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replic
         replicas == NULL && max > 0 ? MCS_INVALID_PARAMS : mcs_client_replicas(live->client, key, replicas, max);
     leave(live);
     return count;
+}
+
+int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_id_t id;
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (id_out != NULL) {
+        status = mcs_client_mount_memory(live->client, size, numa_node, &id);
+    }
+    if (status == MCS_OK) {
+        *id_out = (mcs_segment_id_t){id.hi, id.lo};
+    }
+    leave(live);
+    return mcs_status_public(status);
+}
+
+int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_status_t status = mcs_client_unmount(live->client, (mcs_id_t){.hi = id.hi, .lo = id.lo}, grace_seconds);
+    leave(live);
+    return mcs_status_public(status);
 }
 
 void mcs_store_counters(mcs_store_t *store, mcs_counter_fn fn, void *arg)

@@ -5,6 +5,7 @@
  * It works as `mooncake.store` inside the package and as a bare `import store` with its folder on the path.
  * Sub-interpreters are refused: the signal check uses PyGILState, which knows the main one only. */
 #include "python/src/buffer_lease.h"
+#include "python/src/host_memory.h"
 #include "python/src/mpy.h"
 #include "python/src/store.h"
 
@@ -85,6 +86,14 @@ static PyObject *module_getattr(PyObject *module, PyObject *name)
 static PyMethodDef module_methods[] = {
     {"__getattr__", module_getattr, METH_O, NULL},
     {"_make_lease", mpy_lease_make, METH_VARARGS, "For mooncake.buffer_pool."},
+    MPY_METHOD(
+        "bind_to_numa_node", mpy_bind_to_numa_node,
+        "bind_to_numa_node(node)\n--\n\nRuns the calling thread on a NUMA node and prefers its memory; a failure is "
+        "only logged."),
+    MPY_NOARGS("get_alloc_func_addr", mpy_get_alloc_func_addr,
+               "Address of void *alloc(ssize_t size, int device, void *stream): host memory in huge pages."),
+    MPY_NOARGS("get_free_func_addr", mpy_get_free_func_addr,
+               "Address of void free(void *ptr, ssize_t size, int device, void *stream)."),
     {"_close_all", mpy_store_close_all, METH_NOARGS, "Closes every store that is set up; runs at interpreter exit."},
     {NULL, NULL, 0, NULL},
 };
@@ -159,7 +168,8 @@ static int module_exec(PyObject *module)
     plug_parts();
     if (mpy_enums_init(module, state) != 0 || mpy_config_init(module, state) != 0 ||
         mpy_handle_init(module, state) != 0 || mpy_lease_init(module, state) != 0 ||
-        mpy_descriptors_init(module, state) != 0 || mpy_store_init(module, state) != 0) {
+        mpy_descriptors_init(module, state) != 0 || mpy_host_memory_init(module, state) != 0 ||
+        mpy_store_init(module, state) != 0) {
         return -1;
     }
     if (PyModule_AddStringConstant(module, "__version__", mcs_version()) != 0) {
@@ -182,6 +192,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->memory_descriptor_type);
     Py_VISIT(state->disk_descriptor_type);
     Py_VISIT(state->replica_type);
+    Py_VISIT(state->allocator_type);
     for (size_t i = 0; i < MPY_ENUM_COUNT; i++) {
         Py_VISIT(state->enum_types[i]);
     }
@@ -202,6 +213,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->memory_descriptor_type);
     Py_CLEAR(state->disk_descriptor_type);
     Py_CLEAR(state->replica_type);
+    Py_CLEAR(state->allocator_type);
     for (size_t i = 0; i < MPY_ENUM_COUNT; i++) {
         Py_CLEAR(state->enum_types[i]);
     }

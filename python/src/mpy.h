@@ -42,6 +42,7 @@ typedef struct mpy_state {
     PyObject *memory_descriptor_type;
     PyObject *disk_descriptor_type;
     PyObject *replica_type;
+    PyObject *allocator_type;
     PyObject *enum_types[MPY_ENUM_COUNT];
     struct mpy_store *live; /* stores that are set up: closed at interpreter exit */
     pid_t setup_pid;        /* of the process in which the first setup ran, 0 = none yet */

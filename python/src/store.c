@@ -279,6 +279,31 @@ static PyMethodDef store_methods[] = {
            "Where the value is: a list of ReplicaDescriptor, [] when there is none. Grants a lease."),
     METHOD(batch_get_replica_desc, "($self, keys)",
            "A dict of key to list of ReplicaDescriptor, with the keys that are there."),
+    METHOD(batch_replica_clear, "($self, keys, segment_name='')",
+           "Gives up the replicas, in one segment or everywhere, of values that this store put and nobody has a lease "
+           "on.\n"
+           "Returns the keys that were cleared."),
+
+    METHOD(
+        allocate_and_mount_segment, "($self, size, protocol='tcp', location='')",
+        "Contributes more memory: size bytes rounded up to 16 MiB, location 'cpu:N' for a NUMA node. Returns a dict of "
+        "'ret'\n"
+        "(0 or a negative code), 'segment_ids' and 'allocated_size'."),
+    METHOD(
+        unmount_and_free_segment, "($self, segment_ids, grace_period_seconds=0)",
+        "Withdraws segments that allocate_and_mount_segment gave; with a grace period they take no new values and go "
+        "when it is\n"
+        "over. Returns 0, or -101 for an id that is not this store's."),
+    METHOD(unmount_segment, "($self, segment_ids, grace_period_seconds=0)", "As unmount_and_free_segment."),
+    METHOD(mount_segment, "($self, path, size, offset=0, protocol='tcp', location='')",
+           "-1012 in 'ret': memory of other programs' files is not mounted."),
+    METHOD(unmount_local_disk_segment, "($self, grace_period_seconds=0)", "0: there is no offload."),
+    METHOD(create_copy_task, "($self, key, targets)", "((0, 0), -1012): there are no tasks."),
+    METHOD(create_move_task, "($self, key, source, target)", "((0, 0), -1012): there are no tasks."),
+    METHOD(query_task, "($self, task_id)", "(None, -1012): there are no tasks."),
+    METHOD(setup_dummy, "($self, mem_pool_size, local_buffer_size, server_address)",
+           "-1012: there is no client process to borrow memory from."),
+    METHOD(alloc_from_mem_pool, "($self, size)", "0: only a store of setup_dummy has such a pool."),
     {NULL, NULL, 0, NULL},
 };
 

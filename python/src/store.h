@@ -100,5 +100,17 @@ MPY_STORE_METHOD(remove_by_regex);
 MPY_STORE_METHOD(remove_all);
 MPY_STORE_METHOD(get_replica_desc);
 MPY_STORE_METHOD(batch_get_replica_desc);
+/* store_segments.c */
+MPY_STORE_METHOD(batch_replica_clear);
+MPY_STORE_METHOD(allocate_and_mount_segment);
+MPY_STORE_METHOD(unmount_and_free_segment);
+MPY_STORE_METHOD(mount_segment);
+MPY_STORE_METHOD(unmount_segment);
+MPY_STORE_METHOD(unmount_local_disk_segment);
+MPY_STORE_METHOD(create_copy_task);
+MPY_STORE_METHOD(create_move_task);
+MPY_STORE_METHOD(query_task);
+MPY_STORE_METHOD(setup_dummy);
+MPY_STORE_METHOD(alloc_from_mem_pool);
 
 #endif

@@ -99,6 +99,23 @@ METHODS = {
     ],
     "batch_put_session_end": [("keys", LIST, ["k"])],
     "batch_put_session_revoke": [("keys", LIST, ["k"])],
+    "batch_replica_clear": [("keys", LIST, ["k"]), ("segment_name", KEY, "")],
+    "allocate_and_mount_segment": [("size", NUM, 1), ("protocol", KEY, "tcp"), ("location", KEY, "")],
+    "unmount_and_free_segment": [("segment_ids", LIST, ["1-2"]), ("grace_period_seconds", NUM, 0)],
+    "unmount_segment": [("segment_ids", LIST, ["1-2"]), ("grace_period_seconds", NUM, 0)],
+    "mount_segment": [
+        ("path", KEY, "/x"),
+        ("size", NUM, 1),
+        ("offset", NUM, 0),
+        ("protocol", KEY, "tcp"),
+        ("location", KEY, ""),
+    ],
+    "unmount_local_disk_segment": [("grace_period_seconds", NUM, 0)],
+    "create_copy_task": [("key", KEY, "k"), ("targets", LIST, ["s"])],
+    "create_move_task": [("key", KEY, "k"), ("source", KEY, "s"), ("target", KEY, "t")],
+    "query_task": [("task_id", LIST, (1, 2))],
+    "setup_dummy": [("mem_pool_size", NUM, 1), ("local_buffer_size", NUM, 1), ("server_address", KEY, "x:1")],
+    "alloc_from_mem_pool": [("size", NUM, 1)],
     "init_all": [("protocol", KEY, "none"), ("device_name", KEY, ""), ("mount_segment_size", NUM, 0)],
 }
 

@@ -458,6 +458,32 @@ void mcs_handle_release(mcs_handle_t *handle)
     }
 }
 
+int mcs_replica_clear(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, const char *segment_name, int *results)
+{
+    (void)segment_name;
+    return mcs_remove(store, keys, count, 1, results);
+}
+
+static uint64_t g_mounted;
+
+int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
+{
+    (void)numa_node;
+    if (!is_up(store) || size == 0 || size > UINT64_C(1) << 46) {
+        return MCS_INVALID_PARAMS;
+    }
+    pthread_mutex_lock(&g_lock);
+    *id_out = (mcs_segment_id_t){7, ++g_mounted};
+    pthread_mutex_unlock(&g_lock);
+    return 0;
+}
+
+int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds)
+{
+    (void)grace_seconds;
+    return is_up(store) && id.hi == 7 && id.lo > 0 && id.lo <= g_mounted ? 0 : -101;
+}
+
 /* ---- parts and sessions ---- */
 
 static int get_part_list(mcs_store_t *store, mcs_bytes_t key, const mcs_parts_list_t *list)

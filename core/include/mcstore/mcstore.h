@@ -223,6 +223,25 @@ typedef struct mcs_replica_info {
 /* Fills at most `max` of one key's replicas; returns how many there are, or negative. Grants a lease. */
 MCSTORE_API int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
 
+/* Gives up the replicas that lie in the segment of that name ("" = everywhere) of objects that this store put and that
+ * nobody has a lease on. results[i]: 0 (cleared), or why not: -601 (another client's), -704, -706, -710 (none there) …
+ */
+MCSTORE_API int mcs_replica_clear(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, const char *segment_name,
+                                  int *results);
+
+/* ---- segments of run time ---- */
+
+typedef struct mcs_segment_id {
+    uint64_t hi;
+    uint64_t lo;
+} mcs_segment_id_t;
+/* Contributes `size` more bytes of memory (NUMA node -1 = any) until they are unmounted or the store is closed. 0 or
+ * negative. */
+MCSTORE_API int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out);
+/* What lies only there is gone; views of it stay valid. With grace_seconds > 0 it takes no new objects at once and goes
+ * when they are over. -101: not mounted by this store. */
+MCSTORE_API int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds);
+
 /* ---- counters ---- */
 
 typedef void (*mcs_counter_fn)(void *arg, const char *name, uint64_t value);

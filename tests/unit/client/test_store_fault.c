@@ -384,6 +384,31 @@ static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **stat
     mcs_log_set_level(MCS_LOG_ERROR);
 }
 
+static void segments_of_run_time_are_mounted_again_too(void **state)
+{
+    world_t *world = *state;
+    mcs_log_set_level(MCS_LOG_OFF);
+    mcs_store_t *store = world_store(world, 0);
+    mcs_segment_id_t ids[2];
+    assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[0]), 0);
+    assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[1]), 0);
+    assert_int_equal(mcs_mount_memory(store, 0, -1, &ids[1]), -600);
+    for (uint32_t i = 0; i < 3; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "key%u", i);
+        assert_int_equal(world_put(store, key, 5000, i), 0);
+        assert_int_equal(world_get(store, key, 5000, i), 5000);
+        mini_master_restart(world->master);
+        assert_int_equal(world_get(store, key, 5000, i), -704);
+        while (mini_master_stats(world->master).segments < 2) {
+            sched_yield();
+        }
+    }
+    assert_int_equal(world_counter(store, "owner_segments"), 2);
+    mcs_store_destroy(store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
 /* ---- every failure once, in a store that goes on ---- */
 
 typedef struct torture {
@@ -462,6 +487,7 @@ int main(void)
         TEST(garbage_columns_are_refused_and_nothing_is_written),
         TEST(a_master_that_says_nothing_costs_the_rpc_timeout),
         TEST(a_master_that_forgot_the_session_gets_new_memory_mounted),
+        TEST(segments_of_run_time_are_mounted_again_too),
         TEST(no_allocation_that_fails_leaks_or_gives_a_wrong_byte),
         TEST(no_system_call_that_fails_leaks_or_gives_a_wrong_byte),
     };

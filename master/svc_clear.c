@@ -1,0 +1,86 @@
+/* batch_replica_clear (reference 3.7): the putter of an object gives up its copies in one segment, or in all. Only what
+ * nobody has a lease on is cleared, so no cached lookup names it (rule 2), and extents return as always (rule 3). */
+#include <string.h>
+
+#include "master/svc_internal.h"
+
+typedef struct clear_job {
+    svc_call_t *call;
+    svc_batch_t batch;
+    int32_t *statuses;
+    const char *segment; /* "" = all */
+} clear_job_t;
+
+static bool is_named(const svc_segment_t *segment, const void *name)
+{
+    return *(const char *)name == '\0' || strcmp(segment->name, name) == 0;
+}
+
+static mcs_status_t clear_locked(clear_job_t *job, svc_shard_t *shard, svc_ref_t ref)
+{
+    mcs_service_t *service = job->call->service;
+    const svc_record_t *record = svc_record(&service->index, ref);
+    uint64_t now_ns = mcs_now_ns();
+    if (record->putter != job->call->session->serial) {
+        return MCS_ERR_ILLEGAL_CLIENT;
+    }
+    if ((record->flags & SVC_REC_COMMITTED) == 0 || (record->flags & SVC_REC_PENDING) != 0) {
+        return MCS_ERR_REPLICA_IS_NOT_READY;
+    }
+    if (now_ns < svc_record_lease(record)) {
+        return MCS_ERR_OBJECT_HAS_LEASE;
+    }
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        count += is_named(svc_segment_at(service, svc_place_handle(record->replicas[i].place)), job->segment);
+    }
+    if (count == 0) {
+        return MCS_ERR_REPLICA_NOT_FOUND;
+    }
+    if (__atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX) {
+        return MCS_ERR_LIMIT;
+    }
+    bool dropped = svc_record_drop_some_locked(service, shard, ref, is_named, job->segment, count, now_ns);
+    return dropped ? MCS_OK : MCS_ERR_NO_MEMORY;
+}
+
+static void clear_one(void *arg, svc_shard_t *shard, uint32_t i)
+{
+    clear_job_t *job = arg;
+    const mcs_key_t *key = &job->batch.keys[i];
+    svc_ref_t ref =
+        svc_shard_find_locked(&job->call->service->index, shard, job->batch.hashes[i], key->bytes, key->len);
+    job->statuses[i] = ref == 0 ? MCS_ERR_OBJECT_NOT_FOUND : clear_locked(job, shard, ref);
+}
+
+mcs_status_t svc_replica_clear(svc_call_t *call)
+{
+    const Mcs__Wire__ReplicaClear *request = (const Mcs__Wire__ReplicaClear *)call->message;
+    clear_job_t job = {.call = call, .segment = request->segment_name};
+    mcs_status_t status = svc_batch_decode(call->service, call->arena, &request->key_lens, &request->keys, &job.batch);
+    if (status != MCS_OK) {
+        return status;
+    }
+    size_t count = job.batch.count;
+    job.statuses = mcs_arena_zalloc(call->arena, MCS_MAX(count, (size_t)1) * sizeof(*job.statuses));
+    if (job.statuses == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    status = svc_begin(call, request->sequence, count * sizeof(int32_t) + 16);
+    if (status != MCS_OK) {
+        return status == MCS_ERR_AGAIN ? MCS_OK : status;
+    }
+    svc_batch_run(call->service, &job.batch, clear_one, &job);
+    uint64_t failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        failed += job.statuses[i] != MCS_OK;
+    }
+    mcs_metric_add(call->service->metrics, batch_replica_clear_requests, 1);
+    mcs_metric_add(call->service->metrics, batch_replica_clear_items, count);
+    mcs_metric_add(call->service->metrics, batch_replica_clear_failed_items, failed);
+    mcs_metric_add(call->service->metrics, batch_replica_clear_failures, failed > 0 && failed == count ? 1 : 0);
+    mcs_metric_add(call->service->metrics, batch_replica_clear_partial_successes, failed > 0 && failed < count ? 1 : 0);
+    Mcs__Wire__StatusColumn reply = MCS__WIRE__STATUS_COLUMN__INIT;
+    reply.statuses = (ProtobufCBinaryData){count * sizeof(int32_t), (uint8_t *)job.statuses};
+    return svc_reply(call, MCS_OK, &reply.base);
+}

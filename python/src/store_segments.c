@@ -1,0 +1,297 @@
+/* Segments mounted at run time, replicas given up, and the calls for parts of the original that are not here: those
+ * answer NOT_SUPPORTED and say so in the log. */
+#include "python/src/store.h"
+
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+#include "core/base/parse.h"
+#include "core/base/status.h"
+
+#define AREA "python"
+#define SLAB (UINT64_C(16) << 20) /* sizes of segments are whole ones of these */
+
+static int64_t not_supported(const char *name, const char *why)
+{
+    mcs_error(AREA, "%s: %s: %s", name, why, mcs_status_name(MCS_ERR_NOT_SUPPORTED));
+    return MCS_ERR_NOT_SUPPORTED;
+}
+
+/* ---- replicas ---- */
+
+MPY_STORE_METHOD(batch_replica_clear)
+{
+    static const char *const params[] = {"keys", "segment_name", NULL};
+    static const mpy_sig_t sig = {"batch_replica_clear", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_keys_t keys;
+    const char *segment = "";
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) ||
+        (given[1] != NULL && !mpy_text(sig.name, params[1], given[1], &segment)) ||
+        !mpy_keys(sig.name, "keys", given[0], &keys)) {
+        return NULL;
+    }
+    int *results = mpy_calloc(keys.count, sizeof(*results));
+    PyObject *cleared = NULL;
+    if (results != NULL) {
+        mpy_call_t call;
+        mpy_call_begin(&call);
+        int code = mcs_replica_clear(mpy_store_of(self)->store, keys.items, keys.count, segment, results);
+        cleared = mpy_call_end(&call) ? PyList_New(0) : NULL;
+        for (size_t i = 0; cleared != NULL && code == 0 && i < keys.count; i++) {
+            if (results[i] == 0 && PyList_Append(cleared, PyTuple_GetItem(keys.refs, (Py_ssize_t)i)) != 0) {
+                Py_CLEAR(cleared);
+            }
+        }
+    }
+    mcs_free(results);
+    mpy_keys_drop(&keys);
+    return cleared;
+}
+
+/* ---- segments ---- */
+
+static bool parse_id(const char *text, mcs_segment_id_t *id_out)
+{
+    char high[32];
+    const char *dash = strchr(text, '-');
+    size_t len = dash != NULL ? (size_t)(dash - text) : sizeof(high);
+    if (len >= sizeof(high)) {
+        return false;
+    }
+    memcpy(high, text, len);
+    high[len] = '\0';
+    return mcs_parse_u64(high, UINT64_MAX, &id_out->hi) == MCS_OK &&
+           mcs_parse_u64(dash + 1, UINT64_MAX, &id_out->lo) == MCS_OK;
+}
+
+/* "cpu:N", or anything else for any node. */
+static int node_of(const char *location)
+{
+    uint64_t node;
+    return strncmp(location, "cpu:", 4) == 0 && mcs_parse_u64(location + 4, 1023, &node) == MCS_OK ? (int)node : -1;
+}
+
+static PyObject *mount_answer(int64_t code, const mcs_segment_id_t *id, uint64_t size)
+{
+    PyObject *ids = PyList_New(0);
+    if (ids != NULL && code == 0) {
+        PyObject *text = PyUnicode_FromFormat("%llu-%llu", (unsigned long long)id->hi, (unsigned long long)id->lo);
+        if (text == NULL || PyList_Append(ids, text) != 0) {
+            Py_CLEAR(ids);
+        }
+        Py_XDECREF(text);
+    }
+    PyObject *answer = ids != NULL ? Py_BuildValue("{s:L,s:O,s:K}", "ret", (long long)code, "segment_ids", ids,
+                                                   "allocated_size", (unsigned long long)(code == 0 ? size : 0))
+                                   : NULL;
+    Py_XDECREF(ids);
+    return answer;
+}
+
+MPY_STORE_METHOD(allocate_and_mount_segment)
+{
+    static const char *const params[] = {"size", "protocol", "location", NULL};
+    static const mpy_sig_t sig = {"allocate_and_mount_segment", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t size;
+    const char *protocol = "tcp";
+    const char *location = "";
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size) ||
+        (given[1] != NULL && !mpy_text(sig.name, params[1], given[1], &protocol)) ||
+        (given[2] != NULL && !mpy_text(sig.name, params[2], given[2], &location))) {
+        return NULL;
+    }
+    mcs_segment_id_t id = {0, 0};
+    int code = MCS_INVALID_PARAMS;
+    mpy_call_t call;
+    mpy_call_begin(&call);
+    if (size > 0 && size <= UINT64_MAX - SLAB && strcmp(protocol, "tcp") == 0) {
+        size = MCS_ALIGN_UP(size, SLAB);
+        code = mcs_mount_memory(mpy_store_of(self)->store, size, node_of(location), &id);
+    }
+    return mpy_call_end(&call) ? mount_answer(code, &id, size) : NULL;
+}
+
+/* Every one that is ours goes; the first that is not is the result. */
+static PyObject *unmount(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const params[] = {"segment_ids", "grace_period_seconds", NULL};
+    const mpy_sig_t sig = {name, 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t grace = 0;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) ||
+        (given[1] != NULL && !mpy_u64(name, params[1], given[1], &grace))) {
+        return NULL;
+    }
+    PyObject *list = mpy_sequence(name, params[0], given[0]);
+    size_t count = list != NULL ? (size_t)PyTuple_Size(list) : 0;
+    mcs_segment_id_t *ids = list != NULL ? mpy_calloc(count, sizeof(*ids)) : NULL;
+    bool ok = ids != NULL;
+    for (size_t i = 0; ok && i < count; i++) {
+        const char *text;
+        ok = mpy_text(name, params[0], PyTuple_GetItem(list, (Py_ssize_t)i), &text);
+        if (ok && !parse_id(text, &ids[i])) {
+            ids[i] = (mcs_segment_id_t){0, 0}; /* nobody's */
+        }
+    }
+    PyObject *answer = NULL;
+    if (ok) {
+        int code = mpy_store_of(self)->ready ? 0 : MCS_INVALID_PARAMS;
+        mpy_call_t call;
+        mpy_call_begin(&call);
+        for (size_t i = 0; i < count; i++) {
+            int result = mcs_unmount_memory(mpy_store_of(self)->store, ids[i], (uint32_t)MCS_MIN(grace, 86400u));
+            code = code == 0 ? result : code;
+        }
+        answer = mpy_result(mpy_call_end(&call), code);
+    }
+    mcs_free(ids);
+    Py_XDECREF(list);
+    return answer;
+}
+
+MPY_STORE_METHOD(unmount_and_free_segment)
+{
+    return unmount(self, "unmount_and_free_segment", args, nargs, kwnames);
+}
+
+MPY_STORE_METHOD(unmount_segment)
+{
+    return unmount(self, "unmount_segment", args, nargs, kwnames);
+}
+
+/* A segment is a memfd of the library, whose size and rights it can vouch for; memory of somebody else's file it could
+ * only copy, and that is not what was asked for. */
+MPY_STORE_METHOD(mount_segment)
+{
+    static const char *const params[] = {"path", "size", "offset", "protocol", "location", NULL};
+    static const mpy_sig_t sig = {"mount_segment", 2, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    const char *texts[5];
+    uint64_t number;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
+        bool is_number = i == 1 || i == 2;
+        if (given[i] != NULL && !(is_number ? mpy_u64(sig.name, params[i], given[i], &number)
+                                            : mpy_text(sig.name, params[i], given[i], &texts[i]))) {
+            return NULL;
+        }
+    }
+    return mount_answer(not_supported(sig.name, "memory of other programs' files is not mounted; use "
+                                                "allocate_and_mount_segment"),
+                        NULL, 0);
+}
+
+/* There is no offload, so nothing of it is mounted. */
+MPY_STORE_METHOD(unmount_local_disk_segment)
+{
+    static const char *const params[] = {"grace_period_seconds", NULL};
+    static const mpy_sig_t sig = {"unmount_local_disk_segment", 0, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t grace;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) ||
+        (given[0] != NULL && !mpy_u64(sig.name, params[0], given[0], &grace))) {
+        return NULL;
+    }
+    return PyLong_FromLong(0);
+}
+
+/* ---- what is not here ---- */
+
+static PyObject *no_task(const char *name)
+{
+    return Py_BuildValue("((ii)L)", 0, 0, (long long)not_supported(name, "objects are not copied between segments"));
+}
+
+MPY_STORE_METHOD(create_copy_task)
+{
+    static const char *const params[] = {"key", "targets", NULL};
+    static const mpy_sig_t sig = {"create_copy_task", 2, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_key_t key;
+    mpy_keys_t targets;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key(sig.name, params[0], given[0], &key)) {
+        return NULL;
+    }
+    mpy_key_drop(&key);
+    if (!mpy_keys(sig.name, params[1], given[1], &targets)) {
+        return NULL;
+    }
+    mpy_keys_drop(&targets);
+    return no_task(sig.name);
+}
+
+MPY_STORE_METHOD(create_move_task)
+{
+    static const char *const params[] = {"key", "source", "target", NULL};
+    static const mpy_sig_t sig = {"create_move_task", 3, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < 3; i++) {
+        mpy_key_t text;
+        if (!mpy_key(sig.name, params[i], given[i], &text)) {
+            return NULL;
+        }
+        mpy_key_drop(&text);
+    }
+    return no_task(sig.name);
+}
+
+MPY_STORE_METHOD(query_task)
+{
+    static const char *const params[] = {"task_id", NULL};
+    static const mpy_sig_t sig = {"query_task", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_numbers_t id;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_numbers(sig.name, params[0], given[0], &id)) {
+        return NULL;
+    }
+    bool pair = id.count == 2;
+    mpy_numbers_drop(&id);
+    if (!pair) {
+        mpy_wrong_type(sig.name, params[0], "tuple of two ints", given[0]);
+        return NULL;
+    }
+    return Py_BuildValue("(OL)", Py_None, (long long)not_supported(sig.name, "there are no tasks"));
+}
+
+MPY_STORE_METHOD(setup_dummy)
+{
+    static const char *const params[] = {"mem_pool_size", "local_buffer_size", "server_address", NULL};
+    static const mpy_sig_t sig = {"setup_dummy", 3, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t size;
+    const char *address;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size) ||
+        !mpy_u64(sig.name, params[1], given[1], &size) || !mpy_text(sig.name, params[2], given[2], &address)) {
+        return NULL;
+    }
+    return mpy_result(true, not_supported(sig.name, "there is no client process to borrow memory from; use setup"));
+}
+
+/* Of a store that setup_dummy set up, which none is. */
+MPY_STORE_METHOD(alloc_from_mem_pool)
+{
+    static const char *const params[] = {"size", NULL};
+    static const mpy_sig_t sig = {"alloc_from_mem_pool", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t size;
+    (void)self;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size)) {
+        return NULL;
+    }
+    not_supported(sig.name, "only a store of setup_dummy has such a pool");
+    return PyLong_FromLong(0);
+}
