@@ -170,15 +170,6 @@ static bool is_live(uint64_t entry)
     return entry != 0 && entry != DELETED;
 }
 
-static uint32_t live_count(const mcs_revoked_table_t *table)
-{
-    uint32_t live = 0;
-    for (uint32_t i = 0; i < MCS_REVOKED_TABLE; i++) {
-        live += is_live(table->generation[i]) ? 1 : 0;
-    }
-    return live;
-}
-
 mcs_status_t mcs_revoked_add(mcs_revoked_table_t *table, uint64_t generation)
 {
     if (!is_live(generation)) {
@@ -187,7 +178,7 @@ mcs_status_t mcs_revoked_add(mcs_revoked_table_t *table, uint64_t generation)
     if (find_entry(table, generation) != MCS_REVOKED_TABLE) {
         return MCS_OK;
     }
-    if (live_count(table) >= MCS_REVOKED_MAX) {
+    if (table->live >= MCS_REVOKED_MAX) {
         return MCS_ERR_LIMIT;
     }
     uint32_t index = home_of(generation);
@@ -195,6 +186,7 @@ mcs_status_t mcs_revoked_add(mcs_revoked_table_t *table, uint64_t generation)
         index = (index + 1) % MCS_REVOKED_TABLE;
     }
     set_entry(table, index, generation);
+    table->live++;
     return MCS_OK;
 }
 
@@ -205,6 +197,7 @@ void mcs_revoked_remove(mcs_revoked_table_t *table, uint64_t generation)
         return;
     }
     set_entry(table, index, DELETED);
+    table->live--;
     /* Not endless: at least the half that is never live would have to be DELETED, and then `index` itself is met again.
      */
     if (table->generation[(index + 1) % MCS_REVOKED_TABLE] != 0) {

@@ -33,6 +33,7 @@ typedef struct mcs_slot_page {
 #define MCS_REVOKED_MAX   (MCS_REVOKED_TABLE / 2)
 typedef struct mcs_revoked_table {
     uint64_t generation[MCS_REVOKED_TABLE];
+    uint64_t live; /* the owner's own count of them */
 } mcs_revoked_table_t;
 
 void mcs_slot_page_init(mcs_slot_page_t *page);
