@@ -214,6 +214,37 @@ static void folder_of_the_socket_must_be_ours_alone(void **state)
     assert_int_equal(rmdir(base), 0);
 }
 
+static void sockets_of_dead_masters_are_removed_and_those_of_living_ones_stay(void **state)
+{
+    (void)state;
+    char base[] = "/tmp/mcs-listen-XXXXXX";
+    char dead[108];
+    char living[108];
+    char mine[108];
+    char other[400];
+    int fds[3];
+    assert_non_null(mkdtemp(base));
+    snprintf(other, sizeof(other), "%s/master-notes", base); /* no socket: not ours to remove */
+    int file = open(other, O_CREAT | O_WRONLY, 0600);
+    assert_true(file >= 0);
+    close(file);
+    assert_int_equal(mcs_rpc_listen_unix(base, &fds[0], dead, sizeof(dead)), MCS_OK);
+    assert_int_equal(mcs_rpc_listen_unix(base, &fds[1], living, sizeof(living)), MCS_OK);
+    close(fds[0]); /* as a kill leaves it: the name stays */
+    assert_int_equal(access(dead, F_OK), 0);
+    assert_int_equal(mcs_rpc_listen_unix(base, &fds[2], mine, sizeof(mine)), MCS_OK);
+    assert_int_not_equal(access(dead, F_OK), 0);
+    assert_int_equal(access(living, F_OK), 0);
+    assert_int_equal(access(mine, F_OK), 0);
+    assert_int_equal(access(other, F_OK), 0);
+    close(fds[1]);
+    close(fds[2]);
+    assert_int_equal(unlink(living), 0);
+    assert_int_equal(unlink(mine), 0);
+    assert_int_equal(unlink(other), 0);
+    assert_int_equal(rmdir(base), 0);
+}
+
 /* ---- torture ---- */
 
 static mcs_status_t create_and_start(void *arg)
@@ -279,6 +310,7 @@ int main(void)
         TEST(sender_outlives_the_loops),
         TEST(ports_and_addresses_that_cannot_be_had_are_refused),
         cmocka_unit_test_setup_teardown(folder_of_the_socket_must_be_ours_alone, quiet, loud),
+        cmocka_unit_test(sockets_of_dead_masters_are_removed_and_those_of_living_ones_stay),
         cmocka_unit_test_setup_teardown(every_step_of_the_start_may_fail, quiet, loud),
         TEST(connection_without_memory_ends_and_others_are_served),
     };
