@@ -191,7 +191,7 @@ static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *reque
         }
     } else if (svc_session_ended(session)) {
         status = MCS_ERR_SESSION_ENDED; /* its other segments are being unmounted right now */
-    } else if (session->segment_count >= SVC_SEGMENTS_PER_SESSION) {
+    } else if (__atomic_load_n(&session->segment_count, __ATOMIC_RELAXED) >= SVC_SEGMENTS_PER_SESSION) {
         status = MCS_ERR_LIMIT;
     } else {
         if (__atomic_load_n(&session->suspect, __ATOMIC_ACQUIRE) != 0) {
@@ -199,7 +199,7 @@ static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *reque
         }
         status = add_locked(segments, segment);
         if (status == MCS_OK) {
-            session->segment_count++;
+            __atomic_fetch_add(&session->segment_count, 1, __ATOMIC_RELAXED);
             svc_segment_get(segment);
             *segment_out = segment;
             segment = NULL;
@@ -249,7 +249,7 @@ static bool unmount_locked(svc_segments_t *segments, svc_segment_t *segment, boo
         return false;
     }
     __atomic_fetch_or(&segment->flags, (uint32_t)(SVC_SEG_GONE | (left ? SVC_SEG_LEFT : 0)), __ATOMIC_ACQ_REL);
-    segment->owner->segment_count--;
+    __atomic_fetch_sub(&segment->owner->segment_count, 1, __ATOMIC_RELAXED);
     return true;
 }
 

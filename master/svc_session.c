@@ -354,7 +354,7 @@ void svc_session_closed(mcs_service_t *service, svc_link_t *link, mcs_rpc_conn_t
     }
     mcs_mutex_unlock(&session->lock);
     if (was_control) {
-        if (session->segment_count > 0 && !svc_session_ended(session)) {
+        if (__atomic_load_n(&session->segment_count, __ATOMIC_RELAXED) > 0 && !svc_session_ended(session)) {
             mcs_metric_add(service->metrics, owners_suspected, 1);
             mcs_warn(SVC_AREA, "client %s suspect: its control connection closed", session->host_name);
         }
