@@ -299,6 +299,86 @@ static void an_embedded_master_is_one_line(void **state)
     mcs_store_destroy(store);
 }
 
+/* ---- segments of run time ---- */
+
+typedef struct tenant {
+    mcs_store_t *store;
+    int number;
+    int wrong;
+} tenant_t;
+
+static void *mount_main(void *arg)
+{
+    tenant_t *tenant = arg;
+    for (int i = 0; i < 20; i++) {
+        mcs_segment_id_t id = {0, 0};
+        tenant->wrong += mcs_mount_memory(tenant->store, 4u << 20, -1, &id) != 0;
+        tenant->wrong += mcs_unmount_memory(tenant->store, id, 0) != 0;
+        tenant->wrong += mcs_unmount_memory(tenant->store, id, 0) != -101;
+    }
+    return NULL;
+}
+
+static void *put_main(void *arg)
+{
+    tenant_t *tenant = arg;
+    for (int i = 0; i < 60; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "t%d-%d", tenant->number, i);
+        int put = world_put(tenant->store, key, 50000, 1);
+        int64_t got = world_get(tenant->store, key, 50000, 1);
+        tenant->wrong += put != 0 && put != -800;
+        tenant->wrong += got != 50000 && got != -704 && got != -800;
+    }
+    return NULL;
+}
+
+static void segments_of_run_time_come_and_go_beside_puts(void **state)
+{
+    mcs_log_set_level(MCS_LOG_OFF);
+    mcs_store_t *store = world_store(*state, SEGMENT_BYTES);
+    pthread_t threads[4];
+    tenant_t tenants[4];
+    for (int i = 0; i < 4; i++) {
+        tenants[i] = (tenant_t){store, i, 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, i < 2 ? mount_main : put_main, &tenants[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(tenants[i].wrong, 0);
+    }
+    assert_int_equal(world_counter(store, "owner_segments"), 1);
+    mcs_store_destroy(store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
+static int clear(mcs_store_t *store, const char *key, const char *segment)
+{
+    mcs_bytes_t name = world_key(key);
+    int result = 1;
+    (void)mcs_replica_clear(store, &name, 1, segment, &result);
+    return result;
+}
+
+static void replicas_are_given_up_by_who_put_them(void **state)
+{
+    mcs_store_t *store = world_store(*state, SEGMENT_BYTES);
+    mcs_store_t *other = world_store(*state, 0);
+    assert_int_equal(world_put(store, "key", 1000, 1), 0);
+    assert_int_equal(clear(other, "key", ""), -601);
+    assert_int_equal(clear(store, "key", "nowhere:1"), -710);
+    assert_int_equal(clear(store, "none", ""), -704);
+    assert_int_equal(clear(store, "", ""), -600);
+    assert_int_equal(clear(store, "key", NULL), -600);
+    assert_int_equal(clear(store, "key", ""), 0);
+    assert_int_equal(exists(other, "key"), 0);
+    assert_int_equal(world_put(store, "key", 1000, 1), 0);
+    assert_int_equal(exists(other, "key"), 1);
+    assert_int_equal(clear(store, "key", ""), -706);
+    mcs_store_destroy(other);
+    mcs_store_destroy(store);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -311,6 +391,8 @@ int main(void)
         TEST(closing_takes_the_objects_away_and_a_new_set_up_begins_empty),
         TEST(replicas_survive_the_loss_of_one_holder),
         TEST(racing_puts_upserts_removes_and_reads_show_whole_values_only),
+        TEST(segments_of_run_time_come_and_go_beside_puts),
+        TEST(replicas_are_given_up_by_who_put_them),
         TEST(an_embedded_master_is_one_line),
     };
     return cmocka_run_group_tests_name("store and master", tests, NULL, NULL);
