@@ -393,11 +393,11 @@ static void failures_while_connecting_leave_nothing(void **state)
 {
     (void)state;
     int before = rig_open_fds();
-    unit_log_t log;
-    unit_log_capture(&log);
+    /* Not a sink: the threads of the rig, which meet some of the failures, log as well. */
+    mcs_log_set_level(MCS_LOG_OFF);
     assert_true(unit_torture(MCS_FAULT_ALLOC, map_once, NULL) > 3);
     assert_true(unit_torture(MCS_FAULT_SYSCALL, map_once, NULL) > 3);
-    unit_log_release();
+    mcs_log_set_level(MCS_LOG_WARN);
     assert_true(rig_wait(mappers_are_gone, &g_rig));
     assert_true(rig_wait(descriptors_are, &before));
     assert_serves();

@@ -3,10 +3,10 @@
 #ifndef MCS_TESTS_SEGMENT_WORLD_H
 #define MCS_TESTS_SEGMENT_WORLD_H
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "core/base/hash.h"
 #include "core/segment/mapper.h"
@@ -35,18 +35,13 @@ typedef struct world {
     mcs_owner_released_fn also; /* told, too; set before the first release */
 } world_t;
 
-MCS_UNUSED static void world_nap(void)
-{
-    nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL); /* between two looks at a condition */
-}
-
 /* Waits for a condition; ten seconds are for ever. */
 #define world_await(condition)                                                                                         \
     do {                                                                                                               \
         uint64_t give_up = mcs_now_ns() + 10 * MCS_NS_PER_SEC;                                                         \
         while (!(condition)) {                                                                                         \
             assert_true(mcs_now_ns() < give_up);                                                                       \
-            world_nap();                                                                                               \
+            poll(NULL, 0, 1);                                                                                          \
         }                                                                                                              \
     } while (0)
 
