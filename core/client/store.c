@@ -463,14 +463,15 @@ static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, 
                       size_t count)
 {
     live_t *live = enter(store);
-    bool sane = live != NULL && (count == 0 || (keys != NULL && lists != NULL));
+    if (live == NULL) {
+        return fill_parts(lists, count, MCS_ERR_INVALID_PARAMS);
+    }
+    bool sane = count == 0 || (keys != NULL && lists != NULL);
     for (size_t i = 0; sane && i < count; i++) {
         sane = lists[i].count == 0 || lists[i].parts != NULL;
     }
     mcs_status_t status = sane ? fn(live->client, keys, lists, count) : MCS_ERR_INVALID_PARAMS;
-    if (live != NULL) {
-        leave(live);
-    }
+    leave(live);
     return status == MCS_OK ? 0 : fill_parts(lists, count, status);
 }
 

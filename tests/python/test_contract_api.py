@@ -16,7 +16,7 @@ ENUMS = {
     },
     "SoftPinAction": {"PRESERVE": 0, "ENABLE": 1, "DISABLE": 2},
     "ReplicaStatus": {"UNDEFINED": 0, "INITIALIZED": 1, "PROCESSING": 2, "COMPLETE": 3, "REMOVED": 4, "FAILED": 5},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ENUMS)
@@ -37,7 +37,7 @@ DEFAULTS = {
     "replica_num": 1, "nof_replica_num": 0, "dfs_replica_num": 0, "soft_pin_ttl_ms": None, "with_hard_pin": False,
     "preferred_segments": [], "preferred_nof_segments": [], "preferred_segment": "", "prefer_alloc_in_same_node": False,
     "group_ids": None,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -280,7 +280,7 @@ def test_multi_buffers(store, memory):
     assert store.batch_put_from_multi_buffers(keys, [[memory.ptr, memory.ptr + 200], [memory.ptr + 5]], [[100, 50], [7]]) == [0, 0]
     assert store.get(keys[0]) == pattern(300)[:100] + pattern(300)[200:250]
     got = store.batch_get_into_multi_buffers(keys + [fresh()], [[memory.ptr + 1000, memory.ptr + 2000], [memory.ptr + 3000], [memory.ptr]],
-                                             [[60, 90], [10], [1]])  # fmt: skip
+                                             [[60, 90], [10], [1]])
     assert got == [150, 7, -704]
     assert memory[1000:1060] + memory[2000:2090] == store.get(keys[0])
     assert all(type(code) is int for code in got) and type(got) is list
