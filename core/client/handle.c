@@ -14,7 +14,7 @@
 #define ARENA_CHUNK ((size_t)16384)
 #define ARENA_MAX   ((size_t)1 << 30)
 #define CHUNK       ((size_t)1024)
-#define RESIZES     3 /* reads begun again because the object was replaced by one of another size */
+#define RESIZES     32 /* each time somebody's upsert has gone forward; a miss would be wrong (rule 2) */
 
 struct mcs_views {
     uint32_t refs;  /* atomic: the client, each view */

@@ -3,15 +3,25 @@
  * One pass: pick the items that need a lookup and ask; choose a replica for each; move all at once; judge. An item
  * leaves with MCS_OK or with an error when neither a replica nor a lookup is left, so the number of passes is bounded.
  * A generation that failed is not tried again when a later lookup names it again: what is looked for then is a replica
- * somewhere else. */
+ * somewhere else.
+ *
+ * A dead replica that the master still names is one that is being struck (rule 2): the value is about to be replaced or
+ * removed, and its owner knows already. Neither that it is there nor that it is not may be said then: who saw a miss
+ * could be followed by one who sees the key, or by the new value. So the master is asked again until the strike is
+ * over, which a lookup's lease says: it is twice what the strike can last. */
 #include "core/client/read.h"
 
+#include <poll.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/interrupt.h"
 
 #define AREA "client"
+
+#define STRIKE_PAUSE_MS 1
+#define STRIKE_SLACK_NS (100 * MCS_NS_PER_MS) /* the master's tick, and a busy machine */
 
 void mcs_read_init(mcs_read_t *read, mcs_client_t *client, mcs_read_item_t *items, size_t count, mcs_arena_t *arena)
 {
@@ -64,6 +74,9 @@ static bool wants_lookup(mcs_read_t *read, const mcs_read_item_t *item)
 /* MCS_ERR_AGAIN: look it up. */
 static mcs_status_t may_look_up(const mcs_read_item_t *item)
 {
+    if (item->struck && mcs_now_ns() < item->struck_until_ns) {
+        return MCS_ERR_AGAIN;
+    }
     uint8_t limit = item->failure == MCS_ERR_REPLICA_IS_GONE ? MCS_READ_REPLACED : MCS_READ_LOOKUPS;
     if (item->lookups < limit) {
         return MCS_ERR_AGAIN;
@@ -101,12 +114,40 @@ static bool is_bound_value(const mcs_read_item_t *item)
     return item->bound == NULL || mcs_found_is_same_value(&item->found, item->bound);
 }
 
+static bool has_failed(const mcs_read_item_t *item, uint64_t generation)
+{
+    for (uint8_t i = 0; i < MCS_MIN(item->failed_count, MCS_READ_MEMORY); i++) {
+        if (item->failed[i] == generation) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* After a lookup of an item. */
+static void note_strike(mcs_read_item_t *item)
+{
+    item->struck = item->failure == MCS_ERR_REPLICA_IS_GONE;
+    for (uint32_t i = 0; i < item->found.replica_count && item->struck; i++) {
+        item->struck = has_failed(item, item->found.replicas[i].generation);
+    }
+    if (!item->struck) {
+        item->struck_until_ns = 0;
+    } else if (item->struck_until_ns == 0) {
+        uint64_t now_ns = mcs_now_ns();
+        uint64_t lease_ns = item->found.lease_end_ns > now_ns ? item->found.lease_end_ns - now_ns : 0;
+        item->struck_until_ns = now_ns + lease_ns / 2 + STRIKE_SLACK_NS;
+    }
+}
+
 /* After the answers: what they leave to be done. */
 static void take_answers(mcs_read_t *read)
 {
     for (size_t i = 0; i < read->picked_count; i++) {
         mcs_read_item_t *item = &read->items[read->picked[i]];
-        item->lookups++;
+        if (!item->struck) { /* time bounds the others */
+            item->lookups++;
+        }
         item->tried = 0;
         if (item->lookups > 1) {
             mcs_count(&read->client->counters, failovers, 1);
@@ -115,11 +156,25 @@ static void take_answers(mcs_read_t *read)
             item->status = item->found.status != MCS_OK ? item->found.status : MCS_ERR_OBJECT_NOT_FOUND;
             continue;
         }
+        note_strike(item);
         mcs_status_t status = add_routes(read, item);
         if (status != MCS_OK) {
             item->status = status;
         }
     }
+}
+
+/* MCS_ERR_INTERRUPTED, or there is nothing to wait for any more. */
+static mcs_status_t wait_for_strikes(const mcs_read_t *read)
+{
+    bool struck = false;
+    for (size_t i = 0; i < read->picked_count && !struck; i++) {
+        struck = read->items[read->picked[i]].struck;
+    }
+    if (struck) {
+        poll(NULL, 0, STRIKE_PAUSE_MS);
+    }
+    return struck && mcs_interrupt_due() ? MCS_ERR_INTERRUPTED : MCS_OK;
 }
 
 mcs_status_t mcs_read_lookup(mcs_read_t *read)
@@ -135,6 +190,9 @@ mcs_status_t mcs_read_lookup(mcs_read_t *read)
 static mcs_status_t look_up_needed(mcs_read_t *read)
 {
     mcs_status_t status = pick(read, false);
+    if (status == MCS_OK) {
+        status = wait_for_strikes(read);
+    }
     if (status == MCS_OK && read->picked_count > 0) {
         mcs_lookup(read->client, picked_key, picked_found, read, read->picked_count, read->arena);
         take_answers(read);
@@ -143,16 +201,6 @@ static mcs_status_t look_up_needed(mcs_read_t *read)
 }
 
 /* ---- replicas ---- */
-
-static bool has_failed(const mcs_read_item_t *item, uint64_t generation)
-{
-    for (uint8_t i = 0; i < MCS_MIN(item->failed_count, MCS_READ_MEMORY); i++) {
-        if (item->failed[i] == generation) {
-            return true;
-        }
-    }
-    return false;
-}
 
 int mcs_read_choose(mcs_read_t *read, const mcs_read_item_t *item)
 {

@@ -24,6 +24,8 @@ typedef struct mcs_read_item {
     uint16_t tried;           /* bit per replica of `found` */
     uint8_t lookups;
     uint8_t failed_count;
+    bool struck; /* the last lookup named only replicas that were found dead: a strike is under way (rule 2) */
+    uint64_t struck_until_ns; /* when it is over at the latest; 0: none */
     uint64_t failed[MCS_READ_MEMORY];
     mcs_move_t *moves; /* of the present round */
     size_t move_count;

@@ -6,8 +6,8 @@
 #include "core/base/alloc.h"
 
 /* An object may be replaced by one of another size between the lookup and the read; then the read fails and is begun
- * again. */
-#define GET_RETRIES   3
+ * again. Each time somebody's upsert has gone forward; a miss would be wrong (rule 2). */
+#define GET_RETRIES   32
 #define LEASE_EXPIRED (-707)
 
 /* The bytes objects of one get, one for each key: NULL until there is a size. */
