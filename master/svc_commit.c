@@ -121,7 +121,9 @@ static bool parked_end_step(svc_parked_t *base, uint64_t now_ns, bool last)
         mcs_mutex_lock(&pending->shard->lock);
         bool done = pending->state == SVC_DONE;
         if (done) {
-            parked->statuses[i] = pending->outcome;
+            if (parked->statuses[i] == MCS_ERR_AGAIN || pending->outcome != MCS_OK) {
+                parked->statuses[i] = pending->outcome;
+            }
             pending->waiters--;
         }
         mcs_mutex_unlock(&pending->shard->lock);

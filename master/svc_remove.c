@@ -68,11 +68,16 @@ static void remove_one(void *arg, svc_shard_t *shard, uint32_t i)
             }
         }
     }
+    bool ending = (svc_record(&service->index, ref)->flags & SVC_REC_PENDING) != 0;
     svc_pending_t *strike = NULL;
     job->statuses[i] =
         svc_remove_locked(service, shard, ref, job->batch.hashes[i], job->call->session, job->force, &strike);
     if (job->statuses[i] == MCS_ERR_AGAIN) {
         svc_parked_strikes_add_locked(job->parked, i, strike);
+        if (ending) {
+            job->statuses[i] =
+                MCS_ERR_OBJECT_NOT_FOUND; /* another's removal, whose end is waited for: only it is one */
+        }
     }
 }
 

@@ -85,10 +85,21 @@ static void a_forced_removal_of_a_cached_key_waits_for_its_owner(void **state)
         rpc_pump(&f->owner, 1);
     }
     assert_int_equal(rpc_lookup(&f->writer, "k", true, NULL), MCS_OK); /* nobody has been told that it is gone */
+    sequence.seq = sequence.ack = ++f->writer.seq;
+    uint64_t second = rpc_send(&f->writer, &f->writer.call, MCS_VERB_REMOVE, &request.base);
     assert_int_equal(rpc_put_one(&f->writer, "k", 10, &(rpc_put_options_t){.upsert = true}, NULL),
                      MCS_ERR_PUT_IN_PROGRESS);
     rpc_answer_releases(&f->owner);
     assert_int_equal(rpc_wait(&remover, &remover.call, id, NULL, NULL), MCS_OK);
+    ProtobufCMessage *message = NULL;
+    assert_int_equal(rpc_wait(&f->writer, &f->writer.call, second, &mcs__wire__status_column__descriptor, &message),
+                     MCS_OK);
+    const Mcs__Wire__StatusColumn *column = (const Mcs__Wire__StatusColumn *)message;
+    int32_t status = 1;
+    assert_int_equal(column->statuses.len, sizeof(status));
+    memcpy(&status, column->statuses.data, sizeof(status));
+    assert_int_equal(status, MCS_ERR_OBJECT_NOT_FOUND); /* one value is removed once */
+    protobuf_c_message_free_unpacked(message, NULL);
     assert_int_equal(rpc_exist(&f->writer, "k"), 0);
     assert_int_equal(rpc_lookup(&f->writer, "k", false, NULL), MCS_ERR_OBJECT_NOT_FOUND);
     assert_int_equal(settle(f), 0);
