@@ -44,8 +44,10 @@ demo: build ## two processes put and get KV blocks through an embedded master
 	@$(RUN_ENV) $(PY) bench/demo.py
 
 test: build ## unit tests (C), module tests and system tests (pytest)
-	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE python
-	@$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS)
+	@failed=0; \
+	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE python || failed=1; \
+	$(RUN_ENV) $(PY) -m pytest -q -n $(PYTEST_JOBS) --dist loadfile --timeout 600 tests/python tests/system $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
 
 test-unit: build ## the C tests only
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -LE python
@@ -82,8 +84,9 @@ bench-smoke: build ## put/get GB/s of 4 KiB, 64 KiB, 1 MiB beside memcpy
 bench: bench-smoke ## bench-smoke and a trace replay (TRACE=file.jsonl for a real one)
 	@$(RUN_ENV) $(PY) bench/trace_replay.py $(if $(TRACE),--trace "$(TRACE)")
 
-soak: build ## replay a trace for SOAK_SECONDS (default 600), every byte verified
-	@$(RUN_ENV) $(PY) bench/trace_replay.py --seconds $(SOAK_SECONDS) $(if $(TRACE),--trace "$(TRACE)")
+soak: build ## for SOAK_SECONDS (default 600): half a replayed trace, every byte verified, half the history test with faults
+	@$(RUN_ENV) $(PY) bench/trace_replay.py --seconds $$(( ($(SOAK_SECONDS) + 1) / 2 )) $(if $(TRACE),--trace "$(TRACE)")
+	@$(RUN_ENV) $(PY) -m tests.history --seconds $$(( $(SOAK_SECONDS) / 2 ))
 
 wheel: deps ## dist/*.whl
 	@$(PY) -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w dist .
