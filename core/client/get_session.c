@@ -19,7 +19,7 @@
 #define ARENA_CHUNK  ((size_t)16384)
 #define ARENA_MAX    ((size_t)1 << 30)
 #define PARTS_MAX    ((size_t)1 << 16) /* moved at once, about */
-#define SESSIONS_MAX ((size_t)1 << 20)
+#define SESSIONS_MAX ((size_t)1 << 18)
 #define RETRY_MS     100 /* after a renewal that failed */
 #define MISSING_MS   1000
 #define RENEW_MIN_MS 10
@@ -253,7 +253,11 @@ static void renew_main(void *arg)
         renewal_t renewal;
         uint64_t next_ns;
         mcs_status_t status = collect_locked(sessions, &arena, &renewal, &next_ns);
-        if (status == MCS_OK && renewal.count == 0) {
+        if (status != MCS_OK || renewal.count == 0) {
+            if (status != MCS_OK) {
+                mcs_arena_reset(&arena);
+                next_ns = mcs_now_ns() + RETRY_MS * MCS_NS_PER_MS;
+            }
             if (next_ns == MCS_NEVER) {
                 mcs_cond_wait(&sessions->changed, &sessions->lock);
             } else {
@@ -307,7 +311,6 @@ static mcs_status_t keep(mcs_get_sessions_t *sessions, const mcs_read_item_t *it
     take_found(session, &item->found, mcs_now_ns());
     mcs_mutex_lock(&sessions->lock);
     mcs_status_t status = keep_locked(sessions, session);
-    mcs_cond_signal(&sessions->changed);
     mcs_mutex_unlock(&sessions->lock);
     return status;
 }
@@ -335,6 +338,10 @@ mcs_status_t mcs_client_get_session_start(mcs_client_t *client, const mcs_bytes_
         mcs_read_fini(&read);
         mcs_arena_reset(&arena);
     }
+    /* Once for all of them: each makes the thread look through the list. */
+    mcs_mutex_lock(&client->get_sessions->lock);
+    mcs_cond_signal(&client->get_sessions->changed);
+    mcs_mutex_unlock(&client->get_sessions->lock);
     mcs_arena_fini(&arena);
     mcs_free(items);
     return status;

@@ -17,7 +17,7 @@
 #include "core/client/put.h"
 
 #define RANGES_MAX   ((size_t)1 << 20) /* bytes of ranges of one value */
-#define SESSIONS_MAX ((size_t)1 << 20)
+#define SESSIONS_MAX ((size_t)1 << 18)
 #define ARENA_CHUNK  ((size_t)16384)
 #define ARENA_MAX    ((size_t)1 << 26)
 

@@ -298,3 +298,18 @@ def test_close_ends_sessions(real, master, memory):
     assert store.close() == 0
     assert store.batch_get_session_start([key]) == []
     assert store.batch_get_session_end([key]) == -1
+
+
+def test_sessions_of_thousands_of_keys_start_at_once(pair, memory):
+    writer, reader = pair
+    keys = [fresh() for _ in range(5000)]
+    assert writer.put_batch(keys, [b"0123456789"] * 5000) == 0
+    assert reader.batch_get_session_start(keys) == [0] * 5000
+    for _ in range(2):
+        results = reader.batch_get_into_multi_buffer_ranges(
+            keys, [[memory.ptr + 10 * i, memory.ptr + 10 * i + 5] for i in range(5000)], [[5, 5]] * 5000, [[5, 0]] * 5000
+        )
+        assert results == [10] * 5000
+        assert memory[:50000] == b"5678901234" * 5000
+    assert reader.batch_get_session_end(keys) == 0
+    assert writer.batch_remove(keys, force=True) == [0] * 5000
