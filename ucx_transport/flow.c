@@ -119,14 +119,8 @@ static void look_around(run_t *run, uint64_t now)
     }
 }
 
-/* Not long while a connection is being made: UCX does not tell each step of that by its descriptor. */
 static int sleep_ms(const run_t *run)
 {
-    for (uint32_t i = 0; i < run->count; i++) {
-        if (!run->flows[i].over && run->flows[i].conn->state < UCXT_CONN_UP) {
-            return 1;
-        }
-    }
     int left = mcs_deadline_poll_ms(run->deadline_ns);
     return left < 0 || left > SLICE_MS ? SLICE_MS : left;
 }

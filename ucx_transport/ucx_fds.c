@@ -119,10 +119,10 @@ static bool stands_in(uint16_t port, const void *address, size_t len)
     return memmem(address, len, &wire, sizeof(wire)) != NULL;
 }
 
-/* What a caller's connection manager sends: a call and, when that was answered, a note, each in one packet with its
- * length in front (a little-endian u64, eight bytes of status and padding, then as many bytes as that says: none in a
- * note). */
-#define CALL_HEAD 16
+/* What a caller's connection manager sends: one message in one packet, its length in front (a little-endian u64, eight
+ * bytes of status and padding, then as many bytes as that says). */
+#define CALL_HEAD  16
+#define CALL_LEAST 32
 
 /* UCX aborts when more comes than the length in front says: stray bytes (a port scanner is enough) must not reach it.
  * The kernel drops packets of any other form; accepted connections inherit that. */
@@ -140,7 +140,7 @@ static void filter_calls(int fd, uint16_t port)
         BPF_STMT(BPF_ALU | BPF_SUB | BPF_X, 0),
         BPF_STMT(BPF_ST, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, TO(ACCEPT, 7), 0),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, CALL_HEAD, 0, TO(DROP, 8)),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, CALL_HEAD + CALL_LEAST, 0, TO(DROP, 8)),
         /* the upper six bytes of the length are zero */
         BPF_STMT(BPF_LD | BPF_W | BPF_IND, 4),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, TO(DROP, 10)),
