@@ -2,7 +2,6 @@
 #include "ucx_transport/ucx_fds.h"
 
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -119,53 +118,6 @@ static bool stands_in(uint16_t port, const void *address, size_t len)
     return memmem(address, len, &wire, sizeof(wire)) != NULL;
 }
 
-/* What a caller's connection manager sends: one message in one packet, its length in front (a little-endian u64, eight
- * bytes of status and padding, then as many bytes as that says). */
-#define CALL_HEAD  16
-#define CALL_LEAST 32
-
-/* UCX aborts when more comes than the length in front says: stray bytes (a port scanner is enough) must not reach it.
- * The kernel drops packets of any other form; accepted connections inherit that. */
-static void filter_calls(int fd, uint16_t port)
-{
-    enum { ACCEPT = 22, DROP = 23 };
-#define TO(target, at) ((uint8_t)((target) - (at)-1))
-    struct sock_filter code[] = {
-        /* X = length of the TCP header, M[0] = A = bytes of payload */
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 12),
-        BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 2),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x3c),
-        BPF_STMT(BPF_MISC | BPF_TAX, 0),
-        BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
-        BPF_STMT(BPF_ALU | BPF_SUB | BPF_X, 0),
-        BPF_STMT(BPF_ST, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, TO(ACCEPT, 7), 0),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, CALL_HEAD + CALL_LEAST, 0, TO(DROP, 8)),
-        /* the upper six bytes of the length are zero */
-        BPF_STMT(BPF_LD | BPF_W | BPF_IND, 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, TO(DROP, 10)),
-        BPF_STMT(BPF_LD | BPF_H | BPF_IND, 2),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, TO(DROP, 12)),
-        /* the lower two, and the header, are the payload */
-        BPF_STMT(BPF_LD | BPF_B | BPF_IND, 1),
-        BPF_STMT(BPF_ALU | BPF_LSH | BPF_K, 8),
-        BPF_STMT(BPF_ST, 1),
-        BPF_STMT(BPF_LD | BPF_B | BPF_IND, 0),
-        BPF_STMT(BPF_LDX | BPF_W | BPF_MEM, 1),
-        BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
-        BPF_STMT(BPF_ALU | BPF_ADD | BPF_K, CALL_HEAD),
-        BPF_STMT(BPF_LDX | BPF_W | BPF_MEM, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_X, 0, TO(ACCEPT, 21), TO(DROP, 21)),
-        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
-        BPF_STMT(BPF_RET | BPF_K, 0),
-    };
-#undef TO
-    const struct sock_fprog filter = {.len = MCS_ARRAY_LEN(code), .filter = code};
-    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) != 0) {
-        mcs_warn(AREA, "no filter on port %u: stray bytes there may end this process", (unsigned)port);
-    }
-}
-
 static void protect(int fd, uint16_t port, unsigned user_timeout_ms)
 {
     fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -188,9 +140,6 @@ void ucxt_listeners_open(const ucxt_fds_seen_t *before, uint16_t called, const v
             continue;
         }
         protect(fd, port, user_timeout_ms);
-        if (port == called) {
-            filter_calls(fd, port);
-        }
         listeners_out->port[listeners_out->count++] = port;
         remember(port);
     }
