@@ -94,7 +94,6 @@ void ucxt_conn_fail(ucxt_conn_t *conn, mcs_status_t status)
     char id[MCS_ID_TEXT_MAX];
     mcs_id_format(conn->owner, id);
     mcs_debug(AREA, "connection to %s closed: %s", id, mcs_status_name(status));
-    conn->lane->turn += conn->state == UCXT_CONN_HELLO ? 1 : 0;
     conn->state = UCXT_CONN_FAILED;
     conn->status = status;
     for (uint32_t i = 0; i < UCXT_CONN_REQUESTS; i++) {
@@ -112,8 +111,7 @@ static void on_conn_error(void *arg, ucp_ep_h ep MCS_UNUSED, ucs_status_t rc)
     if (conn->state != UCXT_CONN_FAILED) {
         ucxt_count(&conn->lane->shared->counters->peer_errors, 1);
     }
-    /* A rejected call: the owner has as many peers as it takes. */
-    ucxt_conn_fail(conn, rc == UCS_ERR_REJECTED ? MCS_ERR_LIMIT : MCS_ERR_TRANSFER_FAIL);
+    ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
 }
 
 static void on_sent(void *ucp_request, ucs_status_t rc, void *arg)
@@ -290,8 +288,9 @@ mcs_status_t ucxt_lane_connect(ucxt_lane_t *lane, mcs_id_t owner, const mcs_endp
     if (conn != NULL) {
         conn_close(conn); /* the owner has another endpoint now */
     }
-    ucxt_where_t where;
-    mcs_status_t status = ucxt_endpoint_decode(endpoint, ucxt_dl_generation(lane->worker.dl), &where);
+    const void *address;
+    size_t len;
+    mcs_status_t status = ucxt_endpoint_decode(endpoint, ucxt_dl_generation(lane->worker.dl), &address, &len);
     if (status != MCS_OK) {
         mcs_warn(AREA, "an owner's endpoint of %u bytes is not of this transport and of %s: %s", endpoint->len,
                  ucxt_dl_wire(lane->worker.dl), mcs_status_name(status));
@@ -314,12 +313,8 @@ mcs_status_t ucxt_lane_connect(ucxt_lane_t *lane, mcs_id_t owner, const mcs_endp
     conn->used_ns = now;
     conn->auth.caller_conn = (mcs_random_u64() & ~CONN_MASK) | place;
     mcs_random_bytes(conn->auth.caller_nonce, UCXT_NONCE);
-    struct sockaddr_storage address;
-    uint32_t host = ucxt_where_choose(&where, lane->shared->context.place.device, lane->turn);
-    socklen_t len = ucxt_where_address(&where, host, &address);
-    status = ucxt_ep_call(&lane->worker, &address, len, on_conn_error, conn, &conn->ep);
+    status = ucxt_ep_open(&lane->worker, address, on_conn_error, conn, &conn->ep);
     if (status != MCS_OK) {
-        lane->turn++;
         mcs_free(conn);
         return status;
     }
@@ -479,12 +474,7 @@ void ucxt_lane_reset(ucxt_lane_t *lane)
             conn_leave(lane->conns[i]);
         }
     }
-    /* UCX 1.13 aborts when a worker is destroyed while messages wait for a connection: a forced close gives them back.
-     * Nothing progresses the worker in between (see ucxt_ep_close). */
-    MCS_LIST_FOR_EACH_SAFE(node, next, &lane->closing)
-    {
-        ucxt_ep_close(&lane->worker, MCS_CONTAINER_OF(node, ucxt_conn_t, node)->ep);
-    }
+    /* Takes the endpoints along; their sockets are closed, which the owners notice. */
     ucxt_worker_close(&lane->worker);
     /* What UCX did not give back while it lived is ours again now. */
     while (!mcs_list_empty(&lane->sending)) {

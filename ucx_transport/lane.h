@@ -63,7 +63,6 @@ typedef struct ucxt_lane {
     uint8_t address[UCXT_ADDRESS_MAX];
     ucxt_conn_t *conns[UCXT_LANE_CONNS];
     uint32_t conn_count;
-    uint32_t turn; /* grows with each call that nobody answered: the next one takes another host of the owner */
     mcs_list_t closing;
     mcs_list_t sending; /* requests in UCX's hands */
 } ucxt_lane_t;

@@ -38,8 +38,8 @@ static void progress_or_sleep(ucxt_lane_t *lane)
     }
 }
 
-/* Nobody walks away from a hello: the owner would learn by an error what a BYE says, and a message that is half sent is
- * no reason to destroy a worker. */
+/* UCX 1.13 aborts when a worker is destroyed (ours, or that of an owner whose answer we no longer read) while the first
+ * messages of an endpoint wait in it. So nobody walks away from a hello. */
 static void lane_settle(ucxt_lane_t *lane, uint64_t end_ns)
 {
     while (half_made(lane) && mcs_now_ns() < end_ns) {

@@ -161,56 +161,40 @@ mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t
     return MCS_OK;
 }
 
-#define ENDPOINT_FORMAT 2
-#define ENDPOINT_HEAD   5
-#define ENDPOINT_HOST   17
-#define ENDPOINT_EXTRA  (ENDPOINT_HEAD + 4)
+#define ENDPOINT_FORMAT 1
+#define ENDPOINT_EXTRA  8
 
-mcs_status_t ucxt_endpoint_encode(uint8_t generation, const ucxt_where_t *where, mcs_endpoint_t *endpoint_out)
+mcs_status_t ucxt_endpoint_encode(uint8_t generation, const void *address, size_t len, mcs_endpoint_t *endpoint_out)
 {
-    if (where->count == 0 || where->count > UCXT_WHERE_MAX || where->port == 0) {
+    if (len == 0 || len > UCXT_ADDRESS_MAX) {
         return MCS_ERR_LIMIT;
     }
     uint8_t *out = endpoint_out->bytes;
     out[0] = ENDPOINT_FORMAT;
     out[1] = generation;
-    mcs_store_u16(out + 2, where->port);
-    out[4] = (uint8_t)where->count;
-    size_t len = ENDPOINT_HEAD;
-    for (uint32_t i = 0; i < where->count; i++) {
-        out[len] = where->host[i].version;
-        memcpy(out + len + 1, where->host[i].bytes, sizeof(where->host[i].bytes));
-        len += ENDPOINT_HOST;
-    }
-    mcs_store_u32(out + len, mcs_crc32c(0, out, len));
-    endpoint_out->len = (uint32_t)len + 4;
+    mcs_store_u16(out + 2, (uint16_t)len);
+    memcpy(out + 4, address, len);
+    mcs_store_u32(out + 4 + len, mcs_crc32c(0, out, 4 + len));
+    endpoint_out->len = (uint32_t)len + ENDPOINT_EXTRA;
     return MCS_OK;
 }
 
-mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, ucxt_where_t *where_out)
+mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, const void **address_out,
+                                  size_t *len_out)
 {
     const uint8_t *in = endpoint->bytes;
-    if (endpoint->len < ENDPOINT_EXTRA || endpoint->len > ENDPOINT_EXTRA + UCXT_WHERE_MAX * ENDPOINT_HOST ||
+    if (endpoint->len < ENDPOINT_EXTRA || endpoint->len > UCXT_ADDRESS_MAX + ENDPOINT_EXTRA ||
         in[0] != ENDPOINT_FORMAT) {
         return MCS_ERR_INVALID_PARAMS;
     }
-    ucxt_where_t where = {.port = mcs_load_u16(in + 2), .count = in[4]};
-    size_t len = ENDPOINT_HEAD + (size_t)where.count * ENDPOINT_HOST;
-    if (where.count == 0 || where.port == 0 || len + 4 != endpoint->len ||
-        mcs_load_u32(in + len) != mcs_crc32c(0, in, len)) {
+    size_t len = mcs_load_u16(in + 2);
+    if (len == 0 || len + ENDPOINT_EXTRA != endpoint->len || mcs_load_u32(in + 4 + len) != mcs_crc32c(0, in, 4 + len)) {
         return MCS_ERR_INVALID_PARAMS;
-    }
-    for (uint32_t i = 0; i < where.count; i++) {
-        const uint8_t *host = in + ENDPOINT_HEAD + (size_t)i * ENDPOINT_HOST;
-        where.host[i].version = host[0];
-        memcpy(where.host[i].bytes, host + 1, sizeof(where.host[i].bytes));
-        if (host[0] != 4 && host[0] != 6) {
-            return MCS_ERR_INVALID_PARAMS;
-        }
     }
     if (in[1] != generation) {
         return MCS_ERR_INVALID_VERSION;
     }
-    *where_out = where;
+    *address_out = in + 4;
+    *len_out = len;
     return MCS_OK;
 }

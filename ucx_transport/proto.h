@@ -17,7 +17,6 @@
 
 #include "core/base/buf.h"
 #include "core/ops/transport.h"
-#include "ucx_transport/where.h"
 
 #define UCXT_MAGIC   UINT32_C(0x3144434d) /* "MCD1" */
 #define UCXT_VERSION 1
@@ -93,8 +92,8 @@ static inline bool ucxt_starts_block(const mcs_access_t *access)
 #define UCXT_WIRE        32
 #define UCXT_ADDRESS_MAX 900
 
-/* The first message of a caller. With a cluster token `mac` proves that the sender knows it before anything else is
- * looked at. `address` is that of its UCX worker: it tells callers of one client apart; nobody calls there. */
+/* The first message of a caller. With a cluster token `mac` proves that the sender knows it before its UCX address is
+ * looked at. */
 typedef struct ucxt_hello {
     mcs_id_t client;
     uint64_t conn; /* what the owner's messages are to carry */
@@ -108,7 +107,7 @@ typedef struct ucxt_hello {
 #define UCXT_HELLO_MAX   (UCXT_HELLO_FIXED + UCXT_ADDRESS_MAX + UCXT_MAC + 4)
 /* The part that the mac covers; returns its length. */
 size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
-/* The whole body, closed by a CRC32C. Returns its length. */
+/* The whole body, closed by a CRC32C: a UCX address that was damaged must not reach UCX. Returns its length. */
 size_t ucxt_hello_encode(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
 mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *hello_out) MCS_MUST_CHECK;
 
@@ -122,13 +121,14 @@ typedef struct ucxt_welcome {
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN]);
 mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out) MCS_MUST_CHECK;
 
-/* An endpoint of core/ops/transport.h: u8 format 2, u8 wire generation, u16 port, u8 count, as many hosts (u8 version
- * of IP, 16 bytes), u32 CRC32C of all that. The generation is checked before anybody calls: a UCX of 1.20 or later that
- * connects to one of before may make that one abort. MCS_ERR_LIMIT: no host, too many, or no port. */
-mcs_status_t ucxt_endpoint_encode(uint8_t generation, const ucxt_where_t *where, mcs_endpoint_t *endpoint_out)
+/* An endpoint of core/ops/transport.h: u8 format 1, u8 wire generation, u16 address length, the address, u32 CRC32C of
+ * all that. The generation is checked before UCX sees the address: a UCX of 1.20 or later that connects to one of
+ * before makes that one abort. */
+mcs_status_t ucxt_endpoint_encode(uint8_t generation, const void *address, size_t len, mcs_endpoint_t *endpoint_out)
     MCS_MUST_CHECK;
-/* MCS_ERR_INVALID_PARAMS: not an endpoint of this transport; MCS_ERR_INVALID_VERSION: of another generation. */
-mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, ucxt_where_t *where_out)
-    MCS_MUST_CHECK;
+/* MCS_ERR_INVALID_PARAMS: not an endpoint of this transport; MCS_ERR_INVALID_VERSION: of another generation.
+ * `address_out` points into the endpoint. */
+mcs_status_t ucxt_endpoint_decode(const mcs_endpoint_t *endpoint, uint8_t generation, const void **address_out,
+                                  size_t *len_out) MCS_MUST_CHECK;
 
 #endif

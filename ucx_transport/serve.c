@@ -19,7 +19,11 @@
 
 static void note_free(serve_note_t *note)
 {
-    note->peer->notes--;
+    if (note->peer != NULL) {
+        note->peer->notes--;
+    } else {
+        note->server->refusals--;
+    }
     mcs_list_remove(&note->node);
     mcs_free(note);
 }
@@ -27,27 +31,32 @@ static void note_free(serve_note_t *note)
 static void on_note_sent(void *request, ucs_status_t rc MCS_UNUSED, void *arg)
 {
     serve_note_t *note = arg;
-    ucxt_request_free(&note->peer->server->worker, request);
+    ucxt_request_free(&note->server->worker, request);
     note_free(note);
 }
 
-static mcs_status_t send_note(ucxt_peer_t *peer, const ucxt_header_t *header, const void *body, size_t body_len)
+/* `peer` may be NULL. */
+static mcs_status_t send_note(struct ucxt_server *server, ucxt_peer_t *peer, ucp_ep_h ep, const ucxt_header_t *header,
+                              const void *body, size_t body_len)
 {
-    struct ucxt_server *server = peer->server;
     serve_note_t *note = mcs_malloc(sizeof(*note) + UCXT_HEADER + body_len);
     if (note == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
     note->peer = peer;
+    note->server = server;
     note->iov = (ucp_dt_iov_t){.buffer = note->bytes, .length = UCXT_HEADER + body_len};
     ucxt_header_encode(header, note->bytes);
     if (body_len > 0) {
         memcpy(note->bytes + UCXT_HEADER, body, body_len);
     }
     mcs_list_push_tail(&server->notes_busy, &note->node);
-    peer->notes++;
-    mcs_status_t status =
-        ucxt_send(&server->worker, peer->ep, UCXT_AM_TO_CALLER, &note->iov, 1, false, on_note_sent, note);
+    if (peer != NULL) {
+        peer->notes++;
+    } else {
+        server->refusals++;
+    }
+    mcs_status_t status = ucxt_send(&server->worker, ep, UCXT_AM_TO_CALLER, &note->iov, 1, false, on_note_sent, note);
     if (status == MCS_ERR_AGAIN) {
         return MCS_OK;
     }
@@ -65,8 +74,23 @@ void ucxt_peer_answer(ucxt_peer_t *peer, ucxt_header_t header, const void *body,
         return;
     }
     header.conn = peer->auth.caller_conn;
-    if (send_note(peer, &header, body, body_len) != MCS_OK) {
+    if (send_note(peer->server, peer, peer->ep, &header, body, body_len) != MCS_OK) {
         ucxt_peer_fail(peer, "answer not sent");
+    }
+}
+
+/* To somebody who is no peer, on the endpoint that came with his message. Best effort. */
+static void refuse(struct ucxt_server *server, const ucp_am_recv_param_t *param, const ucxt_hello_t *hello,
+                   mcs_status_t why)
+{
+    ucxt_count(&server->config.counters->refused, 1);
+    if ((param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0 || server->refusals >= SERVE_REFUSALS) {
+        return;
+    }
+    ucxt_header_t header = {.kind = UCXT_WELCOME, .conn = hello->conn, .value = (uint32_t)why};
+    mcs_status_t status = send_note(server, NULL, param->reply_ep, &header, NULL, 0);
+    if (status != MCS_OK) {
+        mcs_debug(AREA, "refusal not sent: %s", mcs_status_name(status));
     }
 }
 
@@ -111,77 +135,41 @@ static ucxt_peer_t *find_peer(const struct ucxt_server *server, uint64_t conn)
     return peer != NULL && peer->conn == conn && peer->state < PEER_FAILED ? peer : NULL;
 }
 
-/* A call has come in. */
-static void on_call(ucp_conn_request_h call, void *arg)
+static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hello, ucxt_peer_t **peer_out)
 {
-    struct ucxt_server *server = arg;
-    uint32_t slot = free_slot(server);
-    ucxt_peer_t *peer = slot < SERVE_PEERS ? MCS_NEW(ucxt_peer_t) : NULL;
-    if (peer == NULL) {
-        mcs_warn(AREA, "a call is rejected: %u peers are connected", server->peer_count);
-        ucxt_count(&server->config.counters->refused, 1);
-        server->worker.dl->ucp_listener_reject(server->listener, call);
-        return;
-    }
-    peer->server = server;
-    peer->conn = (mcs_random_u64() & ~SLOT_MASK) | slot;
-    peer->state = PEER_CALLED;
-    peer->deaf = true; /* until it has said under which number it listens */
-    peer->since_ns = mcs_now_ns();
-    mcs_list_init(&peer->active);
-    mcs_list_init(&peer->jobs);
-    if (ucxt_ep_accept(&server->worker, server->listener, call, on_peer_error, peer, &peer->ep) != MCS_OK) {
-        mcs_free(peer);
-        return;
-    }
-    server->peers[slot] = peer;
-    server->peer_count++;
-}
-
-static ucxt_peer_t *find_ep(const struct ucxt_server *server, const ucp_am_recv_param_t *param)
-{
-    if ((param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) {
-        return NULL;
-    }
-    for (uint32_t i = 0; i < SERVE_PEERS; i++) {
-        if (server->peers[i] != NULL && server->peers[i]->ep == param->reply_ep) {
-            return server->peers[i];
-        }
-    }
-    return NULL;
-}
-
-static mcs_status_t peer_greet(ucxt_peer_t *peer, const ucxt_hello_t *hello)
-{
-    struct ucxt_server *server = peer->server;
     bool prove = server->config.token[0] != '\0';
-    if (prove && server->proving_count >= SERVE_PROVING) {
+    uint32_t slot = free_slot(server);
+    if (slot == SERVE_PEERS || (prove && server->proving_count >= SERVE_PROVING)) {
         mcs_warn(AREA, "a peer is refused: %u are connected, %u unproven", server->peer_count, server->proving_count);
         return MCS_ERR_LIMIT;
     }
-    peer->deaf = false;
+    ucxt_peer_t *peer = MCS_NEW(ucxt_peer_t);
+    if (peer == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    peer->server = server;
     peer->client = hello->client;
+    peer->conn = (mcs_random_u64() & ~SLOT_MASK) | slot;
     peer->state = prove ? PEER_PROVING : PEER_READY;
     peer->since_ns = mcs_now_ns();
     peer->address_hash = mcs_hash64(0, hello->address, hello->address_len);
+    peer->auth.caller_conn = hello->conn;
     peer->auth.owner_conn = peer->conn;
     memcpy(peer->auth.caller_nonce, hello->nonce, UCXT_NONCE);
     mcs_random_bytes(peer->auth.owner_nonce, UCXT_NONCE);
-    server->proving_count += prove ? 1 : 0;
-    ucxt_listeners_protect(&server->listeners, hello->address, hello->address_len, SERVE_STALL_NS / MCS_NS_PER_MS);
-    return MCS_OK;
-}
-
-/* Best effort. */
-static void refuse(ucxt_peer_t *peer, mcs_status_t why)
-{
-    ucxt_count(&peer->server->config.counters->refused, 1);
-    ucxt_header_t header = {.kind = UCXT_WELCOME, .value = (uint32_t)why};
-    ucxt_peer_answer(peer, header, NULL, 0);
-    if (peer->state == PEER_CALLED) {
-        peer->state = PEER_REFUSED;
-        peer->since_ns = mcs_now_ns();
+    mcs_list_init(&peer->active);
+    mcs_list_init(&peer->jobs);
+    mcs_status_t status = ucxt_ep_open(&server->worker, hello->address, on_peer_error, peer, &peer->ep);
+    if (status != MCS_OK) {
+        mcs_free(peer);
+        return status;
     }
+    server->peers[slot] = peer;
+    server->peer_count++;
+    server->proving_count += prove ? 1 : 0;
+    ucxt_listeners_protect(&server->listeners);
+    *peer_out = peer;
+    return MCS_OK;
 }
 
 /* A caller whose first connection broke on its side alone is back: nobody reads on that one any more. */
@@ -189,8 +177,8 @@ static void drop_former(const ucxt_peer_t *peer)
 {
     for (uint32_t i = 0; i < SERVE_PEERS; i++) {
         ucxt_peer_t *other = peer->server->peers[i];
-        if (other != NULL && other != peer && other->state >= PEER_PROVING &&
-            other->address_hash == peer->address_hash && mcs_id_equal(other->client, peer->client)) {
+        if (other != NULL && other != peer && other->address_hash == peer->address_hash &&
+            mcs_id_equal(other->client, peer->client)) {
             other->deaf = true;
             ucxt_peer_fail(other, "it has connected anew");
         }
@@ -201,7 +189,7 @@ static void drop_former(const ucxt_peer_t *peer)
 static void say_gone(ucxt_peer_t *peer)
 {
     ucxt_header_t header = {.kind = UCXT_GONE, .conn = peer->auth.caller_conn};
-    if (!peer->deaf && send_note(peer, &header, NULL, 0) != MCS_OK) {
+    if (!peer->deaf && send_note(peer->server, peer, peer->ep, &header, NULL, 0) != MCS_OK) {
         mcs_debug(AREA, "a peer is dropped without a word");
     }
 }
@@ -275,21 +263,13 @@ static void serve_hello(struct ucxt_server *server, const uint8_t *body, size_t 
         mcs_debug(AREA, "malformed hello");
         return;
     }
-    ucxt_peer_t *peer = find_ep(server, param);
-    if (peer == NULL || peer->state != PEER_CALLED) {
-        ucxt_count(&server->config.counters->refused, 1);
-        if (peer != NULL) {
-            ucxt_peer_fail(peer, "a hello that is not its first");
-        }
-        return;
-    }
-    peer->auth.caller_conn = hello.conn;
+    ucxt_peer_t *peer = NULL;
     mcs_status_t status = check_hello(server, &hello);
     if (status == MCS_OK) {
-        status = peer_greet(peer, &hello);
+        status = peer_add(server, &hello, &peer);
     }
     if (status != MCS_OK) {
-        refuse(peer, status);
+        refuse(server, param, &hello, status);
         return;
     }
     if (peer->state == PEER_READY) {
@@ -373,14 +353,14 @@ static ucs_status_t on_message(void *arg, const void *am_header MCS_UNUSED, size
 /* True when the timers have to be looked at again soon. */
 static bool look_at_peer(ucxt_peer_t *peer, uint64_t now)
 {
-    if (peer->state <= PEER_PROVING && now - peer->since_ns > SERVE_PROVE_NS) {
-        ucxt_peer_fail(peer, peer->state == PEER_CALLED ? "no hello came" : "no proof came");
+    if (peer->state == PEER_PROVING && now - peer->since_ns > SERVE_PROVE_NS) {
+        ucxt_peer_fail(peer, "no proof came");
     } else if (peer->frames > 0 && now - peer->since_ns > SERVE_STALL_NS) {
         ucxt_peer_fail(peer, "it stopped reading");
     } else if (peer->frames > 0 && now > peer->frames_until_ns) {
         ucxt_peer_fail(peer, "its requests are past their deadline");
     }
-    return peer->state <= PEER_PROVING || peer->frames > 0 || peer->job_count > 0;
+    return peer->state == PEER_PROVING || peer->frames > 0 || peer->job_count > 0;
 }
 
 static bool look_at_timers(struct ucxt_server *server, uint64_t now)
@@ -441,7 +421,7 @@ static void drain(struct ucxt_server *server)
     }
     uint64_t end = mcs_now_ns() + DRAIN_NS;
     reap(server);
-    while (server->peer_count > 0 && mcs_now_ns() < end) {
+    while ((server->peer_count > 0 || server->refusals > 0) && mcs_now_ns() < end) {
         ucxt_worker_progress(&server->worker);
         reap(server);
     }
@@ -449,13 +429,7 @@ static void drain(struct ucxt_server *server)
 
 static void free_all(struct ucxt_server *server)
 {
-    ucxt_listener_close(&server->worker, server->listener);
     ucxt_listeners_close(&server->listeners);
-    for (uint32_t i = 0; i < SERVE_PEERS; i++) {
-        if (server->peers[i] != NULL) {
-            ucxt_ep_close(&server->worker, server->peers[i]->ep); /* as in ucxt_lane_reset */
-        }
-    }
     ucxt_worker_close(&server->worker);
     ucxt_serve_free_frames(server);
     while (!mcs_list_empty(&server->notes_busy)) {
@@ -468,23 +442,9 @@ static void free_all(struct ucxt_server *server)
     mcs_free(server);
 }
 
-/* Where it is called, and the sockets that came with it. */
-static mcs_status_t listen_for_calls(struct ucxt_server *server, const ucxt_fds_seen_t *before)
+static mcs_status_t read_endpoint(struct ucxt_server *server, const ucxt_fds_seen_t *before)
 {
     const ucxt_dl_t *dl = server->worker.dl;
-    const ucxt_place_t *place = &server->config.context->place;
-    ucxt_where_t where = place->where;
-    struct sockaddr_storage to;
-    socklen_t to_len = ucxt_place_address(place, &to);
-    mcs_status_t status =
-        ucxt_listener_open(&server->worker, &to, to_len, on_call, server, &server->listener, &where.port);
-    if (status == MCS_OK) {
-        status = ucxt_endpoint_encode(ucxt_dl_generation(dl), &where, &server->endpoint);
-    }
-    if (status != MCS_OK) {
-        return status;
-    }
-    server->port = where.port;
     ucp_address_t *address;
     size_t len;
     ucs_status_t rc = dl->ucp_worker_get_address(server->worker.ucp, &address, &len);
@@ -492,9 +452,13 @@ static mcs_status_t listen_for_calls(struct ucxt_server *server, const ucxt_fds_
         mcs_error(AREA, "UCX worker address: %s", dl->ucs_status_string(rc));
         return MCS_ERR_NO_MEMORY;
     }
-    ucxt_listeners_open(before, where.port, address, len, SERVE_STALL_NS / MCS_NS_PER_MS, &server->listeners);
+    mcs_status_t status = ucxt_endpoint_encode(ucxt_dl_generation(dl), address, len, &server->endpoint);
+    if (status != MCS_OK) {
+        mcs_error(AREA, "UCX worker address of %zu bytes is too long: name one interface", len);
+    }
+    ucxt_listeners_open(before, address, len, SERVE_STALL_NS / MCS_NS_PER_MS, &server->listeners);
     dl->ucp_worker_release_address(server->worker.ucp, address);
-    return MCS_OK;
+    return status;
 }
 
 mcs_status_t ucxt_server_start(const ucxt_server_config_t *config, ucxt_server_t **server_out)
@@ -515,7 +479,7 @@ mcs_status_t ucxt_server_start(const ucxt_server_config_t *config, ucxt_server_t
         status = ucxt_worker_open(config->context, UCXT_AM_TO_OWNER, on_message, server, &server->worker);
     }
     if (status == MCS_OK) {
-        status = listen_for_calls(server, &before);
+        status = read_endpoint(server, &before);
     }
     if (status == MCS_OK) {
         status = mcs_thread_start(&server->thread, "mcs-serve", serve_main, server);
@@ -536,8 +500,6 @@ void ucxt_server_stop(ucxt_server_t *server)
     __atomic_store_n(&server->stop, 1, __ATOMIC_RELEASE);
     mcs_event_set(&server->wake);
     mcs_thread_join(&server->thread);
-    ucxt_listener_close(&server->worker, server->listener);
-    server->listener = NULL;
     drain(server);
     free_all(server);
 }
@@ -549,5 +511,5 @@ const mcs_endpoint_t *ucxt_server_endpoint(const ucxt_server_t *server)
 
 uint16_t ucxt_server_port(const ucxt_server_t *server)
 {
-    return server->port;
+    return server->listeners.count > 0 ? server->listeners.port[0] : 0;
 }

@@ -13,7 +13,7 @@
 
 #define SERVE_AREA        "serve"
 #define SERVE_PEERS       1024 /* slots; a power of two */
-#define SERVE_PROVING     64   /* peers that have said hello and not proved the token yet */
+#define SERVE_PROVING     64   /* peers that have not proved the token yet */
 #define SERVE_PROVE_NS    (UINT64_C(5) * 1000000000)
 #define SERVE_JOBS        16   /* fetch requests that wait, of one peer */
 #define SERVE_JOBS_TOTAL  4096 /* and of all: 460 MiB of records at the very worst */
@@ -21,14 +21,13 @@
 #define SERVE_FRAMES      256  /* and of all */
 #define SERVE_FRAMES_KEPT 32   /* free ones that keep their packing buffer */
 #define SERVE_NOTES       256  /* small answers of one peer in UCX's hands */
+#define SERVE_REFUSALS    64   /* answers to those who are no peers */
 /* A peer that takes nothing for this long is dropped; the kernel cuts its connection off at the same time, which ends
  * what is under way. */
 #define SERVE_STALL_NS    (UINT64_C(10) * 1000000000)
 #define SERVE_WAIT_MAX_MS 60000 /* a request is good for this long at most */
 
-/* CALLED: no hello yet. REFUSED: it has been told why, and is to leave by itself: a close of ours would overtake that.
- */
-typedef enum peer_state { PEER_CALLED, PEER_REFUSED, PEER_PROVING, PEER_READY, PEER_FAILED, PEER_CLOSING } peer_state_t;
+typedef enum peer_state { PEER_PROVING, PEER_READY, PEER_FAILED, PEER_CLOSING } peer_state_t;
 
 typedef struct ucxt_peer {
     mcs_list_t active; /* in server->active while it has jobs */
@@ -45,7 +44,7 @@ typedef struct ucxt_peer {
     uint32_t job_count;
     uint32_t frames; /* in UCX's hands */
     uint32_t notes;
-    uint64_t since_ns;        /* of the last frame that UCX gave back, of the hello, or of the call */
+    uint64_t since_ns;        /* of the last frame that UCX gave back, or of the hello */
     uint64_t frames_until_ns; /* when the requests of the frames under way stop being of use */
 } ucxt_peer_t;
 
@@ -76,8 +75,9 @@ typedef struct serve_frame {
 
 /* A small answer. */
 typedef struct serve_note {
-    mcs_list_t node; /* in server->notes_busy */
-    ucxt_peer_t *peer;
+    mcs_list_t node;   /* in server->notes_busy */
+    ucxt_peer_t *peer; /* NULL: to somebody who is none */
+    struct ucxt_server *server;
     ucp_dt_iov_t iov;
     uint8_t bytes[];
 } serve_note_t;
@@ -85,8 +85,6 @@ typedef struct serve_note {
 struct ucxt_server {
     ucxt_server_config_t config;
     ucxt_worker_t worker;
-    ucp_listener_h listener;
-    uint16_t port;
     mcs_endpoint_t endpoint;
     ucxt_listeners_t listeners;
     mcs_event_t wake;
@@ -96,6 +94,7 @@ struct ucxt_server {
     uint32_t peer_count;
     uint32_t proving_count;
     uint32_t failed_count; /* peers to be taken down */
+    uint32_t refusals;
     uint32_t job_count;
     mcs_list_t active;
     mcs_list_t frames_free;

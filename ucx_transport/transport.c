@@ -291,8 +291,7 @@ static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_tra
         return status;
     }
     mcs_debug(AREA, "UCX %u.%u.%u (%s) on %s", dl->major, dl->minor, dl->release, dl->path,
-              transport->shared.context.place.device[0] != '\0' ? transport->shared.context.place.device
-                                                                : "all interfaces");
+              transport->shared.context.device[0] != '\0' ? transport->shared.context.device : "all interfaces");
     *transport_out = transport;
     return MCS_OK;
 }

@@ -1,11 +1,101 @@
 /* See ucx_context.h. */
 #include "ucx_transport/ucx_context.h"
 
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
 #include "core/base/config.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
 
 #define AREA "ucx"
+
+/* ---- which interface ---- */
+
+static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
+{
+    if (a->sa_family != b->sa_family) {
+        return false;
+    }
+    if (a->sa_family == AF_INET) {
+        return ((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)(const void *)b)->sin_addr.s_addr;
+    }
+    return a->sa_family == AF_INET6 &&
+           memcmp(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr,
+                  &((const struct sockaddr_in6 *)(const void *)b)->sin6_addr, sizeof(struct in6_addr)) == 0;
+}
+
+/* All of 127.0.0.0/8 is on the loopback interface, whatever addresses it lists. */
+static bool is_loopback(const struct sockaddr *a)
+{
+    if (a->sa_family == AF_INET) {
+        return (ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24) == 127;
+    }
+    return a->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+}
+
+static bool is_wildcard(const struct sockaddr *a)
+{
+    if (a->sa_family == AF_INET) {
+        return ((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr == INADDR_ANY;
+    }
+    return a->sa_family == AF_INET6 &&
+           IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+}
+
+static const char *carrier(const struct ifaddrs *interfaces, const struct sockaddr *address)
+{
+    for (const struct ifaddrs *i = interfaces; i != NULL; i = i->ifa_next) {
+        if (i->ifa_addr != NULL && (i->ifa_flags & IFF_UP) != 0 &&
+            (is_loopback(address) ? (i->ifa_flags & IFF_LOOPBACK) != 0 : same_address(i->ifa_addr, address))) {
+            return i->ifa_name;
+        }
+    }
+    return NULL;
+}
+
+mcs_status_t ucxt_find_device(const char *bind_host, char *device, size_t size, bool *is_ipv6_out)
+{
+    if (bind_host[0] == '\0') {
+        device[0] = '\0';
+        *is_ipv6_out = false;
+        return MCS_OK;
+    }
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    int rc = mcs_fault_hit(MCS_FAULT_SYSCALL) ? EAI_FAIL : getaddrinfo(bind_host, NULL, &hints, &list);
+    if (rc != 0) {
+        mcs_error(AREA, "data plane host %s: %s", bind_host, gai_strerror(rc));
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    struct ifaddrs *interfaces = NULL;
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (mcs_fault_hit(MCS_FAULT_SYSCALL) || getifaddrs(&interfaces) != 0) {
+        mcs_error(AREA, "network interfaces cannot be listed");
+        freeaddrinfo(list);
+        return status;
+    }
+    for (const struct addrinfo *ai = list; ai != NULL && status != MCS_OK; ai = ai->ai_next) {
+        const char *name = is_wildcard(ai->ai_addr) ? "" : carrier(interfaces, ai->ai_addr);
+        if (name != NULL) {
+            snprintf(device, size, "%s", name);
+            *is_ipv6_out = ai->ai_family == AF_INET6;
+            status = MCS_OK;
+        }
+    }
+    if (status != MCS_OK) {
+        mcs_error(AREA, "data plane host %s: no interface of this machine has its address", bind_host);
+    }
+    freeifaddrs(interfaces);
+    freeaddrinfo(list);
+    return status;
+}
 
 /* ---- options ---- */
 
@@ -23,9 +113,6 @@ static mcs_status_t set_options(const ucxt_dl_t *dl, ucp_config_t *config, const
 {
     const option_t options[] = {
         {"TLS", "tcp", true},
-        {"SOCKADDR_TLS_PRIORITY", "tcp", true},
-        /* What a caller has called is what carries the data. */
-        {"CM_USE_ALL_DEVICES", "n", false},
         {"NET_DEVICES", device[0] != '\0' ? device : "all", true},
         {"TCP_TX_SEG_SIZE", SEGMENT_BYTES, true},
         {"TCP_RX_SEG_SIZE", SEGMENT_BYTES, true},
@@ -69,7 +156,8 @@ static void quieten(const ucxt_dl_t *dl)
 mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_context_t *context_out)
 {
     ucxt_context_t context = {.dl = dl};
-    mcs_status_t status = ucxt_place_find(bind_host, &context.place);
+    bool ipv6;
+    mcs_status_t status = ucxt_find_device(bind_host, context.device, sizeof(context.device), &ipv6);
     if (status != MCS_OK) {
         return status;
     }
@@ -80,7 +168,7 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_
         mcs_error(AREA, "UCX configuration: %s", dl->ucs_status_string(rc));
         return MCS_ERR_INVALID_PARAMS;
     }
-    status = set_options(dl, config, context.place.device, context.place.where.host[0].version == 6);
+    status = set_options(dl, config, context.device, ipv6);
     if (status != MCS_OK) {
         dl->ucp_config_release(config);
         return status;
@@ -97,7 +185,7 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_
     dl->ucp_config_release(config);
     if (rc != UCS_OK) {
         mcs_error(AREA, "UCX %u.%u.%u has no TCP on %s: %s", dl->major, dl->minor, dl->release,
-                  context.place.device[0] != '\0' ? context.place.device : "any interface", dl->ucs_status_string(rc));
+                  context.device[0] != '\0' ? context.device : "any interface", dl->ucs_status_string(rc));
         return MCS_ERR_INVALID_PARAMS;
     }
     *context_out = context;

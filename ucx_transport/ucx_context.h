@@ -6,17 +6,19 @@
 #define UCXT_UCX_CONTEXT_H
 
 #include "ucx_transport/ucx_dl.h"
-#include "ucx_transport/where.h"
 
 typedef struct ucxt_context {
     const ucxt_dl_t *dl;
     ucp_context_h ucp;
-    ucxt_place_t place;
+    char device[64]; /* network interface, "" = every one */
 } ucxt_context_t;
 
 /* `bind_host`: a name or address of this machine whose interface carries the data; "" or a wildcard = every interface.
  * MCS_ERR_INVALID_PARAMS: no interface has it, or UCX refuses; logged. */
 mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_context_t *context_out) MCS_MUST_CHECK;
 void ucxt_context_close(ucxt_context_t *context);
+
+/* The interface that carries the host's address; `is_ipv6_out`: it was found by an IPv6 address. */
+mcs_status_t ucxt_find_device(const char *bind_host, char *device, size_t size, bool *is_ipv6_out) MCS_MUST_CHECK;
 
 #endif

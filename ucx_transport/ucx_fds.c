@@ -17,10 +17,8 @@
 static uint16_t g_ports[PORTS_MAX];
 static pthread_once_t g_once = PTHREAD_ONCE_INIT;
 
-typedef int name_call_t(int fd, struct sockaddr *name, socklen_t *len);
-
-/* The port of one end of a TCP socket, 0 = it is none. */
-static uint16_t port_of(int fd, name_call_t *call)
+/* The local port of a TCP socket, 0 = it is none. */
+static uint16_t local_port(int fd)
 {
     union {
         struct sockaddr any;
@@ -30,18 +28,13 @@ static uint16_t port_of(int fd, name_call_t *call)
     socklen_t len = sizeof(name);
     int type = 0;
     socklen_t type_len = sizeof(type);
-    if (call(fd, &name.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 ||
+    if (getsockname(fd, &name.any, &len) != 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 ||
         type != SOCK_STREAM) {
         return 0;
     }
     return name.any.sa_family == AF_INET    ? ntohs(name.v4.sin_port)
            : name.any.sa_family == AF_INET6 ? ntohs(name.v6.sin6_port)
                                             : 0;
-}
-
-static uint16_t local_port(int fd)
-{
-    return port_of(fd, getsockname);
 }
 
 static bool is_listening(int fd)
@@ -118,16 +111,8 @@ static bool stands_in(uint16_t port, const void *address, size_t len)
     return memmem(address, len, &wire, sizeof(wire)) != NULL;
 }
 
-static void protect(int fd, uint16_t port, unsigned user_timeout_ms)
-{
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    if (setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms)) != 0) {
-        mcs_debug(AREA, "no TCP_USER_TIMEOUT on port %u", (unsigned)port);
-    }
-}
-
-void ucxt_listeners_open(const ucxt_fds_seen_t *before, uint16_t called, const void *address, size_t len,
-                         unsigned user_timeout_ms, ucxt_listeners_t *listeners_out)
+void ucxt_listeners_open(const ucxt_fds_seen_t *before, const void *address, size_t len, unsigned user_timeout_ms,
+                         ucxt_listeners_t *listeners_out)
 {
     pthread_once(&g_once, install);
     memset(listeners_out, 0, sizeof(*listeners_out));
@@ -136,10 +121,13 @@ void ucxt_listeners_open(const ucxt_fds_seen_t *before, uint16_t called, const v
             continue;
         }
         uint16_t port = local_port(fd);
-        if (port == 0 || (port != called && !stands_in(port, address, len))) {
+        if (port == 0 || !stands_in(port, address, len)) {
             continue;
         }
-        protect(fd, port, user_timeout_ms);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        if (setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms)) != 0) {
+            mcs_debug(AREA, "no TCP_USER_TIMEOUT on port %u", (unsigned)port);
+        }
         listeners_out->port[listeners_out->count++] = port;
         remember(port);
     }
@@ -156,27 +144,14 @@ void ucxt_listeners_close(ucxt_listeners_t *listeners)
     listeners->count = 0;
 }
 
-static bool is_ours(const ucxt_listeners_t *listeners, uint16_t port)
-{
-    for (uint32_t i = 0; i < listeners->count; i++) {
-        if (listeners->port[i] == port) {
-            return true;
-        }
-    }
-    return false;
-}
-
-void ucxt_listeners_protect(const ucxt_listeners_t *listeners, const void *address, size_t len,
-                            unsigned user_timeout_ms)
+void ucxt_listeners_protect(const ucxt_listeners_t *listeners)
 {
     for (int fd = 3; listeners->count > 0 && fd < fd_end(); fd++) {
         uint16_t port = local_port(fd);
-        if (port == 0) {
-            continue;
-        }
-        uint16_t far = port_of(fd, getpeername);
-        if (is_ours(listeners, port) || (far != 0 && stands_in(far, address, len))) {
-            protect(fd, port, user_timeout_ms);
+        for (uint32_t i = 0; port != 0 && i < listeners->count; i++) {
+            if (listeners->port[i] == port) {
+                fcntl(fd, F_SETFD, FD_CLOEXEC);
+            }
         }
     }
 }

@@ -1,6 +1,5 @@
 /* The sockets that UCX makes and does not show: a worker's listening sockets are those that appeared while it was made
- * and whose port stands in its address or is the one that is called; the connections that it accepted are those on
- * these ports, and those that it made go to a port that stands in the caller's address.
+ * and whose port stands in its address; the connections that it accepted are those on that port.
  *
  *  - TCP_USER_TIMEOUT on a listening socket goes over to what it accepts: a peer that takes nothing for that long
  * (stopped, or its host gone) is cut off by the kernel. A forced close of such an endpoint is no way out: UCX 1.13 then
@@ -12,7 +11,7 @@
 
 #include "core/base/macros.h"
 
-#define UCXT_LISTENERS_MAX 9    /* of one worker: one an interface, and the one that is called */
+#define UCXT_LISTENERS_MAX 8    /* of one worker: one an interface */
 #define UCXT_FDS_SEEN_MAX  4096 /* descriptors from this one on are not looked at */
 
 typedef struct ucxt_listeners {
@@ -26,14 +25,12 @@ typedef struct ucxt_fds_seen {
 } ucxt_fds_seen_t;
 void ucxt_fds_look(ucxt_fds_seen_t *seen_out);
 
-/* Finds and protects the listening sockets that have come since `before` and whose port is `called` or in the worker's
- * `address`. */
-void ucxt_listeners_open(const ucxt_fds_seen_t *before, uint16_t called, const void *address, size_t len,
-                         unsigned user_timeout_ms, ucxt_listeners_t *listeners_out);
+/* Finds and protects the listening sockets that have come since `before` and whose port is in `address`. */
+void ucxt_listeners_open(const ucxt_fds_seen_t *before, const void *address, size_t len, unsigned user_timeout_ms,
+                         ucxt_listeners_t *listeners_out);
 /* Before the worker is destroyed. */
 void ucxt_listeners_close(ucxt_listeners_t *listeners);
-/* The same for the connections that were accepted, and for those that UCX made to a caller's worker of this address. */
-void ucxt_listeners_protect(const ucxt_listeners_t *listeners, const void *address, size_t len,
-                            unsigned user_timeout_ms);
+/* Sets close-on-exec on the connections that were accepted. */
+void ucxt_listeners_protect(const ucxt_listeners_t *listeners);
 
 #endif

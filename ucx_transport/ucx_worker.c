@@ -1,7 +1,6 @@
 /* See ucx_worker.h. */
 #include "ucx_transport/ucx_worker.h"
 
-#include <netinet/in.h>
 #include <poll.h>
 #include <string.h>
 
@@ -80,86 +79,24 @@ void ucxt_worker_sleep(ucxt_worker_t *worker, int extra_fd, int timeout_ms)
     poll(fds, extra_fd >= 0 ? 2 : 1, timeout_ms);
 }
 
-/* ---- calls ---- */
-
-mcs_status_t ucxt_listener_open(ucxt_worker_t *worker, const struct sockaddr_storage *address, socklen_t len,
-                                ucp_listener_conn_callback_t on_call, void *arg, ucp_listener_h *listener_out,
-                                uint16_t *port_out)
+mcs_status_t ucxt_ep_open(ucxt_worker_t *worker, const void *address, ucp_err_handler_cb_t on_error, void *arg,
+                          ucp_ep_h *ep_out)
 {
-    const ucxt_dl_t *dl = worker->dl;
-    ucp_listener_params_t params = {
-        .field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER,
-        .sockaddr = {.addr = (const struct sockaddr *)address, .addrlen = len},
-        .conn_handler = {.cb = on_call, .arg = arg},
+    ucp_ep_params_t params = {
+        .field_mask =
+            UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = address,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {.cb = on_error, .arg = arg},
     };
-    ucp_listener_h listener = NULL;
-    ucs_status_t rc =
-        mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_NO_MEMORY : dl->ucp_listener_create(worker->ucp, &params, &listener);
-    if (rc != UCS_OK) {
-        mcs_error(AREA, "UCX listener: %s", dl->ucs_status_string(rc));
-        return MCS_ERR_INVALID_PARAMS;
-    }
-    ucp_listener_attr_t attr = {.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR};
-    rc = dl->ucp_listener_query(listener, &attr);
-    if (rc != UCS_OK) {
-        mcs_error(AREA, "UCX listener: %s", dl->ucs_status_string(rc));
-        dl->ucp_listener_destroy(listener);
-        return MCS_ERR_INVALID_PARAMS;
-    }
-    *port_out = ntohs(attr.sockaddr.ss_family == AF_INET6
-                          ? ((const struct sockaddr_in6 *)(const void *)&attr.sockaddr)->sin6_port
-                          : ((const struct sockaddr_in *)(const void *)&attr.sockaddr)->sin_port);
-    *listener_out = listener;
-    return MCS_OK;
-}
-
-void ucxt_listener_close(ucxt_worker_t *worker, ucp_listener_h listener)
-{
-    if (listener != NULL) {
-        worker->dl->ucp_listener_destroy(listener);
-    }
-}
-
-static mcs_status_t ep_create(ucxt_worker_t *worker, ucp_ep_params_t *params, ucp_err_handler_cb_t on_error, void *arg,
-                              ucp_ep_h *ep_out)
-{
-    params->field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    params->err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    params->err_handler = (ucp_err_handler_t){.cb = on_error, .arg = arg};
-    ucs_status_t rc = worker->dl->ucp_ep_create(worker->ucp, params, ep_out);
+    ucs_status_t rc = mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_UNREACHABLE
+                                                       : worker->dl->ucp_ep_create(worker->ucp, &params, ep_out);
     if (rc != UCS_OK) {
         mcs_debug(AREA, "endpoint: %s", worker->dl->ucs_status_string(rc));
         return MCS_ERR_TRANSFER_FAIL;
     }
     return MCS_OK;
 }
-
-mcs_status_t ucxt_ep_call(ucxt_worker_t *worker, const struct sockaddr_storage *address, socklen_t len,
-                          ucp_err_handler_cb_t on_error, void *arg, ucp_ep_h *ep_out)
-{
-    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
-        return MCS_ERR_TRANSFER_FAIL;
-    }
-    ucp_ep_params_t params = {
-        .field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR,
-        .flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER,
-        .sockaddr = {.addr = (const struct sockaddr *)address, .addrlen = len},
-    };
-    return ep_create(worker, &params, on_error, arg, ep_out);
-}
-
-mcs_status_t ucxt_ep_accept(ucxt_worker_t *worker, ucp_listener_h listener, ucp_conn_request_h call,
-                            ucp_err_handler_cb_t on_error, void *arg, ucp_ep_h *ep_out)
-{
-    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
-        worker->dl->ucp_listener_reject(listener, call);
-        return MCS_ERR_TRANSFER_FAIL;
-    }
-    ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = call};
-    return ep_create(worker, &params, on_error, arg, ep_out);
-}
-
-/* ---- messages ---- */
 
 static mcs_status_t progress_of(const ucxt_dl_t *dl, ucs_status_ptr_t request, const char *what)
 {

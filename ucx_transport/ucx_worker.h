@@ -24,21 +24,10 @@ bool ucxt_worker_progress(ucxt_worker_t *worker);
  * is work already. */
 void ucxt_worker_sleep(ucxt_worker_t *worker, int extra_fd, int timeout_ms);
 
-/* Calls that come in go to `on_call`, in a progress of the worker: it accepts or rejects each. Ends with
- * ucxt_listener_close, before the worker is closed. */
-mcs_status_t ucxt_listener_open(ucxt_worker_t *worker, const struct sockaddr_storage *address, socklen_t len,
-                                ucp_listener_conn_callback_t on_call, void *arg, ucp_listener_h *listener_out,
-                                uint16_t *port_out) MCS_MUST_CHECK;
-void ucxt_listener_close(ucxt_worker_t *worker, ucp_listener_h listener);
-
-/* Connections are made by UCX's connection manager, never to a worker's address: UCX 1.13 aborts an owner whose caller
- * dies before the owner's answer to such a call has left. Peer failure handling is always on: without it a killed peer
- * would hang its operations for ever. Does not wait for the peer. */
-mcs_status_t ucxt_ep_call(ucxt_worker_t *worker, const struct sockaddr_storage *address, socklen_t len,
-                          ucp_err_handler_cb_t on_error, void *arg, ucp_ep_h *ep_out) MCS_MUST_CHECK;
-/* The owner's end of a call; in either case the call is answered. */
-mcs_status_t ucxt_ep_accept(ucxt_worker_t *worker, ucp_listener_h listener, ucp_conn_request_h call,
-                            ucp_err_handler_cb_t on_error, void *arg, ucp_ep_h *ep_out) MCS_MUST_CHECK;
+/* Peer failure handling is always on: without it a killed peer would hang its operations for ever. Does not wait for
+ * the peer. */
+mcs_status_t ucxt_ep_open(ucxt_worker_t *worker, const void *address, ucp_err_handler_cb_t on_error, void *arg,
+                          ucp_ep_h *ep_out) MCS_MUST_CHECK;
 /* Waits for what is under way on the endpoint: results as ucxt_send. */
 mcs_status_t ucxt_ep_flush(ucxt_worker_t *worker, ucp_ep_h ep, ucp_send_nbx_callback_t done, void *arg) MCS_MUST_CHECK;
 /* At once; the error handler does not run again. Only after a flush has ended, or the error handler has run: closed in

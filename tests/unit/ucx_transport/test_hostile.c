@@ -57,11 +57,11 @@ static void on_sent(void *request, ucs_status_t rc, void *arg)
 
 static void connect_raw(void)
 {
-    ucxt_where_t where;
-    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, g_holder.info.endpoint.bytes[1], &where), MCS_OK);
-    struct sockaddr_storage address;
-    socklen_t len = ucxt_where_address(&where, 0, &address);
-    assert_int_equal(ucxt_ep_call(&g_worker, &address, len, on_error, NULL, &g_ep), MCS_OK);
+    const void *address;
+    size_t len;
+    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, g_holder.info.endpoint.bytes[1], &address, &len),
+                     MCS_OK);
+    assert_int_equal(ucxt_ep_open(&g_worker, address, on_error, NULL, &g_ep), MCS_OK);
     g_errors = 0;
     g_answers = 0;
     memset(&g_last, 0, sizeof(g_last));
@@ -233,12 +233,13 @@ static void another_wire_generation_is_told_so(void **state)
 static void an_owner_of_another_generation_is_never_called(void **state)
 {
     (void)state;
-    ucxt_where_t where;
+    const void *address;
+    size_t len;
     uint8_t own = g_holder.info.endpoint.bytes[1];
     uint8_t other = own == 13 ? 20 : 13;
-    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, own, &where), MCS_OK);
+    assert_int_equal(ucxt_endpoint_decode(&g_holder.info.endpoint, own, &address, &len), MCS_OK);
     side_t foreign = {.id = mcs_id_random()};
-    assert_int_equal(ucxt_endpoint_encode(other, &where, &foreign.info.endpoint), MCS_OK);
+    assert_int_equal(ucxt_endpoint_encode(other, address, len, &foreign.info.endpoint), MCS_OK);
     uint8_t memory[4096];
     batch_t batch;
     batch_init(&batch, &foreign, MCS_FETCH, 1, 1);
@@ -374,27 +375,28 @@ static void endpoints_and_statuses_from_the_wire_are_checked(void **state)
 {
     (void)state;
     mcs_endpoint_t endpoint = g_holder.info.endpoint;
-    ucxt_where_t where;
+    const void *address;
+    size_t len;
     for (uint32_t i = 0; i < endpoint.len; i++) {
         mcs_endpoint_t bad = endpoint;
         bad.bytes[i] ^= 0x40;
-        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &where), MCS_ERR_INVALID_PARAMS);
+        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &address, &len),
+                         MCS_ERR_INVALID_PARAMS);
         bad = endpoint;
         bad.len = i;
-        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &where), MCS_ERR_INVALID_PARAMS);
+        assert_int_equal(ucxt_endpoint_decode(&bad, g_holder.info.endpoint.bytes[1], &address, &len),
+                         MCS_ERR_INVALID_PARAMS);
     }
     endpoint.len = UINT32_MAX;
-    assert_int_equal(ucxt_endpoint_decode(&endpoint, g_holder.info.endpoint.bytes[1], &where), MCS_ERR_INVALID_PARAMS);
+    assert_int_equal(ucxt_endpoint_decode(&endpoint, g_holder.info.endpoint.bytes[1], &address, &len),
+                     MCS_ERR_INVALID_PARAMS);
     mcs_status_t status;
     assert_int_equal(ucxt_status_decode(12345, &status), MCS_ERR_PROTOCOL);
     assert_int_equal(ucxt_status_decode((uint32_t)MCS_ERR_LIMIT, &status), MCS_OK);
     assert_int_equal(status, MCS_ERR_LIMIT);
-    where = (ucxt_where_t){.port = 1};
-    assert_int_equal(ucxt_endpoint_encode(13, &where, &endpoint), MCS_ERR_LIMIT);
-    where.count = UCXT_WHERE_MAX + 1;
-    assert_int_equal(ucxt_endpoint_encode(13, &where, &endpoint), MCS_ERR_LIMIT);
-    where = (ucxt_where_t){.count = 1};
-    assert_int_equal(ucxt_endpoint_encode(13, &where, &endpoint), MCS_ERR_LIMIT);
+    uint8_t address_bytes[UCXT_ADDRESS_MAX + 1] = {0};
+    assert_int_equal(ucxt_endpoint_encode(13, address_bytes, 0, &endpoint), MCS_ERR_LIMIT);
+    assert_int_equal(ucxt_endpoint_encode(13, address_bytes, sizeof(address_bytes), &endpoint), MCS_ERR_LIMIT);
 }
 
 #define HOSTILE(test) cmocka_unit_test_setup_teardown(test, open_all, close_all)
