@@ -59,6 +59,7 @@ def stub_classes():
     tree = ast.parse((PACKAGE / "store.pyi").read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     names = {node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)}
+    names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     return classes, names
 
 

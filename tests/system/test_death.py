@@ -140,7 +140,11 @@ while True:
 def test_visitors_that_die_while_they_connect_hurt_nobody(start_master, start_peer, scratch):
     """Killed within the first milliseconds of a connection, at every stage of its making, many times."""
     import concurrent.futures
+    import importlib.util
     import random
+
+    if importlib.util.find_spec("libucx") is None:
+        pytest.skip("the distribution's UCX 1.13 aborts here (docs/transport.md); no package libucx is installed")
 
     from tests.support.processes import run_python
 
