@@ -321,11 +321,16 @@ void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
         }
         mcs_mutex_lock(&conn->lock);
         bool ending = conn->close_wanted;
+        /* Queued between the write and this look; nothing more comes after a close. A full socket has had its try. */
+        bool late = ending && conn->pending.len > 0 && conn->out_done == conn->out.len;
         bool again = conn->stop_reading && conn->pending.len + conn->out_bytes < MCS_RPC_OUT_HIGH / 2;
         if (!ending && again && turn == RESUME_TURNS) {
             mark_dirty_locked(conn); /* the others of this loop first */
         }
         mcs_mutex_unlock(&conn->lock);
+        if (late) {
+            continue;
+        }
         if (ending) {
             mcs_i_rpc_conn_end(conn, "closed by the master", false);
             return;
