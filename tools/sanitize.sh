@@ -18,14 +18,14 @@ case $which in
 asan)
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1
     export LSAN_OPTIONS=suppressions=$PWD/tools/lsan.supp:print_suppressions=0
-    ctest --test-dir "$build" --output-on-failure -j "$jobs" -LE slow
+    tools/run_ctest.sh "$build" -j "$jobs" -LE slow
     ;;
 tsan)
     export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/tsan.supp
     # Newer kernels randomise more address bits than gcc 12's TSan can map; a container may refuse to switch that off.
     fixed=()
     ! setarch "$(uname -m)" -R true 2>/dev/null || fixed=(setarch "$(uname -m)" -R)
-    "${fixed[@]}" ctest --test-dir "$build" --output-on-failure -j "$jobs" -LE "ucx|slow"
+    "${fixed[@]}" tools/run_ctest.sh "$build" -j "$jobs" -LE "ucx|slow"
     ;;
 *)
     echo "sanitize: asan or tsan" >&2
