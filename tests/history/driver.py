@@ -103,7 +103,8 @@ class _Run:
         began = time.monotonic()
         end = began + self.plan.seconds
         while True:
-            pause = self.rng.choice((self.plan.calm[0], self.plan.calm[0], self.plan.calm[1])) * self.rng.random() + 0.3
+            longest = self.rng.choice((self.plan.calm[0], self.plan.calm[0], self.plan.calm[1])) if self.told else self.plan.calm[0]
+            pause = longest * self.rng.random() + 0.3  # the first fault comes soon, so that a short run has one
             if not self.plan.faults or time.monotonic() + pause > end:
                 time.sleep(max(0.0, end - time.monotonic()))
                 break

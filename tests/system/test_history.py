@@ -3,7 +3,6 @@ then one order of events must explain what all of them saw (tests/history/checke
 
 import os
 import pathlib
-import random
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.history.__main__ import KINDS
 from tests.history.driver import PATHS, Plan, run
 
 SECONDS = float(os.environ.get("MCS_HISTORY_SECONDS", "6"))
-SEED = int(os.environ.get("MCS_HISTORY_SEED", random.SystemRandom().randrange(1 << 32)))
+SEED = int(os.environ.get("MCS_HISTORY_SEED", 777))  # make soak draws them
 
 
 @pytest.mark.soak
