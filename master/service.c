@@ -42,6 +42,7 @@ static const svc_row_t g_rows[] = {
     {MCS_VERB_REMOVE_REGEX, true, false, &mcs__wire__remove_regex__descriptor, svc_remove_regex},
     {MCS_VERB_REMOVE_ALL, true, false, &mcs__wire__remove_all__descriptor, svc_remove_all},
     {MCS_VERB_RELEASED, true, true, &mcs__wire__released__descriptor, svc_released},
+    {MCS_VERB_STRUCK, true, true, &mcs__wire__struck__descriptor, svc_struck},
     {MCS_VERB_REVOKE_ACK, true, true, &mcs__wire__revoke_ack__descriptor, svc_revoke_ack},
 };
 

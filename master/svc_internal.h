@@ -500,6 +500,7 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
 void svc_ending_begin(mcs_service_t *service, svc_ending_t *ending, uint64_t due_ns, svc_session_t *writer,
                       svc_pending_t *strike);
 mcs_status_t svc_released(svc_call_t *call);
+mcs_status_t svc_struck(svc_call_t *call);
 mcs_status_t svc_revoke_ack(svc_call_t *call);
 /* Housekeeping: what the owner is to be asked and told. */
 void svc_release_tell(svc_session_t *session, mcs_rpc_conn_t *conn, uint64_t now_ns);

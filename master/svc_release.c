@@ -348,6 +348,35 @@ mcs_status_t svc_released(svc_call_t *call)
     return svc_reply(call, MCS_OK, &reply.base);
 }
 
+/* What a strike waits for is the mark, not the space (rule 2). */
+mcs_status_t svc_struck(svc_call_t *call)
+{
+    const Mcs__Wire__Struck *request = (const Mcs__Wire__Struck *)call->message;
+    svc_session_t *owner = call->session;
+    const uint64_t *generations;
+    size_t count;
+    mcs_status_t status = column_of(&request->generations, &generations, &count);
+    if (status != MCS_OK) {
+        return status;
+    }
+    for (size_t i = 0; i < count; i++) {
+        svc_pending_t *strike = NULL;
+        mcs_mutex_lock(&owner->release_lock);
+        svc_gen_node_t *node = table_find(&owner->endings, generations[i]);
+        if (node != NULL) {
+            svc_ending_t *ending = MCS_CONTAINER_OF(node, svc_ending_t, by_owner);
+            strike = ending->strike;
+            ending->strike = NULL;
+        }
+        mcs_mutex_unlock(&owner->release_lock);
+        if (strike != NULL) {
+            svc_strike_answered(call->service, strike);
+        }
+    }
+    Mcs__Wire__Empty reply = MCS__WIRE__EMPTY__INIT;
+    return svc_reply(call, MCS_OK, &reply.base);
+}
+
 /* The writer has stopped, or its session has ended: takes it from the writer's table. Without the writer's lock. */
 static void forget_revoked(svc_ending_t *ending, bool tell_owner)
 {
@@ -475,7 +504,8 @@ static size_t take_ready(svc_session_t *owner, mcs_col_release_t *records, uint6
             .offset = ending->offset,
             .generation = ending->generation,
             .payload_len = ending->payload_len,
-            .flags = ending->may_write ? MCS_RELEASE_MAY_WRITE : 0,
+            .flags =
+                (ending->may_write ? MCS_RELEASE_MAY_WRITE : 0) | (ending->strike != NULL ? MCS_RELEASE_STRIKE : 0),
         };
     }
     if (!mcs_list_empty(&owner->ready)) {

@@ -1,9 +1,9 @@
 /* See session.h.
  *
- * Outboxes: `released` and `revoke_ack` are columns of generations. Each has a queue, filled by any thread, and the
- * batch that was sent and not answered yet, of the control thread alone. After a lost connection the batch is sent
- * again (generations are never reused, so a repeat says nothing new); with a new session both are dropped, because what
- * they name went with the old one. */
+ * Outboxes: `released`, `struck` and `revoke_ack` are columns of generations. Each has a queue, filled by any thread,
+ * and the batch that was sent and not answered yet, of the control thread alone. After a lost connection the batch is
+ * sent again (generations are never reused, so a repeat says nothing new); with a new session both are dropped, because
+ * what they name went with the old one. */
 #include "core/client/session.h"
 
 #include <poll.h>
@@ -25,6 +25,9 @@
 #define PATIENCE_MIN_MS  2000
 #define BACKOFF_MAX_MS   1000
 
+enum { OUT_RELEASED, OUT_STRUCK, OUT_ACKS, OUT_COUNT };
+static const mcs_verb_t g_out_verbs[OUT_COUNT] = {MCS_VERB_RELEASED, MCS_VERB_STRUCK, MCS_VERB_REVOKE_ACK};
+
 typedef struct outbox {
     mcs_verb_t verb;
     mcs_buf_t queue;  /* guarded by session->lock */
@@ -45,8 +48,7 @@ struct mcs_session {
     uint64_t patience_ns;    /* atomic: silence for longer is not healthy */
 
     mcs_mutex_t lock; /* guards the queues and `refused` */
-    outbox_t released;
-    outbox_t acks;
+    outbox_t out[OUT_COUNT];
     mcs_id_t refused; /* the session that a call was refused for; none = nothing to do */
 
     /* Control thread (and start, stop, before and after it). */
@@ -89,13 +91,19 @@ void mcs_session_released(void *arg, const uint64_t *generations, uint32_t count
 {
     mcs_session_t *session = arg;
     mcs_count(session->config.counters, released, count);
-    outbox_add(session, &session->released, generations, count);
+    outbox_add(session, &session->out[OUT_RELEASED], generations, count);
+}
+
+void mcs_session_struck(void *arg, const uint64_t *generations, uint32_t count)
+{
+    mcs_session_t *session = arg;
+    outbox_add(session, &session->out[OUT_STRUCK], generations, count);
 }
 
 static void ack_revoked(void *arg, const uint64_t *generations, size_t count)
 {
     mcs_session_t *session = arg;
-    outbox_add(session, &session->acks, generations, count);
+    outbox_add(session, &session->out[OUT_ACKS], generations, count);
 }
 
 static mcs_io_t control_io(mcs_session_t *session, int64_t limit_ms)
@@ -137,14 +145,11 @@ static mcs_status_t outbox_flush(mcs_session_t *session, outbox_t *box)
     if (box->batch.len == 0) {
         return MCS_OK;
     }
-    /* Both messages are one column in field 1. */
-    Mcs__Wire__Released released = MCS__WIRE__RELEASED__INIT;
-    Mcs__Wire__RevokeAck ack = MCS__WIRE__REVOKE_ACK__INIT;
-    released.generations = (ProtobufCBinaryData){box->batch.len, box->batch.bytes};
-    ack.generations = released.generations;
+    /* Released, Struck and RevokeAck are the same on the wire: one column in field 1. */
+    Mcs__Wire__Released message = MCS__WIRE__RELEASED__INIT;
+    message.generations = (ProtobufCBinaryData){box->batch.len, box->batch.bytes};
     mcs_io_t io = control_io(session, SEND_LIMIT_MS);
-    mcs_status_t status =
-        send_request(session, box->verb, box->verb == MCS_VERB_RELEASED ? &released.base : &ack.base, &io);
+    mcs_status_t status = send_request(session, box->verb, &message.base, &io);
     if (status == MCS_OK) {
         box->sent_id = session->conn.last_id;
     }
@@ -264,8 +269,9 @@ static mcs_status_t on_frame(mcs_session_t *session, const mcs_frame_t *frame)
         if (frame->header.status == MCS_ERR_SESSION_ENDED) {
             return MCS_ERR_SESSION_ENDED;
         }
-        on_outbox_reply(&session->released, frame);
-        on_outbox_reply(&session->acks, frame);
+        for (size_t i = 0; i < OUT_COUNT; i++) {
+            on_outbox_reply(&session->out[i], frame);
+        }
         return MCS_OK;
     }
     if (frame->header.kind != MCS_FRAME_NOTICE) {
@@ -285,15 +291,17 @@ static void disconnect(mcs_session_t *session)
 {
     __atomic_store_n(&session->connected, 0, __ATOMIC_RELEASE);
     mcs_conn_close(&session->conn);
-    session->released.sent_id = 0;
-    session->acks.sent_id = 0;
+    for (size_t i = 0; i < OUT_COUNT; i++) {
+        session->out[i].sent_id = 0;
+    }
 }
 
 /* A session that is new: what the old one had is gone. */
 static mcs_status_t begin_new(mcs_session_t *session, const mcs_hello_result_t *hello)
 {
-    outbox_clear(session, &session->released);
-    outbox_clear(session, &session->acks);
+    for (size_t i = 0; i < OUT_COUNT; i++) {
+        outbox_clear(session, &session->out[i]);
+    }
     mcs_inflight_new_session(&session->inflight);
     session->hello = *hello;
     mcs_count(session->config.counters, sessions, 1);
@@ -443,11 +451,8 @@ static mcs_status_t serve(mcs_session_t *session)
             return MCS_ERR_SESSION_ENDED;
         }
         status = drain(session);
-        if (status == MCS_OK) {
-            status = outbox_flush(session, &session->released);
-        }
-        if (status == MCS_OK) {
-            status = outbox_flush(session, &session->acks);
+        for (size_t i = 0; status == MCS_OK && i < OUT_COUNT; i++) {
+            status = outbox_flush(session, &session->out[i]);
         }
         if (status == MCS_OK) {
             status = ping_if_due(session);
@@ -511,8 +516,9 @@ mcs_status_t mcs_session_create(const mcs_session_config_t *config, mcs_session_
     }
     mcs_mutex_init(&session->lock, MCS_RANK_CLIENT_SESSION, "session");
     mcs_inflight_init(&session->inflight, ack_revoked, session);
-    outbox_init(&session->released, MCS_VERB_RELEASED);
-    outbox_init(&session->acks, MCS_VERB_REVOKE_ACK);
+    for (size_t i = 0; i < OUT_COUNT; i++) {
+        outbox_init(&session->out[i], g_out_verbs[i]);
+    }
     mcs_conn_init(&session->conn);
     *session_out = session;
     return MCS_OK;
@@ -594,8 +600,9 @@ void mcs_session_destroy(mcs_session_t *session)
     }
     mcs_conn_fini(&session->conn);
     mcs_link_destroy(session->link);
-    outbox_fini(&session->released);
-    outbox_fini(&session->acks);
+    for (size_t i = 0; i < OUT_COUNT; i++) {
+        outbox_fini(&session->out[i]);
+    }
     mcs_inflight_fini(&session->inflight);
     mcs_mutex_fini(&session->lock);
     mcs_event_fini(&session->wake);

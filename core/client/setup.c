@@ -257,6 +257,7 @@ static mcs_status_t make_owner(mcs_client_t *client)
         .client = client->id,
         .ipc_dir = client->config.memcpy_paths ? client->config.ipc_dir : "",
         .released = mcs_session_released,
+        .struck = mcs_session_struck,
         .released_arg = client->session,
     };
     return mcs_owner_create(&owner_config, &client->owner);

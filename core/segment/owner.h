@@ -29,6 +29,7 @@ typedef struct mcs_owner_config {
     mcs_id_t client;
     const char *ipc_dir; /* folder of the UNIX socket, made if missing (0700); "" = offer no same-host path */
     mcs_owner_released_fn released;
+    mcs_owner_released_fn struck; /* not free yet, but DEAD: of records with MCS_RELEASE_STRIKE. NULL: not told */
     void *released_arg;
 } mcs_owner_config_t;
 

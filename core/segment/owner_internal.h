@@ -66,6 +66,7 @@ typedef struct owner_hold {
 typedef struct owner_pending {
     mcs_col_release_t record;
     bool marked; /* DEAD, at the last look */
+    bool struck; /* and that was said */
 } owner_pending_t;
 
 typedef struct owner_revoked {

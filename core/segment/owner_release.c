@@ -80,25 +80,41 @@ static void scan_locked(mcs_owner_t *owner, const uint64_t *sorted, uint32_t cou
 typedef struct look {
     uint64_t *sorted;
     uint64_t *freed;
+    uint64_t *struck;
     uint64_t *named;
     uint64_t *met;
+    uint32_t freed_count;
+    uint32_t struck_count;
 } look_t;
 
 static size_t look_words(size_t count)
 {
-    return 2 * count + 2 * (count / 64 + 1);
+    return 3 * count + 2 * (count / 64 + 1);
 }
 
 static look_t look_init(uint64_t *memory, size_t count)
 {
-    look_t look = {memory, memory + count, memory + 2 * count, memory + 2 * count + count / 64 + 1};
+    look_t look = {.sorted = memory,
+                   .freed = memory + count,
+                   .struck = memory + 2 * count,
+                   .named = memory + 3 * count,
+                   .met = memory + 3 * count + count / 64 + 1};
     memset(look.named, 0, 2 * (count / 64 + 1) * sizeof(uint64_t));
     return look;
 }
 
-/* Answers for those of owner->pending that nobody names; the others stay. Returns how many went to look->freed. The
- * same record twice (the master may repeat a request) is answered once. */
-static uint32_t collect_locked(mcs_owner_t *owner, look_t *look)
+/* Somebody waits for the mark itself (rule 2): who comes now finds it. */
+static void say_struck(look_t *look, owner_pending_t *pending)
+{
+    if (pending->marked && !pending->struck && (pending->record.flags & MCS_RELEASE_STRIKE) != 0) {
+        pending->struck = true;
+        look->struck[look->struck_count++] = pending->record.generation;
+    }
+}
+
+/* Answers for those of owner->pending that nobody names; the others stay. The same record twice (the master may repeat
+ * a request, not knowing what of its answers has arrived) is answered once, but that it is struck once more. */
+static void collect_locked(mcs_owner_t *owner, look_t *look)
 {
     uint32_t count = owner->pending_count;
     for (uint32_t i = 0; i < count; i++) {
@@ -108,23 +124,25 @@ static uint32_t collect_locked(mcs_owner_t *owner, look_t *look)
     qsort(look->sorted, count, sizeof(*look->sorted), compare_u64);
     scan_locked(owner, look->sorted, count, look->named);
     uint32_t kept = 0;
-    uint32_t freed = 0;
     for (uint32_t i = 0; i < count; i++) {
-        const owner_pending_t *pending = &owner->pending[i];
+        owner_pending_t *pending = &owner->pending[i];
         int64_t at = index_of(look->sorted, count, pending->record.generation);
+        bool held = !pending->marked || get_bit(look->named, at);
+        if (held) {
+            say_struck(look, pending);
+        }
         if (get_bit(look->met, at)) {
             continue;
         }
         set_bit(look->met, at);
-        if (!pending->marked || get_bit(look->named, at)) {
+        if (held) {
             owner->pending[kept++] = *pending;
         } else {
-            look->freed[freed++] = pending->record.generation;
+            look->freed[look->freed_count++] = pending->record.generation;
         }
     }
     owner->pending_count = kept;
-    owner->released_total += freed;
-    return freed;
+    owner->released_total += look->freed_count;
 }
 
 bool mcs_i_owner_rescan(mcs_owner_t *owner)
@@ -142,16 +160,18 @@ bool mcs_i_owner_rescan(mcs_owner_t *owner)
         return true;
     }
     look_t look = look_init(memory, room);
-    uint32_t freed = 0;
     bool left = true;
     mcs_mutex_lock(&owner->lock);
     if (owner->pending_count <= room) {
-        freed = collect_locked(owner, &look);
+        collect_locked(owner, &look);
         left = owner->pending_count > 0;
     }
     mcs_mutex_unlock(&owner->lock);
-    if (freed > 0) {
-        owner->config.released(owner->config.released_arg, look.freed, freed);
+    if (look.freed_count > 0) {
+        owner->config.released(owner->config.released_arg, look.freed, look.freed_count);
+    }
+    if (look.struck_count > 0 && owner->config.struck != NULL) {
+        owner->config.struck(owner->config.released_arg, look.struck, look.struck_count);
     }
     mcs_free(memory);
     return left;
@@ -198,7 +218,7 @@ static bool append_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
         owner->pending = pending;
         owner->pending_cap = cap;
     }
-    owner->pending[owner->pending_count++].record = *record;
+    owner->pending[owner->pending_count++] = (owner_pending_t){.record = *record};
     return true;
 }
 

@@ -104,6 +104,25 @@ def test_a_value_that_fits_no_segment_is_no_space(real, small):
     assert small.put(fresh(), bytes(17 * MIB)) == -200
 
 
+def test_a_view_that_is_held_delays_no_upsert_and_no_forced_removal(real, master_binary, tmp_path):
+    """Nobody can begin to read the old value once its owner has struck it: 50 s of a lease need not pass."""
+    master = Master(tmp_path, "--default_kv_lease_ttl=100000")
+    store, other = new_store(real, master), new_store(real, master)
+    for change in (lambda: other.upsert("k", b"new"), lambda: other.remove("k", True)):
+        assert store.put("k", b"x" * 100000) == 0
+        view = memoryview(store.get_buffer("k"))
+        assert view.readonly and other.is_exist("k") == 1
+        before = bytes(view)
+        begun = time.monotonic()
+        assert change() == 0
+        assert time.monotonic() - begun < 20
+        assert store.get("k") in (b"new", b"") and bytes(view) == before
+    view.release()
+    store.close()
+    other.close()
+    assert master.stop() == 0
+
+
 def test_what_is_leased_is_not_evicted(real, small):
     keys = [fresh() for _ in range(14)]
     assert small.put_batch(keys, [pattern(MIB, i) for i in range(14)]) == 0

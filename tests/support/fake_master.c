@@ -114,7 +114,8 @@ static void answer_default(fake_master_t *master, peer_t *peer, const fake_reque
     if (request->header.verb == MCS_VERB_HELLO) {
         answer_hello(master, peer, request);
     } else if (request->header.verb == MCS_VERB_PING || request->header.verb == MCS_VERB_GOODBYE ||
-               request->header.verb == MCS_VERB_RELEASED || request->header.verb == MCS_VERB_REVOKE_ACK) {
+               request->header.verb == MCS_VERB_RELEASED || request->header.verb == MCS_VERB_STRUCK ||
+               request->header.verb == MCS_VERB_REVOKE_ACK) {
         send_frame(peer->fd, header, NULL);
     } else {
         header.status = MCS_ERR_NOT_SUPPORTED;

@@ -100,12 +100,11 @@ static bool next_frame(rpc_wire_t *wire, mcs_frame_header_t *header)
 
 static void send_generations(rpc_client_t *client, mcs_verb_t verb, const uint64_t *generations, size_t count)
 {
-    Mcs__Wire__Released released = MCS__WIRE__RELEASED__INIT;
-    Mcs__Wire__RevokeAck ack = MCS__WIRE__REVOKE_ACK__INIT;
-    released.generations = (ProtobufCBinaryData){count * sizeof(uint64_t), (uint8_t *)(uintptr_t)generations};
-    ack.generations = released.generations;
+    /* Released, Struck and RevokeAck are the same on the wire. */
+    Mcs__Wire__Released message = MCS__WIRE__RELEASED__INIT;
+    message.generations = (ProtobufCBinaryData){count * sizeof(uint64_t), (uint8_t *)(uintptr_t)generations};
     if (client->control.fd >= 0) {
-        rpc_send(client, &client->control, verb, verb == MCS_VERB_RELEASED ? &released.base : &ack.base);
+        rpc_send(client, &client->control, verb, &message.base);
     }
 }
 
@@ -124,6 +123,11 @@ void rpc_answer_releases(rpc_client_t *client)
         send_generations(client, MCS_VERB_RELEASED, generations, count);
     }
     free(generations);
+}
+
+void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t count)
+{
+    send_generations(client, MCS_VERB_STRUCK, generations, count);
 }
 
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count)

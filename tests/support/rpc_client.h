@@ -75,6 +75,7 @@ mcs_status_t rpc_wait(rpc_client_t *client, rpc_wire_t *wire, uint64_t id, const
 bool rpc_pump(rpc_client_t *client, int wait_ms);
 /* Answers the releases that were kept. */
 void rpc_answer_releases(rpc_client_t *client);
+void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t count);
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 
 /* ---- verbs ---- */

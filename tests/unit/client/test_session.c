@@ -26,6 +26,8 @@ typedef struct fixture {
     mcs_status_t open_status;
     uint64_t released[64];
     size_t released_count;
+    uint64_t struck[64];
+    size_t struck_count;
     uint64_t acked[64];
     size_t acked_count;
     uint32_t goodbyes;
@@ -94,6 +96,8 @@ static fake_action_t script(void *arg, const fake_request_t *request, fake_answe
         action = FAKE_CLOSE;
     } else if (request->header.verb == MCS_VERB_RELEASED) {
         take_column(request, f->released, &f->released_count);
+    } else if (request->header.verb == MCS_VERB_STRUCK) {
+        take_column(request, f->struck, &f->struck_count);
     } else if (request->header.verb == MCS_VERB_REVOKE_ACK) {
         take_column(request, f->acked, &f->acked_count);
     } else if (request->header.verb == MCS_VERB_GOODBYE) {
@@ -181,11 +185,14 @@ static void start(fixture_t *f)
     assert_int_equal(f->opened, 1);
 }
 
-static void what_was_released_is_told_to_the_master(void **state)
+static void what_was_released_or_struck_is_told_to_the_master(void **state)
 {
     fixture_t *f = *state;
     const uint64_t generations[] = {11, 12, 13};
     start(f);
+    mcs_session_struck(f->session, generations + 1, 2);
+    WAIT_UNTIL(f, f->struck_count == 2);
+    assert_memory_equal(f->struck, generations + 1, 2 * sizeof(uint64_t));
     mcs_session_released(f->session, generations, 3);
     WAIT_UNTIL(f, f->released_count == 3);
     assert_memory_equal(f->released, generations, sizeof(generations));
@@ -391,7 +398,7 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(what_was_released_is_told_to_the_master),
+        TEST(what_was_released_or_struck_is_told_to_the_master),
         TEST(an_answer_lost_with_its_connection_is_sent_again_in_the_resumed_session),
         TEST(a_revoked_generation_of_nobody_is_acknowledged),
         TEST(a_revoked_generation_of_a_put_waits_for_it),

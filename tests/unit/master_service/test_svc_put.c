@@ -495,15 +495,14 @@ static void a_revoked_upsert_leaves_the_old_value(void **state)
     assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_OK);
 }
 
-static void an_upsert_of_a_cached_value_waits_for_its_owner_to_strike_it(void **state)
+/* Upserts the cached "k" of 100 bytes to 300; its owner has been asked to strike it, and put_end is parked. Its id. */
+static uint64_t upsert_cached(fixture_t *f, uint64_t *old_out)
 {
-    fixture_t *f = *state;
     rpc_put_t put;
     rpc_object_t object;
     f->owner.auto_release = false;
     assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
     assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK); /* may be cached for half a lease */
-    uint64_t old = object.replica[0].generation;
     assert_int_equal(rpc_put_one(&f->owner, "k", 300, &upsert, &put), MCS_OK);
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__PutEnd end = MCS__WIRE__PUT_END__INIT;
@@ -517,21 +516,58 @@ static void an_upsert_of_a_cached_value_waits_for_its_owner_to_strike_it(void **
     }
     mcs_col_release_t asked;
     memcpy(&asked, f->owner.kept_releases.bytes, sizeof(asked));
-    assert_int_equal(asked.generation, old);
-    /* Not answered: readers still get the old value, and no longer than its owner is waited for. */
-    assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
-    assert_int_equal(object.object.payload_len, 100);
-    assert_true(object.lease_ms <= f->world.conf.default_kv_lease_ttl);
-    assert_int_equal(rpc_put_one(&f->writer, "k", 10, &upsert, NULL), MCS_ERR_PUT_IN_PROGRESS);
-    rpc_answer_releases(&f->owner);
+    assert_int_equal(asked.generation, object.replica[0].generation);
+    assert_int_equal(asked.flags, MCS_RELEASE_STRIKE);
+    *old_out = asked.generation;
+    return id;
+}
+
+static void await_end(fixture_t *f, uint64_t id)
+{
     ProtobufCMessage *message;
     assert_int_equal(rpc_wait(&f->owner, &f->owner.call, id, &mcs__wire__status_column__descriptor, &message), MCS_OK);
     int32_t status;
     memcpy(&status, ((Mcs__Wire__StatusColumn *)message)->statuses.data, sizeof(status));
     assert_int_equal(status, MCS_OK);
     protobuf_c_message_free_unpacked(message, NULL);
+    rpc_object_t object;
     assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
     assert_int_equal(object.object.payload_len, 300);
+}
+
+static void an_upsert_of_a_cached_value_waits_for_its_owner_to_strike_it(void **state)
+{
+    fixture_t *f = *state;
+    uint64_t old;
+    uint64_t id = upsert_cached(f, &old);
+    /* Not answered: readers still get the old value, and no longer than its owner is waited for. */
+    rpc_object_t object;
+    assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
+    assert_int_equal(object.object.payload_len, 100);
+    assert_true(object.lease_ms <= f->world.conf.default_kv_lease_ttl);
+    assert_int_equal(rpc_put_one(&f->writer, "k", 10, &upsert, NULL), MCS_ERR_PUT_IN_PROGRESS);
+    rpc_answer_releases(&f->owner);
+    await_end(f, id);
+    assert_int_equal(settle(f), mcs_extent_len(300));
+}
+
+static void a_struck_extent_that_is_still_held_keeps_nobody_waiting(void **state)
+{
+    fixture_t *f = *state;
+    uint64_t old;
+    uint64_t id = upsert_cached(f, &old);
+    const uint64_t strangers[] = {old + 1, 0, old};
+    rpc_say_struck(&f->writer, &old, 1); /* not its owner: means nothing */
+    rpc_say_struck(&f->owner, strangers, 2);
+    rpc_object_t object;
+    assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
+    assert_int_equal(object.object.payload_len, 100);
+    rpc_say_struck(&f->owner, strangers, 3);
+    await_end(f, id);
+    /* Its space is another matter. */
+    assert_int_equal(world_totals(&f->world).allocated_bytes, mcs_extent_len(100) + mcs_extent_len(300));
+    rpc_say_struck(&f->owner, &old, 1); /* a repeat */
+    rpc_answer_releases(&f->owner);
     assert_int_equal(settle(f), mcs_extent_len(300));
 }
 
@@ -802,6 +838,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_upsert_swaps_at_its_commit_and_gives_the_old_extents_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_revoked_upsert_leaves_the_old_value, setup, teardown),
         cmocka_unit_test_setup_teardown(an_upsert_of_a_cached_value_waits_for_its_owner_to_strike_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_struck_extent_that_is_still_held_keeps_nobody_waiting, setup, teardown),
         cmocka_unit_test_setup_teardown(a_strike_without_an_answer_ends_half_a_lease_after_the_last_grant, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_lookup_during_a_strike_gets_a_lease_that_is_over_before_the_swap, setup,

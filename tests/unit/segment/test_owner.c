@@ -342,6 +342,37 @@ static void a_release_waits_for_the_pins_that_name_it(void **state)
     world_await(world_times_released(world, 5) == 1);
 }
 
+/* Rule 2: a new value waits until nobody can begin to read the old one, not until the last view has gone. */
+static void a_strike_of_a_viewed_extent_is_answered_before_its_release(void **state)
+{
+    world_t *world = *state;
+    assert_int_equal(world_put(world->own, 0, 5, 1000), MCS_OK);
+    mcs_pin_t pin;
+    assert_int_equal(mcs_pin_read(world->own, 0, 5, 1000, world_hash(5), &pin), MCS_OK);
+    world_release(world, 0, 5, 1000, 0);
+    assert_int_equal(world->struck_count, 0); /* nobody waits for it */
+    world_release(world, 0, 5, 1000, MCS_RELEASE_STRIKE);
+    assert_int_equal(world->struck_count, 1);
+    assert_int_equal(world->last_struck, 5);
+    assert_int_equal(world_get(world->own, 0, 5, 1000), MCS_ERR_REPLICA_IS_GONE);
+    world_release(world, 0, 5, 1000, MCS_RELEASE_STRIKE); /* the answer was lost */
+    assert_int_equal(world->struck_count, 2);
+    assert_int_equal(world_times_released(world, 5), 0);
+    assert_true(world_is_filled(pin.payload, 1000, 5));
+    mcs_unpin(&pin);
+    world_await(world_times_released(world, 5) == 1);
+    assert_int_equal(world->struck_count, 2);
+}
+
+static void a_strike_of_a_free_extent_is_answered_by_its_release_alone(void **state)
+{
+    world_t *world = *state;
+    assert_int_equal(world_put(world->own, 0, 5, 1000), MCS_OK);
+    world_release(world, 0, 5, 1000, MCS_RELEASE_STRIKE);
+    assert_int_equal(world_times_released(world, 5), 1);
+    assert_int_equal(world->struck_count, 0);
+}
+
 /* Rule 6: the writer was there first, and opens and seals after the mark. */
 static void a_writer_that_seals_late_gets_an_error_and_its_extent_comes_back(void **state)
 {
@@ -688,6 +719,8 @@ int main(void)
         IN_WORLD(a_release_waits_for_the_holds_that_name_it),
         IN_WORLD(a_release_waits_for_a_receive_that_names_it_and_the_receive_fails),
         IN_WORLD(a_release_waits_for_the_pins_that_name_it),
+        IN_WORLD(a_strike_of_a_viewed_extent_is_answered_before_its_release),
+        IN_WORLD(a_strike_of_a_free_extent_is_answered_by_its_release_alone),
         IN_WORLD(a_writer_that_seals_late_gets_an_error_and_its_extent_comes_back),
         IN_WORLD(a_revoked_generation_is_remembered_until_it_is_forgotten),
         IN_WORLD(the_end_of_a_session_forgets_what_was_revoked_in_it),

@@ -32,6 +32,8 @@ typedef struct world {
     pthread_mutex_t lock;
     uint64_t *released; /* in the order of the answers */
     uint32_t released_count;
+    uint32_t struck_count;
+    uint64_t last_struck;
     mcs_owner_released_fn also; /* told, too; set before the first release */
 } world_t;
 
@@ -56,6 +58,15 @@ static void world_on_released(void *arg, const uint64_t *generations, uint32_t c
     if (world->also != NULL) {
         world->also(world, generations, count);
     }
+}
+
+static void world_on_struck(void *arg, const uint64_t *generations, uint32_t count)
+{
+    world_t *world = arg;
+    pthread_mutex_lock(&world->lock);
+    world->struck_count += count;
+    world->last_struck = generations[count - 1];
+    pthread_mutex_unlock(&world->lock);
 }
 
 MCS_UNUSED static uint32_t world_times_released(world_t *world, uint64_t generation)
@@ -88,8 +99,11 @@ MCS_UNUSED static world_t *world_open(uint64_t size)
     world->client = mcs_id_random();
     world->session = mcs_id_random();
     world->key = (mcs_mac_key_t){mcs_random_u64(), mcs_random_u64()};
-    mcs_owner_config_t owner_config = {
-        .client = world->client, .ipc_dir = world->folder, .released = world_on_released, .released_arg = world};
+    mcs_owner_config_t owner_config = {.client = world->client,
+                                       .ipc_dir = world->folder,
+                                       .released = world_on_released,
+                                       .struck = world_on_struck,
+                                       .released_arg = world};
     assert_int_equal(mcs_faulter_create(&world->faulter), MCS_OK);
     assert_int_equal(mcs_owner_create(&owner_config, &world->owner), MCS_OK);
     world->segment = world_segment(world, size);
