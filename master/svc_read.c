@@ -26,47 +26,6 @@ static uint32_t lease_ms(const read_job_t *job)
     return (uint32_t)(job->lease_ns > 0 && ms == 0 ? 1 : ms);
 }
 
-/* ---- exist ---- */
-
-static void exist_one(void *arg, svc_shard_t *shard, uint32_t i)
-{
-    read_job_t *job = arg;
-    const mcs_key_t *key = &job->batch.keys[i];
-    svc_ref_t ref = svc_shard_find_locked(&job->service->index, shard, job->batch.hashes[i], key->bytes, key->len);
-    bool there = ref != 0 && svc_record_readable(job->service, svc_record(&job->service->index, ref), job->session);
-    job->results[i] = there ? 1 : 0;
-    if (there) {
-        svc_record_grant_locked(job->service, shard, ref, job->now_ns);
-    }
-}
-
-mcs_status_t svc_exist(svc_call_t *call)
-{
-    const Mcs__Wire__Exist *request = (const Mcs__Wire__Exist *)call->message;
-    mcs_metrics_t *metrics = call->service->metrics;
-    read_job_t job = {.service = call->service, .session = call->session, .lease_ns = call->service->lease_ns};
-    mcs_status_t status = svc_batch_decode(call->service, call->arena, &request->key_lens, &request->keys, &job.batch);
-    if (status != MCS_OK) {
-        return status;
-    }
-    job.results = mcs_arena_alloc(call->arena, MCS_MAX(job.batch.count, (size_t)1) * sizeof(*job.results));
-    if (job.results == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
-    job.now_ns = mcs_now_ns();
-    svc_batch_run(call->service, &job.batch, exist_one, &job);
-    if (job.batch.count == 1) {
-        mcs_metric_add(metrics, exist_key_requests, 1);
-    } else {
-        mcs_metric_add(metrics, batch_exist_key_requests, 1);
-        mcs_metric_add(metrics, batch_exist_key_items, job.batch.count);
-    }
-    Mcs__Wire__ExistReply reply = MCS__WIRE__EXIST_REPLY__INIT;
-    reply.results = (ProtobufCBinaryData){job.batch.count * sizeof(*job.results), (uint8_t *)job.results};
-    reply.lease_ms = lease_ms(&job);
-    return svc_reply(call, MCS_OK, &reply.base);
-}
-
 /* ---- lookup ---- */
 
 static bool make_room(read_job_t *job)
@@ -154,6 +113,35 @@ static void lookup_one(void *arg, svc_shard_t *shard, uint32_t i)
     }
 }
 
+/* All keys of the job; the two columns of the answer are in the order of the request. */
+static mcs_status_t run_lookups(svc_call_t *call, read_job_t *job, ProtobufCBinaryData *objects_out,
+                                ProtobufCBinaryData *replicas_out)
+{
+    size_t count = MCS_MAX(job->batch.count, (size_t)1);
+    job->found_room = (uint32_t)count + MCS_REPLICAS_MAX;
+    job->objects = mcs_arena_zalloc(call->arena, count * sizeof(*job->objects));
+    job->first = mcs_arena_zalloc(call->arena, count * sizeof(*job->first));
+    job->found = mcs_arena_alloc(call->arena, job->found_room * sizeof(*job->found));
+    if (job->objects == NULL || job->first == NULL || job->found == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    job->now_ns = mcs_now_ns();
+    svc_batch_run(call->service, &job->batch, lookup_one, job);
+    /* Found in the order of shards. */
+    mcs_col_replica_t *ordered = mcs_arena_alloc(call->arena, MCS_MAX(job->found_count, 1u) * sizeof(*ordered));
+    if (job->failed || ordered == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < job->batch.count; i++) {
+        memcpy(&ordered[at], &job->found[job->first[i]], job->objects[i].replica_count * sizeof(*ordered));
+        at += job->objects[i].replica_count;
+    }
+    *objects_out = (ProtobufCBinaryData){job->batch.count * sizeof(*job->objects), (uint8_t *)job->objects};
+    *replicas_out = (ProtobufCBinaryData){at * sizeof(*ordered), (uint8_t *)ordered};
+    return MCS_OK;
+}
+
 static void count_lookups(const read_job_t *job)
 {
     mcs_metrics_t *metrics = job->service->metrics;
@@ -194,30 +182,64 @@ mcs_status_t svc_lookup(svc_call_t *call)
     if (status != MCS_OK) {
         return status;
     }
-    size_t count = MCS_MAX(job.batch.count, (size_t)1);
-    job.found_room = (uint32_t)count + MCS_REPLICAS_MAX;
-    job.objects = mcs_arena_zalloc(call->arena, count * sizeof(*job.objects));
-    job.first = mcs_arena_zalloc(call->arena, count * sizeof(*job.first));
-    job.found = mcs_arena_alloc(call->arena, job.found_room * sizeof(*job.found));
-    if (job.objects == NULL || job.first == NULL || job.found == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
-    job.now_ns = mcs_now_ns();
-    svc_batch_run(call->service, &job.batch, lookup_one, &job);
-    /* Found in the order of shards, answered in the order of the request. */
-    mcs_col_replica_t *ordered = mcs_arena_alloc(call->arena, MCS_MAX(job.found_count, 1u) * sizeof(*ordered));
-    if (job.failed || ordered == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
-    size_t at = 0;
-    for (size_t i = 0; i < job.batch.count; i++) {
-        memcpy(&ordered[at], &job.found[job.first[i]], job.objects[i].replica_count * sizeof(*ordered));
-        at += job.objects[i].replica_count;
+    Mcs__Wire__LookupReply reply = MCS__WIRE__LOOKUP_REPLY__INIT;
+    status = run_lookups(call, &job, &reply.objects, &reply.replicas);
+    if (status != MCS_OK) {
+        return status;
     }
     count_lookups(&job);
-    Mcs__Wire__LookupReply reply = MCS__WIRE__LOOKUP_REPLY__INIT;
-    reply.objects = (ProtobufCBinaryData){job.batch.count * sizeof(*job.objects), (uint8_t *)job.objects};
-    reply.replicas = (ProtobufCBinaryData){at * sizeof(*ordered), (uint8_t *)ordered};
+    reply.lease_ms = lease_ms(&job);
+    return svc_reply(call, MCS_OK, &reply.base);
+}
+
+/* ---- exist ---- */
+
+static void exist_one(void *arg, svc_shard_t *shard, uint32_t i)
+{
+    read_job_t *job = arg;
+    const mcs_key_t *key = &job->batch.keys[i];
+    svc_ref_t ref = svc_shard_find_locked(&job->service->index, shard, job->batch.hashes[i], key->bytes, key->len);
+    bool there = ref != 0 && svc_record_readable(job->service, svc_record(&job->service->index, ref), job->session);
+    job->results[i] = there ? 1 : 0;
+    if (there) {
+        svc_record_grant_locked(job->service, shard, ref, job->now_ns);
+    }
+}
+
+mcs_status_t svc_exist(svc_call_t *call)
+{
+    const Mcs__Wire__Exist *request = (const Mcs__Wire__Exist *)call->message;
+    mcs_metrics_t *metrics = call->service->metrics;
+    read_job_t job = {
+        .service = call->service, .session = call->session, .arena = call->arena, .lease_ns = call->service->lease_ns};
+    mcs_status_t status = svc_batch_decode(call->service, call->arena, &request->key_lens, &request->keys, &job.batch);
+    if (status != MCS_OK) {
+        return status;
+    }
+    job.results = mcs_arena_alloc(call->arena, MCS_MAX(job.batch.count, (size_t)1) * sizeof(*job.results));
+    if (job.results == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    Mcs__Wire__ExistReply reply = MCS__WIRE__EXIST_REPLY__INIT;
+    if (request->locate) {
+        status = run_lookups(call, &job, &reply.objects, &reply.replicas);
+        if (status != MCS_OK) {
+            return status;
+        }
+        for (size_t i = 0; i < job.batch.count; i++) {
+            job.results[i] = job.objects[i].status == MCS_OK ? 1 : 0;
+        }
+    } else {
+        job.now_ns = mcs_now_ns();
+        svc_batch_run(call->service, &job.batch, exist_one, &job);
+    }
+    if (job.batch.count == 1) {
+        mcs_metric_add(metrics, exist_key_requests, 1);
+    } else {
+        mcs_metric_add(metrics, batch_exist_key_requests, 1);
+        mcs_metric_add(metrics, batch_exist_key_items, job.batch.count);
+    }
+    reply.results = (ProtobufCBinaryData){job.batch.count * sizeof(*job.results), (uint8_t *)job.results};
     reply.lease_ms = lease_ms(&job);
     return svc_reply(call, MCS_OK, &reply.base);
 }

@@ -187,8 +187,19 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
 
 /* ---- begin and finish ---- */
 
-/* The extent is its allocator's again, or gone with its segment. Without locks of rank RELEASE. */
-static void finish(mcs_service_t *service, svc_ending_t *ending)
+/* A strike whose owner has gone without a word says nothing: those who mapped its memory may still read it, and time
+ * decides. One that left closed its memory first. */
+static void end_strike(mcs_service_t *service, svc_pending_t *strike, const svc_segment_t *segment, bool answered)
+{
+    if (answered || (svc_segment_flags(segment) & SVC_SEG_LEFT) != 0) {
+        svc_strike_answered(service, strike);
+    } else {
+        svc_pending_put(strike);
+    }
+}
+
+/* The extent is its allocator's again, or gone with its segment (not `answered`). Without locks of rank RELEASE. */
+static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
 {
     svc_segment_t *segment = ending->segment;
     __atomic_fetch_sub(&segment->returning, ending->len, __ATOMIC_RELAXED);
@@ -199,10 +210,10 @@ static void finish(mcs_service_t *service, svc_ending_t *ending)
     }
     svc_pending_t *strike = ending->strike;
     ending->strike = NULL;
-    svc_segment_give_back(service, segment, ending->allocator_node);
     if (strike != NULL) {
-        svc_strike_answered(service, strike);
+        end_strike(service, strike, segment, answered);
     }
+    svc_segment_give_back(service, segment, ending->allocator_node);
     svc_pending_put(ending->block);
 }
 
@@ -295,7 +306,7 @@ void svc_release_deferred_tick(mcs_service_t *service)
         if (ending == NULL) {
             return;
         }
-        finish(service, ending);
+        finish(service, ending, false);
     }
 }
 
@@ -339,7 +350,7 @@ mcs_status_t svc_released(svc_call_t *call)
     while (!mcs_list_empty(&done)) {
         svc_ending_t *ending = MCS_LIST_FIRST(&done, svc_ending_t, node);
         mcs_list_remove(&ending->node);
-        finish(call->service, ending);
+        finish(call->service, ending, true);
     }
     if (answered > 0) {
         svc_stir(call->service);
@@ -592,7 +603,7 @@ void svc_release_close(svc_session_t *session)
         if (ending == NULL) {
             break;
         }
-        finish(session->service, ending);
+        finish(session->service, ending, false);
     }
     for (;;) {
         svc_ending_t *ending = NULL;

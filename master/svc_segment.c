@@ -339,7 +339,8 @@ static bool has_drained(const svc_segment_t *segment, const void *now)
 
 void svc_segments_tick(mcs_service_t *service, uint64_t now_ns)
 {
-    unmount_where(service, has_drained, &now_ns, true);
+    /* By our clock: its owner may not have closed it yet. */
+    unmount_where(service, has_drained, &now_ns, false);
 }
 
 void svc_segments_set_suspect(svc_session_t *session, bool suspect)

@@ -319,7 +319,13 @@ mcs_status_t svc_hello(svc_call_t *call)
 
 mcs_status_t svc_ping(svc_call_t *call)
 {
-    mcs_metric_add(call->service->metrics, ping_requests, 1);
+    const Mcs__Wire__Ping *request = (const Mcs__Wire__Ping *)call->message;
+    mcs_metrics_t *metrics = call->service->metrics;
+    mcs_metric_add(metrics, ping_requests, 1);
+    mcs_metric_add(metrics, total_gets, request->cached_gets);
+    mcs_metric_add(metrics, valid_gets, request->cached_gets);
+    mcs_metric_add(metrics, mem_cache_hits, request->cached_gets);
+    mcs_metric_add(metrics, mem_cache_hit_bytes, request->cached_bytes);
     Mcs__Wire__PingReply reply = MCS__WIRE__PING_REPLY__INIT;
     mcs_mutex_lock(&call->service->lock);
     reply.session_count = call->service->session_count;

@@ -4,6 +4,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/lookup_cache.h"
 #include "core/client/read.h"
 
 #define AREA        "client"
@@ -49,67 +50,80 @@ static void picked_fini(picked_t *picked)
     mcs_free(picked->index);
 }
 
-/* One request of a batch: sends the columns, gives the answers' column in `reply`. */
-typedef mcs_status_t (*ask_fn)(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
-                               mcs_reply_t *reply, ProtobufCBinaryData *answers_out);
+/* One request of a batch. */
+typedef struct ask {
+    mcs_client_t *client;
+    picked_t *picked;
+    size_t from;
+    size_t n;
+    const mcs_key_columns_t *columns; /* of keys [from, from + n) */
+    const void *arg;
+} ask_t;
 
-static mcs_status_t ask_exist(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
-                              mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
+/* Sends it, and gives the answers' column in `reply`. */
+typedef mcs_status_t (*ask_fn)(const ask_t *ask, mcs_reply_t *reply, ProtobufCBinaryData *answers_out);
+
+static mcs_status_t ask_exist(const ask_t *ask, mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
 {
-    (void)arg;
+    mcs_client_t *client = ask->client;
     Mcs__Wire__Exist request = MCS__WIRE__EXIST__INIT;
-    request.key_lens = mcs_buf_column(&columns->lens);
-    request.keys = mcs_buf_column(&columns->bytes);
+    request.key_lens = mcs_buf_column(&ask->columns->lens);
+    request.keys = mcs_buf_column(&ask->columns->bytes);
+    request.locate = mcs_lookup_cache_wants_exist(client->lookup_cache);
     mcs_call_t call = {
         .verb = MCS_VERB_EXIST, .request = &request.base, .reply_type = &mcs__wire__exist_reply__descriptor};
     mcs_status_t status = mcs_link_call(client->link, &call, reply);
-    if (status == MCS_OK) {
-        *answers_out = ((const Mcs__Wire__ExistReply *)(const void *)reply->message)->results;
+    if (status != MCS_OK) {
+        return status;
+    }
+    const Mcs__Wire__ExistReply *answer = (const Mcs__Wire__ExistReply *)(const void *)reply->message;
+    *answers_out = answer->results;
+    if (answer->objects.len > 0) {
+        mcs_located_t located = {&answer->objects, &answer->replicas, answer->lease_ms, &call};
+        status = mcs_lookup_learn(client, &located, picked_key, ask->picked, ask->from, ask->n);
     }
     return status;
 }
 
-static mcs_status_t ask_remove(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
-                               mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
+/* Of a verb that mutates and answers with statuses. */
+static mcs_status_t ask_statuses(const ask_t *ask, mcs_verb_t verb, const ProtobufCMessage *request,
+                                 Mcs__Wire__Sequence *sequence, mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
+{
+    mcs_call_t call = {
+        .verb = verb, .request = request, .sequence = sequence, .reply_type = &mcs__wire__status_column__descriptor};
+    mcs_status_t status = mcs_link_call(ask->client->link, &call, reply);
+    if (status == MCS_OK) {
+        *answers_out = ((const Mcs__Wire__StatusColumn *)(const void *)reply->message)->statuses;
+    }
+    return status;
+}
+
+static mcs_status_t ask_remove(const ask_t *ask, mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
 {
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__Remove request = MCS__WIRE__REMOVE__INIT;
     request.sequence = &sequence;
-    request.key_lens = mcs_buf_column(&columns->lens);
-    request.keys = mcs_buf_column(&columns->bytes);
-    request.force = *(const bool *)arg;
-    mcs_call_t call = {.verb = MCS_VERB_REMOVE,
-                       .request = &request.base,
-                       .sequence = &sequence,
-                       .reply_type = &mcs__wire__status_column__descriptor};
-    mcs_status_t status = mcs_link_call(client->link, &call, reply);
-    if (status == MCS_OK) {
-        *answers_out = ((const Mcs__Wire__StatusColumn *)(const void *)reply->message)->statuses;
+    request.key_lens = mcs_buf_column(&ask->columns->lens);
+    request.keys = mcs_buf_column(&ask->columns->bytes);
+    request.force = *(const bool *)ask->arg;
+    for (size_t i = 0; i < ask->n; i++) {
+        mcs_lookup_cache_drop(ask->client->lookup_cache, picked_key(ask->picked, ask->from + i));
     }
-    return status;
+    return ask_statuses(ask, MCS_VERB_REMOVE, &request.base, &sequence, reply, answers_out);
 }
 
-static mcs_status_t ask_clear(mcs_client_t *client, const mcs_key_columns_t *columns, const void *arg,
-                              mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
+static mcs_status_t ask_clear(const ask_t *ask, mcs_reply_t *reply, ProtobufCBinaryData *answers_out)
 {
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__ReplicaClear request = MCS__WIRE__REPLICA_CLEAR__INIT;
     request.sequence = &sequence;
-    request.key_lens = mcs_buf_column(&columns->lens);
-    request.keys = mcs_buf_column(&columns->bytes);
-    request.segment_name = (char *)(uintptr_t)arg;
-    mcs_call_t call = {.verb = MCS_VERB_REPLICA_CLEAR,
-                       .request = &request.base,
-                       .sequence = &sequence,
-                       .reply_type = &mcs__wire__status_column__descriptor};
-    mcs_status_t status = mcs_link_call(client->link, &call, reply);
-    if (status == MCS_OK) {
-        *answers_out = ((const Mcs__Wire__StatusColumn *)(const void *)reply->message)->statuses;
-    }
-    return status;
+    request.key_lens = mcs_buf_column(&ask->columns->lens);
+    request.keys = mcs_buf_column(&ask->columns->bytes);
+    request.segment_name = (char *)(uintptr_t)ask->arg;
+    return ask_statuses(ask, MCS_VERB_REPLICA_CLEAR, &request.base, &sequence, reply, answers_out);
 }
 
-static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, const void *arg, picked_t *picked, size_t from, size_t n,
+static mcs_status_t ask_some(mcs_client_t *client, ask_fn fn, const void *arg, picked_t *picked, size_t from, size_t n,
                              int *results)
 {
     mcs_key_columns_t columns;
@@ -119,10 +133,13 @@ static mcs_status_t ask_some(mcs_client_t *client, ask_fn ask, const void *arg, 
     }
     mcs_reply_t reply;
     ProtobufCBinaryData answers = {0, NULL};
-    status = ask(client, &columns, arg, &reply, &answers);
+    ask_t ask = {client, picked, from, n, &columns, arg};
+    status = fn(&ask, &reply, &answers);
     if (status == MCS_OK && answers.len != n * sizeof(int32_t)) {
-        mcs_error(AREA, "an answer that does not fit the question: %s", mcs_status_name(MCS_ERR_PROTOCOL));
         status = MCS_ERR_PROTOCOL;
+    }
+    if (status == MCS_ERR_PROTOCOL) {
+        mcs_error(AREA, "an answer that does not fit the question: %s", mcs_status_name(status));
     }
     for (size_t i = 0; status == MCS_OK && i < n; i++) {
         int32_t value = mcs_column_i32(&answers, i);
@@ -244,6 +261,7 @@ int64_t mcs_client_object_size(mcs_client_t *client, mcs_bytes_t key)
     mcs_read_t read;
     item.status = MCS_ERR_AGAIN;
     mcs_read_init(&read, client, &item, 1, &arena);
+    read.fresh = true;
     status = mcs_read_lookup(&read);
     status = status == MCS_OK ? item.found.status : status;
     int64_t size = status == MCS_OK ? (int64_t)item.found.size : (int64_t)mcs_status_public(status);
@@ -279,6 +297,7 @@ int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_
     mcs_read_t read;
     item.status = MCS_ERR_AGAIN;
     mcs_read_init(&read, client, &item, 1, &arena);
+    read.fresh = true;
     status = mcs_read_lookup(&read);
     if (status == MCS_OK && item.status != MCS_ERR_AGAIN) {
         status = item.status;

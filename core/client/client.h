@@ -30,6 +30,7 @@ typedef struct mcs_peers mcs_peers_t;
 typedef struct mcs_views mcs_views_t;
 typedef struct mcs_get_sessions mcs_get_sessions_t;
 typedef struct mcs_put_sessions mcs_put_sessions_t;
+typedef struct mcs_lookup_cache mcs_lookup_cache_t;
 
 /* A segment that this client contributes. */
 typedef struct mcs_mounted {
@@ -72,6 +73,7 @@ typedef struct mcs_client {
     mcs_copiers_t *copiers;
     mcs_peers_t *peers;
     mcs_views_t *views;
+    mcs_lookup_cache_t *lookup_cache; /* NULL = none */
     mcs_get_sessions_t *get_sessions;
     mcs_put_sessions_t *put_sessions;
     mcs_counters_t counters;
@@ -113,8 +115,11 @@ mcs_status_t mcs_client_publish(mcs_client_t *client) MCS_MUST_CHECK;
 /* mount.c: the session's hooks. */
 mcs_status_t mcs_client_opened(void *client, const mcs_hello_result_t *hello);
 void mcs_client_resumed(void *client, const mcs_hello_result_t *hello);
+void mcs_client_lost(void *client);
 /* A segment of the configured size, known to the owner and the mapper; not mounted yet. */
 mcs_status_t mcs_client_make_segment(mcs_client_t *client) MCS_MUST_CHECK;
+/* All of them, for readers; before the goodbye. */
+void mcs_client_close_segments(mcs_client_t *client);
 /* All of them. */
 void mcs_client_drop_segments(mcs_client_t *client);
 /* One more segment, of whole pages; its id. -600 for a protocol without a data plane. */

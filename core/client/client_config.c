@@ -52,6 +52,8 @@ static const mcs_config_row_t g_rows[] = {
         "segment memory kept populated ahead of use"),
     ROW("view_limit", "MC_STORE_VIEW_LIMIT", "0", SIZE, 0, view_limit, 0, 0,
         "bytes that zero-copy views may hold; 0 = half the segment that is viewed"),
+    ROW("lookup_cache", "MC_STORE_LOOKUP_CACHE", "65536", UINT, 0, lookup_cache, 0, UINT64_C(1) << 24,
+        "locations of objects that are remembered under their leases; 0 = none"),
     ROW("put_session_limit", "MC_STORE_PUT_SESSION_LIMIT", "1GB", SIZE, 0, put_session_limit, 0, 0,
         "bytes that values of open put sessions may hold in this process"),
     ROW("spin_us", "MC_STORE_SPIN_US", "-1", INT, 0, spin_us, -1, 10000,

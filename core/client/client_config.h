@@ -26,6 +26,7 @@ typedef struct mcs_client_config {
     char *cluster_token;
     uint64_t fault_window;
     uint64_t view_limit;
+    uint64_t lookup_cache;
     uint64_t put_session_limit;
     int64_t spin_us;
     uint64_t max_workers;

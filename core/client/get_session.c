@@ -330,6 +330,7 @@ mcs_status_t mcs_client_get_session_start(mcs_client_t *client, const mcs_bytes_
         }
         mcs_read_t read;
         mcs_read_init(&read, client, items, n, &arena);
+        read.fresh = true; /* a lease of its own, which is renewed from now on */
         mcs_status_t looked_up = mcs_read_lookup(&read);
         for (size_t i = 0; i < n; i++) {
             mcs_status_t kept = looked_up == MCS_OK ? keep(client->get_sessions, &items[i]) : looked_up;

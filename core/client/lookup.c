@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/log.h"
+#include "core/client/lookup_cache.h"
 
 #define AREA "client"
 
@@ -63,18 +64,18 @@ void mcs_key_columns_fini(mcs_key_columns_t *columns)
 }
 
 /* One answer, checked before anything of it is used. */
-static mcs_status_t check_reply(const Mcs__Wire__LookupReply *reply, size_t n, size_t *replica_count_out)
+static mcs_status_t check_located(const mcs_located_t *located, size_t n, size_t *replica_count_out)
 {
     size_t objects;
-    mcs_status_t status = mcs_column_count(reply->objects.len, sizeof(mcs_col_object_t), MCS_BATCH_KEYS, &objects);
+    mcs_status_t status = mcs_column_count(located->objects->len, sizeof(mcs_col_object_t), MCS_BATCH_KEYS, &objects);
     if (status == MCS_OK) {
-        status = mcs_column_count(reply->replicas.len, sizeof(mcs_col_replica_t), MCS_BATCH_KEYS * MCS_REPLICAS_MAX,
+        status = mcs_column_count(located->replicas->len, sizeof(mcs_col_replica_t), MCS_BATCH_KEYS * MCS_REPLICAS_MAX,
                                   replica_count_out);
     }
     size_t sum = 0;
     for (size_t i = 0; status == MCS_OK && objects == n && i < n; i++) {
         mcs_col_object_t object;
-        memcpy(&object, reply->objects.data + i * sizeof(object), sizeof(object));
+        memcpy(&object, located->objects->data + i * sizeof(object), sizeof(object));
         bool sane = mcs_status_known(object.status) && object.replica_count <= MCS_REPLICAS_MAX &&
                     object.payload_len <= MCS_OBJECT_MAX &&
                     (object.status != MCS_OK || (object.replica_count > 0 && object.payload_len > 0));
@@ -84,11 +85,28 @@ static mcs_status_t check_reply(const Mcs__Wire__LookupReply *reply, size_t n, s
     return status == MCS_OK && objects == n && sum == *replica_count_out ? MCS_OK : MCS_ERR_PROTOCOL;
 }
 
-static mcs_status_t take_reply(const Mcs__Wire__LookupReply *reply, const mcs_call_t *call, mcs_found_at_fn found_at,
-                               void *arg, size_t from, size_t n, mcs_arena_t *arena)
+/* Entry i of an answer that was checked; `replicas` are the object's. */
+static mcs_found_t found_of(const mcs_located_t *located, size_t i, const mcs_col_replica_t *replicas)
+{
+    mcs_col_object_t object;
+    memcpy(&object, located->objects->data + i * sizeof(object), sizeof(object));
+    uint64_t lease_ns = located->lease_ms * MCS_NS_PER_MS;
+    return (mcs_found_t){
+        .status = (mcs_status_t)object.status,
+        .replica_count = object.replica_count,
+        .size = object.payload_len,
+        .lease_end_ns = located->call->sent_ns + lease_ns,
+        .cache_until_ns = located->call->sent_ns + lease_ns / 2,
+        .session = located->call->session,
+        .replicas = replicas,
+    };
+}
+
+static mcs_status_t take_reply(const mcs_located_t *located, mcs_found_at_fn found_at, void *arg, size_t from, size_t n,
+                               mcs_arena_t *arena)
 {
     size_t replica_count = 0;
-    mcs_status_t status = check_reply(reply, n, &replica_count);
+    mcs_status_t status = check_located(located, n, &replica_count);
     if (status != MCS_OK) {
         mcs_error(AREA, "get_replica_list: an answer that does not fit the question: %s", mcs_status_name(status));
         return status;
@@ -98,23 +116,32 @@ static mcs_status_t take_reply(const Mcs__Wire__LookupReply *reply, const mcs_ca
         return MCS_ERR_NO_MEMORY;
     }
     if (replica_count > 0) {
-        memcpy(replicas, reply->replicas.data, replica_count * sizeof(*replicas));
+        memcpy(replicas, located->replicas->data, replica_count * sizeof(*replicas));
     }
-    uint64_t lease_end_ns = call->sent_ns + reply->lease_ms * MCS_NS_PER_MS;
     for (size_t i = 0; i < n; i++) {
-        mcs_col_object_t object;
-        memcpy(&object, reply->objects.data + i * sizeof(object), sizeof(object));
-        *found_at(arg, from + i) = (mcs_found_t){
-            .status = (mcs_status_t)object.status,
-            .replica_count = object.replica_count,
-            .size = object.payload_len,
-            .lease_end_ns = lease_end_ns,
-            .session = call->session,
-            .replicas = replicas,
-        };
-        replicas += object.replica_count;
+        mcs_found_t found = found_of(located, i, replicas);
+        *found_at(arg, from + i) = found;
+        replicas += found.replica_count;
     }
     return MCS_OK;
+}
+
+mcs_status_t mcs_lookup_learn(mcs_client_t *client, const mcs_located_t *located, mcs_key_at_fn key_at, void *arg,
+                              size_t from, size_t n)
+{
+    size_t replica_count = 0;
+    mcs_status_t status = check_located(located, n, &replica_count);
+    const uint8_t *at = located->replicas->data;
+    for (size_t i = 0; status == MCS_OK && i < n; i++) {
+        mcs_col_replica_t replicas[MCS_REPLICAS_MAX];
+        mcs_found_t found = found_of(located, i, replicas);
+        if (found.replica_count > 0) {
+            memcpy(replicas, at, found.replica_count * sizeof(*replicas));
+            at += found.replica_count * sizeof(*replicas);
+            mcs_lookup_cache_put(client->lookup_cache, key_at(arg, from + i), &found, true);
+        }
+    }
+    return status;
 }
 
 static mcs_status_t lookup_some(mcs_client_t *client, mcs_key_at_fn key_at, mcs_found_at_fn found_at, void *arg,
@@ -133,8 +160,9 @@ static mcs_status_t lookup_some(mcs_client_t *client, mcs_key_at_fn key_at, mcs_
     mcs_reply_t reply;
     status = mcs_link_call(client->link, &call, &reply);
     if (status == MCS_OK) {
-        status = take_reply((const Mcs__Wire__LookupReply *)(const void *)reply.message, &call, found_at, arg, from, n,
-                            arena);
+        const Mcs__Wire__LookupReply *answer = (const Mcs__Wire__LookupReply *)(const void *)reply.message;
+        mcs_located_t located = {&answer->objects, &answer->replicas, answer->lease_ms, &call};
+        status = take_reply(&located, found_at, arg, from, n, arena);
     }
     mcs_reply_fini(&reply);
     mcs_key_columns_fini(&columns);

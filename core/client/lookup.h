@@ -10,6 +10,7 @@ typedef struct mcs_found {
     uint32_t replica_count;
     uint64_t size;
     uint64_t lease_end_ns;             /* on our clock, from when the request was sent (rule 4) */
+    uint64_t cache_until_ns;           /* half of that: who has not begun by then asks anew (rule 2) */
     mcs_id_t session;                  /* whose right the MACs are */
     const mcs_col_replica_t *replicas; /* in the arena of the lookup */
 } mcs_found_t;
@@ -46,6 +47,17 @@ static inline int32_t mcs_column_i32(const ProtobufCBinaryData *column, size_t i
 {
     return (int32_t)mcs_load_u32(column->data + i * sizeof(int32_t));
 }
+
+/* What an answer to a question about keys [from, from + n) says about where they are. */
+typedef struct mcs_located {
+    const ProtobufCBinaryData *objects;
+    const ProtobufCBinaryData *replicas;
+    uint32_t lease_ms;
+    const mcs_call_t *call;
+} mcs_located_t;
+/* Remembers what exist was told; an answer that does not fit is MCS_ERR_PROTOCOL. */
+mcs_status_t mcs_lookup_learn(mcs_client_t *client, const mcs_located_t *located, mcs_key_at_fn key_at, void *arg,
+                              size_t from, size_t n) MCS_MUST_CHECK;
 
 /* Looks up keys [0, count); found(arg, i) is where the answer for key i goes. Replicas are copied to `arena`. A failure
  * of one request is the status of its keys, and those after it are not asked when it is interruption, close or lack of

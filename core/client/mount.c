@@ -12,7 +12,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
-#include "core/client/routes.h"
+#include "core/client/lookup_cache.h"
 
 #define AREA           "client"
 #define MOUNT_LIMIT_MS 5000
@@ -70,6 +70,22 @@ static void drop_memory(mcs_client_t *client, mcs_mounted_t *mounted)
 }
 
 /* At the end: nobody else is inside. */
+void mcs_client_close_segments(mcs_client_t *client)
+{
+    mcs_mutex_lock(&client->lock);
+    if (client->own.segment != NULL) {
+        mcs_segment_close(client->own.segment);
+    }
+    MCS_LIST_FOR_EACH(node, &client->mounted)
+    {
+        mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        if (mounted->segment != NULL) {
+            mcs_segment_close(mounted->segment);
+        }
+    }
+    mcs_mutex_unlock(&client->lock);
+}
+
 void mcs_client_drop_segments(mcs_client_t *client)
 {
     drop_memory(client, &client->own);
@@ -285,9 +301,15 @@ mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grac
         return status;
     }
     /* Only this thread changes `segment` while it is busy. */
-    status =
-        mounted->segment != NULL ? send_unmount(client, mcs_segment_instance(mounted->segment), grace_seconds) : MCS_OK;
+    mcs_segment_t *segment = mounted->segment;
+    if (segment != NULL && grace_seconds == 0) {
+        mcs_segment_close(segment);
+    }
+    status = segment != NULL ? send_unmount(client, mcs_segment_instance(segment), grace_seconds) : MCS_OK;
     if (status != MCS_OK) {
+        if (segment != NULL) {
+            mcs_segment_reopen(segment);
+        }
         set_idle(client, mounted);
         return status;
     }
@@ -366,6 +388,7 @@ mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
     take_epoch(client, hello->epoch, true);
+    mcs_lookup_cache_begin(client->lookup_cache, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
     mcs_status_t status = client->own.config.size > 0 ? mount(client, &client->own, MCS_CALL_EARLY) : MCS_OK;
     if (status == MCS_OK) {
@@ -382,7 +405,15 @@ void mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
     take_epoch(client, hello->epoch, false);
+    mcs_lookup_cache_begin(client->lookup_cache, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
+}
+
+/* The next master may know nothing of the leases that this one granted. */
+void mcs_client_lost(void *arg)
+{
+    mcs_client_t *client = arg;
+    mcs_lookup_cache_begin(client->lookup_cache, (mcs_id_t){0, 0});
 }
 
 void mcs_client_connect_early(mcs_client_t *client)

@@ -19,6 +19,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/interrupt.h"
+#include "core/client/lookup_cache.h"
 
 #define AREA        "client"
 #define ARENA_CHUNK ((size_t)16384)
@@ -495,6 +496,9 @@ static void report(mcs_put_call_t *call, int *results)
         const mcs_put_item_t *item = &call->items[i];
         item = item->state == MCS_PUT_SAME ? &call->items[item->first] : item;
         results[i] = mcs_status_public(item->status);
+        if (call->upsert) {
+            mcs_lookup_cache_drop(call->client->lookup_cache, &item->key);
+        }
         if (results[i] == 0) {
             mcs_count(&call->client->counters, puts, 1);
         } else {

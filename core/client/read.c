@@ -17,6 +17,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/interrupt.h"
+#include "core/client/lookup_cache.h"
 
 #define AREA "client"
 
@@ -66,9 +67,30 @@ static void fail_all(mcs_read_t *read, mcs_status_t status)
     }
 }
 
+static bool is_found(const mcs_read_item_t *item)
+{
+    return item->lookups > 0 || item->cached;
+}
+
 static bool wants_lookup(mcs_read_t *read, const mcs_read_item_t *item)
 {
-    return item->lookups == 0 || !mcs_found_is_leased(&item->found) || mcs_read_choose(read, item) < 0;
+    return !is_found(item) || !mcs_found_is_leased(&item->found) || mcs_read_choose(read, item) < 0;
+}
+
+/* An item that was never looked up, and need not be. */
+static bool remembered(mcs_read_t *read, mcs_read_item_t *item)
+{
+    if (read->fresh || is_found(item) || item->bound != NULL ||
+        !mcs_lookup_cache_get(read->client->lookup_cache, &item->key, read->arena, &item->found)) {
+        return false;
+    }
+    mcs_count(&read->client->counters, lookups_cached, 1);
+    item->cached = true;
+    mcs_status_t status = add_routes(read, item);
+    if (status != MCS_OK) {
+        item->status = status;
+    }
+    return true;
 }
 
 /* MCS_ERR_AGAIN: look it up. */
@@ -98,7 +120,7 @@ static mcs_status_t pick(mcs_read_t *read, bool all)
     }
     for (size_t i = 0; i < read->count; i++) {
         mcs_read_item_t *item = &read->items[i];
-        if (item->status != MCS_ERR_AGAIN || (!all && !wants_lookup(read, item))) {
+        if (item->status != MCS_ERR_AGAIN || remembered(read, item) || (!all && !wants_lookup(read, item))) {
             continue;
         }
         item->status = may_look_up(item);
@@ -149,6 +171,8 @@ static void take_answers(mcs_read_t *read)
             item->lookups++;
         }
         item->tried = 0;
+        item->cached = false;
+        mcs_lookup_cache_put(read->client->lookup_cache, &item->key, &item->found, false);
         if (item->lookups > 1) {
             mcs_count(&read->client->counters, failovers, 1);
         }
@@ -353,6 +377,9 @@ static void judge(mcs_read_t *read, mcs_read_item_t *item)
                   move->route->peer != NULL ? move->route->peer->name : "unknown", mcs_status_name(status));
     }
     mcs_count(&client->counters, failovers, 1);
+    if (item->cached) {
+        mcs_lookup_cache_drop(client->lookup_cache, &item->key);
+    }
     item->failure = status;
     if (status != MCS_ERR_LIMIT) {
         item->failed[item->failed_count++ % MCS_READ_MEMORY] = move->replica->generation;
@@ -363,7 +390,7 @@ void mcs_read_run(mcs_read_t *read)
 {
     for (size_t i = 0; i < read->count; i++) {
         mcs_read_item_t *item = &read->items[i];
-        mcs_status_t status = item->status == MCS_ERR_AGAIN && item->lookups > 0 ? add_routes(read, item) : MCS_OK;
+        mcs_status_t status = item->status == MCS_ERR_AGAIN && is_found(item) ? add_routes(read, item) : MCS_OK;
         if (status != MCS_OK) {
             item->status = status;
         }

@@ -24,6 +24,7 @@ typedef struct mcs_read_item {
     uint16_t tried;           /* bit per replica of `found` */
     uint8_t lookups;
     uint8_t failed_count;
+    bool cached; /* `found` is what was remembered: the master has not been asked */
     bool struck; /* the last lookup named only replicas that were found dead: a strike is under way (rule 2) */
     uint64_t struck_until_ns; /* when it is over at the latest; 0: none */
     uint64_t failed[MCS_READ_MEMORY];
@@ -35,6 +36,7 @@ typedef struct mcs_read {
     mcs_client_t *client;
     mcs_read_item_t *items;
     size_t count;
+    bool fresh; /* ask the master, whatever is remembered */
     bool exact; /* the object must have the size of the target, else MCS_ERR_INVALID_PARAMS: it was replaced by another
                  */
     mcs_arena_t *arena;

@@ -423,6 +423,11 @@ static mcs_status_t ping_if_due(mcs_session_t *session)
     }
     session->next_ping_ns = now + session->hello.heartbeat_ms * MCS_NS_PER_MS;
     Mcs__Wire__Ping ping = MCS__WIRE__PING__INIT;
+    if (session->config.cached_hits != NULL) {
+        mcs_cached_hits_t hits = session->config.cached_hits(session->config.arg);
+        ping.cached_gets = hits.gets;
+        ping.cached_bytes = hits.bytes;
+    }
     mcs_io_t io = control_io(session, SEND_LIMIT_MS);
     return send_request(session, MCS_VERB_PING, &ping.base, &io);
 }
@@ -476,6 +481,9 @@ static void control_main(void *arg)
         mcs_warn(AREA, "control connection to the master at %s lost: %s", session->config.address,
                  mcs_status_name(status));
         disconnect(session);
+        if (session->config.lost != NULL) {
+            session->config.lost(session->config.arg);
+        }
     }
 }
 

@@ -16,6 +16,12 @@
 
 typedef struct mcs_session mcs_session_t;
 
+/* Objects read by what the master had said before, and their bytes. */
+typedef struct mcs_cached_hits {
+    uint64_t gets;
+    uint64_t bytes;
+} mcs_cached_hits_t;
+
 typedef struct mcs_session_config {
     const char *address;
     const mcs_client_config_t *config;
@@ -26,6 +32,10 @@ typedef struct mcs_session_config {
     mcs_status_t (*opened)(void *arg, const mcs_hello_result_t *hello);
     /* The session was resumed, perhaps under a new epoch. */
     void (*resumed)(void *arg, const mcs_hello_result_t *hello);
+    /* The control connection is lost: what the master says is not known until one of the others. NULL is fine. */
+    void (*lost)(void *arg);
+    /* What the master has not seen since the last time; NULL: nothing. */
+    mcs_cached_hits_t (*cached_hits)(void *arg);
     void *arg;
 } mcs_session_config_t;
 

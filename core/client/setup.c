@@ -12,6 +12,7 @@
 #include "core/base/log.h"
 #include "core/client/interrupt.h"
 #include "core/client/local.h"
+#include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
 
 #define AREA          "client"
@@ -226,6 +227,11 @@ static mcs_status_t open_transport(mcs_client_t *client)
     return MCS_OK;
 }
 
+static mcs_cached_hits_t cached_hits(void *arg)
+{
+    return mcs_lookup_cache_take_hits(((mcs_client_t *)arg)->lookup_cache);
+}
+
 static mcs_status_t make_session(mcs_client_t *client)
 {
     client->self = (mcs_hello_self_t){
@@ -242,6 +248,8 @@ static mcs_status_t make_session(mcs_client_t *client)
         .counters = &client->counters,
         .opened = mcs_client_opened,
         .resumed = mcs_client_resumed,
+        .lost = mcs_client_lost,
+        .cached_hits = cached_hits,
         .arg = client,
     };
     mcs_status_t status = mcs_session_create(&session_config, &client->session);
@@ -272,6 +280,7 @@ static mcs_status_t make_mapper(mcs_client_t *client)
 static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
 {
     mcs_status_t status = mcs_views_create(&client->views);
+    status = status == MCS_OK ? mcs_lookup_cache_create(client->config.lookup_cache, &client->lookup_cache) : status;
     status = status == MCS_OK ? mcs_get_sessions_create(client, &client->get_sessions) : status;
     status = status == MCS_OK ? mcs_put_sessions_create(&client->put_sessions) : status;
     status = status == MCS_OK ? mcs_peers_create(&client->peers) : status;
@@ -468,6 +477,7 @@ void mcs_client_close(mcs_client_t *client)
     mcs_put_sessions_destroy(client->put_sessions);
     withdraw(client);
     if (client->session != NULL) {
+        mcs_client_close_segments(client);
         mcs_session_stop(client->session);
     }
     if (client->transport != NULL) {
@@ -495,6 +505,7 @@ void mcs_client_close(mcs_client_t *client)
     }
     mcs_copiers_destroy(client->copiers);
     mcs_peers_destroy(client->peers);
+    mcs_lookup_cache_destroy(client->lookup_cache);
     mcs_views_put(client->views);
     release_port(client);
     mcs_free(client->tenant);

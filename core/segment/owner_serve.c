@@ -103,8 +103,8 @@ static mcs_status_t read_begin(void *arg, const mcs_access_t *access, mcs_hold_t
         const mcs_extent_header_t *header = header_at(entry->segment, access->offset);
         mcs_extent_state_t state = mcs_extent_check(header, access->instance, access->generation, access->payload_len);
         /* Of a WRITTEN one only: another's may just be filled in. */
-        bool right = state == MCS_EXTENT_WRITTEN && header->key_hash.lo == access->key_hash.lo &&
-                     header->key_hash.hi == access->key_hash.hi;
+        bool right = state == MCS_EXTENT_WRITTEN && !mcs_segment_is_closed(entry->segment) &&
+                     header->key_hash.lo == access->key_hash.lo && header->key_hash.hi == access->key_hash.hi;
         status = right ? MCS_OK : MCS_ERR_REPLICA_IS_GONE;
     }
     if (status == MCS_OK) {

@@ -446,3 +446,13 @@ void mcs_segment_close(mcs_segment_t *segment)
     /* Sequentially consistent: pairs with the mapper's publish, which loads it after its slot. */
     __atomic_store_n(&segment->ctl->closed, 1, __ATOMIC_SEQ_CST);
 }
+
+void mcs_segment_reopen(mcs_segment_t *segment)
+{
+    __atomic_store_n(&segment->ctl->closed, 0, __ATOMIC_SEQ_CST);
+}
+
+bool mcs_segment_is_closed(const mcs_segment_t *segment)
+{
+    return __atomic_load_n(&segment->ctl->closed, __ATOMIC_SEQ_CST) != 0;
+}

@@ -62,7 +62,11 @@ void mcs_segment_touch(mcs_segment_t *segment, uint64_t end);
 /* Makes [offset, offset+len) safe to write: populates what the faulter has not reached. MCS_ERR_NO_MEMORY when the
  * kernel has no page. */
 mcs_status_t mcs_segment_ensure(mcs_segment_t *segment, uint64_t offset, uint64_t len) MCS_MUST_CHECK;
-/* Marks it closed for mappers (no new access through their mappings). */
+/* No new reads, neither through mappings nor served, and no new pins to write. Before the master hears that the segment
+ * is gone: from then on its keys may have other values (rule 2). */
 void mcs_segment_close(mcs_segment_t *segment);
+/* The master was not told after all. */
+void mcs_segment_reopen(mcs_segment_t *segment);
+bool mcs_segment_is_closed(const mcs_segment_t *segment);
 
 #endif

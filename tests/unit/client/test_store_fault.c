@@ -312,7 +312,9 @@ static void garbage_columns_are_refused_and_nothing_is_written(void **state)
                                        MCS_VERB_REMOVE};
     world_t *world = *state;
     mcs_log_set_level(MCS_LOG_OFF);
+    setenv("MC_STORE_LOOKUP_CACHE", "0", 1);
     mcs_store_t *store = world_store(world, SEGMENT_BYTES);
+    unsetenv("MC_STORE_LOOKUP_CACHE");
     assert_int_equal(world_put(store, "key", 5000, 1), 0);
     for (size_t i = 0; i < MCS_ARRAY_LEN(verbs); i++) {
         mcs_bytes_t key = world_key("key");
@@ -352,6 +354,18 @@ static void a_master_that_says_nothing_costs_the_rpc_timeout(void **state)
     mcs_store_destroy(store);
 }
 
+/* A location may be remembered until the loss of the master is noticed; then the bytes are right. */
+static void await_miss(mcs_store_t *store, const char *key, uint32_t fill)
+{
+    uint64_t give_up = mcs_now_ns() + 10 * MCS_NS_PER_SEC;
+    int64_t got = world_get(store, key, 5000, fill);
+    while (got != -704) {
+        assert_int_equal(got, 5000);
+        assert_true(mcs_now_ns() < give_up);
+        got = world_get(store, key, 5000, fill);
+    }
+}
+
 static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **state)
 {
     world_t *world = *state;
@@ -368,7 +382,7 @@ static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **stat
         assert_int_equal(mcs_get_handles(store, &key, 1, &handle, NULL), 0);
         mini_master_restart(world->master);
         /* By themselves; what was in memory is not there any more, what is viewed stays. */
-        assert_int_equal(world_get(other, "key", 5000, 1), -704);
+        await_miss(other, "key", 1);
         while (mini_master_stats(world->master).segments == 0) {
             sched_yield();
         }
@@ -399,7 +413,7 @@ static void segments_of_run_time_are_mounted_again_too(void **state)
         assert_int_equal(world_put(store, key, 5000, i), 0);
         assert_int_equal(world_get(store, key, 5000, i), 5000);
         mini_master_restart(world->master);
-        assert_int_equal(world_get(store, key, 5000, i), -704);
+        await_miss(store, key, i);
         while (mini_master_stats(world->master).segments < 2) {
             sched_yield();
         }

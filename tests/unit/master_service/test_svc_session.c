@@ -247,6 +247,64 @@ static void goodbye_unmounts_at_once(void **state)
     assert_int_equal(rpc_call(&f->owner, MCS_VERB_EXIST, &exist.base, NULL, NULL), MCS_ERR_SESSION_ENDED);
 }
 
+static void ttl_shorter_than_half_a_lease(mcs_master_config_t *conf)
+{
+    conf->client_ttl = 1;
+    conf->default_kv_lease_ttl = 6000;
+}
+
+static int setup_short_ttl(void **state)
+{
+    return setup_with(state, ttl_shorter_than_half_a_lease);
+}
+
+/* Rule 2: who mapped its memory on its host can read there what he may have cached, whatever became of it. */
+static void the_end_of_a_silent_owner_is_no_answer_to_a_strike(void **state)
+{
+    fixture_t *f = *state;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+    uint64_t granted = mcs_now_ns();
+    f->owner.auto_release = false;
+    rpc_client_drop_control(&f->owner);
+    world_pass(&f->world, 800);
+    assert_int_equal(rpc_ping(&f->writer), MCS_OK);
+    f->writer.idle = world_passing;
+    assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_OK);
+    assert_in_range((mcs_now_ns() - granted) / MCS_NS_PER_MS, 3000, 3200);
+    assert_true(f->world.expired >= 1); /* and the writer, who has not pinged meanwhile */
+}
+
+static void a_removal_after_the_end_of_a_silent_owner_waits_too(void **state)
+{
+    fixture_t *f = *state;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+    uint64_t granted = mcs_now_ns();
+    rpc_client_drop_control(&f->owner);
+    f->writer.idle = world_passing;
+    world_pass(&f->world, 800);
+    assert_int_equal(rpc_ping(&f->writer), MCS_OK);
+    world_pass(&f->world, 700);
+    assert_int_equal(f->world.expired, 1);
+    assert_int_equal(rpc_ping(&f->writer), MCS_OK);
+    assert_int_equal(rpc_remove(&f->writer, "k", true), MCS_OK);
+    assert_in_range((mcs_now_ns() - granted) / MCS_NS_PER_MS, 3000, 3200);
+}
+
+static void an_owner_that_left_keeps_nobody_waiting(void **state)
+{
+    fixture_t *f = *state;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+    uint64_t granted = mcs_now_ns();
+    assert_int_equal(rpc_goodbye(&f->owner), MCS_OK); /* it closed its memory before */
+    f->writer.idle = world_passing;
+    (void)rpc_remove(&f->writer, "k", true);
+    assert_true((mcs_now_ns() - granted) / MCS_NS_PER_MS < 500);
+    assert_int_equal(rpc_remove(&f->writer, "k", true), MCS_ERR_OBJECT_NOT_FOUND);
+}
+
 static void objects_with_replicas_elsewhere_survive(void **state)
 {
     fixture_t *f = *state;
@@ -416,6 +474,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_silent_client_is_dropped_at_its_ttl, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stalled_master_drops_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(goodbye_unmounts_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_end_of_a_silent_owner_is_no_answer_to_a_strike, setup_short_ttl, teardown),
+        cmocka_unit_test_setup_teardown(a_removal_after_the_end_of_a_silent_owner_waits_too, setup_short_ttl, teardown),
+        cmocka_unit_test_setup_teardown(an_owner_that_left_keeps_nobody_waiting, setup_short_ttl, teardown),
         cmocka_unit_test_setup_teardown(objects_with_replicas_elsewhere_survive, setup, teardown),
         cmocka_unit_test_setup_teardown(releases_are_asked_again_after_a_reconnect, setup, teardown),
         cmocka_unit_test_setup_teardown(an_unanswered_release_is_asked_again_after_a_while, setup, teardown),
