@@ -3,16 +3,22 @@
  * The CPU's instruction has a latency of 3 cycles and a throughput of 1, so three streams run side by side over
  * adjacent stretches of the buffer and are joined by "shift" tables: crc(A|B) = shift_len(B)(crc(A)) ^ crc(B), where
  * shift is multiplication by x^(8 len) modulo the polynomial, a linear map, kept as 4 x 256 words for each of the two
- * stretch lengths. mcs_copy_crc32c stores each word it has loaded for the sum, so the bytes go through the core once.
+ * stretch lengths. CPUs with wide carry-less multiplication do most of it by folding (crc32c_fold.h), at the speed of
+ * memcpy. mcs_copy_crc32c stores each word it has loaded for the sum, so the bytes go through the core once.
  * Tables are made once, at load time. */
 #include <string.h>
 
 #include "core/base/buf.h"
+#include "core/base/crc32c_fold.h"
 #include "core/base/hash.h"
 
 #define POLY          UINT32_C(0x82f63b78) /* reflected */
 #define LONG_STRETCH  ((size_t)8192)
 #define SHORT_STRETCH ((size_t)256)
+#define FOLD_MIN      ((size_t)512)
+/* A copy of that size goes past the caches: its target is not read soon, and need not be read to be written. */
+#define STREAM_MIN  ((size_t)512 << 10)
+#define STREAM_LINE ((size_t)64)
 
 typedef uint32_t shift_table_t[4][256];
 
@@ -20,6 +26,7 @@ static uint32_t g_byte_table[8][256];
 static shift_table_t g_long_shift;
 static shift_table_t g_short_shift;
 static bool g_have_instruction;
+static bool g_have_fold;
 
 /* Multiplies the 32x32 GF(2) matrix with a vector. */
 static uint32_t matrix_times(const uint32_t *matrix, uint32_t vector)
@@ -84,6 +91,13 @@ static void make_shift_table(shift_table_t table, size_t len)
     }
 }
 
+static uint32_t power_of(uint32_t bytes)
+{
+    uint32_t op[32];
+    zeros_operator(op, bytes);
+    return matrix_times(op, UINT32_C(1) << 31);
+}
+
 __attribute__((constructor)) static void make_tables(void)
 {
     for (uint32_t n = 0; n < 256; n++) {
@@ -103,6 +117,7 @@ __attribute__((constructor)) static void make_tables(void)
     make_shift_table(g_short_shift, SHORT_STRETCH);
 #if defined(__x86_64__)
     g_have_instruction = __builtin_cpu_supports("sse4.2") != 0;
+    g_have_fold = mcs_i_crc32c_fold_init(power_of);
 #endif
 }
 
@@ -177,14 +192,34 @@ __attribute__((target("sse4.2"), always_inline)) static inline uint32_t instruct
     return crc;
 }
 
-__attribute__((target("sse4.2"))) static uint32_t sum_with_instruction(uint32_t crc, const uint8_t *p, size_t len)
+__attribute__((target("sse4.2"))) static uint32_t fast_sum(uint32_t crc, const uint8_t *p, size_t len)
 {
+    if (g_have_fold && len >= FOLD_MIN) {
+        size_t n = len - len % MCS_FOLD_STEP;
+        crc = mcs_i_crc32c_fold(crc, NULL, p, n, MCS_FOLD_NONE);
+        p += n;
+        len -= n;
+    }
     return instruction_crc(crc, NULL, p, len);
 }
 
-__attribute__((target("sse4.2"))) static uint32_t copy_with_instruction(uint32_t crc, uint8_t *dst, const uint8_t *p,
-                                                                        size_t len)
+__attribute__((target("sse4.2"))) static uint32_t fast_copy(uint32_t crc, uint8_t *dst, const uint8_t *p, size_t len)
 {
+    if (g_have_fold && len >= FOLD_MIN) {
+        mcs_fold_store_t store = len >= STREAM_MIN ? MCS_FOLD_STREAM : MCS_FOLD_COPY;
+        size_t head = -(uintptr_t)dst % STREAM_LINE;
+        if (store == MCS_FOLD_STREAM && head != 0) {
+            crc = instruction_crc(crc, dst, p, head);
+            dst += head;
+            p += head;
+            len -= head;
+        }
+        size_t n = len - len % MCS_FOLD_STEP;
+        crc = mcs_i_crc32c_fold(crc, dst, p, n, store);
+        dst += n;
+        p += n;
+        len -= n;
+    }
     return instruction_crc(crc, dst, p, len);
 }
 #endif
@@ -193,7 +228,7 @@ uint32_t mcs_crc32c(uint32_t crc, const void *bytes, size_t len)
 {
 #if defined(__x86_64__)
     if (MCS_LIKELY(g_have_instruction)) {
-        return ~sum_with_instruction(~crc, bytes, len);
+        return ~fast_sum(~crc, bytes, len);
     }
 #endif
     return ~table_crc(~crc, bytes, len);
@@ -206,7 +241,7 @@ uint32_t mcs_copy_crc32c(uint32_t crc, void *dst, const void *src, size_t len)
     }
 #if defined(__x86_64__)
     if (MCS_LIKELY(g_have_instruction)) {
-        return ~copy_with_instruction(~crc, dst, src, len);
+        return ~fast_copy(~crc, dst, src, len);
     }
 #endif
     memcpy(dst, src, len);

@@ -61,10 +61,10 @@ static int free_bytes(void **state)
     return 0;
 }
 
-/* Lengths around every threshold of the three-stream code, at each alignment. */
-static const size_t g_lengths[] = {0,     1,     7,     8,     9,     63,    64,    255,  256,
-                                   257,   767,   768,   769,   1535,  1536,  1543,  8191, 8192,
-                                   24575, 24576, 24577, 25343, 25344, 25345, 49152, 50000};
+/* Lengths around every threshold of the three-stream and the folding code, at each alignment. */
+static const size_t g_lengths[] = {0,     1,     7,     8,     9,     63,    64,    255,  256,  257,
+                                   511,   512,   513,   767,   768,   769,   1023,  1024, 1535, 1536,
+                                   1543,  8191,  8192,  24575, 24576, 24577, 25343, 25344, 25345, 49152, 50000};
 
 static void crc32c_is_right_at_every_length_and_alignment(void **state)
 {
@@ -82,6 +82,30 @@ static void crc32c_is_right_at_every_length_and_alignment(void **state)
         }
     }
     mcs_free(copy);
+}
+
+/* Large copies go past the caches, in whole lines of the target. */
+static void a_large_copy_is_right_at_every_alignment_of_its_target(void **state)
+{
+    (void)state;
+    const size_t len = ((size_t)512 << 10) + 333;
+    uint8_t *bytes = mcs_malloc(len + 1);
+    uint8_t *copy = mcs_malloc(len + 130);
+    uint32_t random = 7;
+    for (size_t i = 0; i <= len; i++) {
+        random = random * 1664525u + 1013904223u;
+        bytes[i] = (uint8_t)(random >> 24);
+    }
+    uint32_t expected[2] = {bitwise(bytes, len), bitwise(bytes + 1, len)};
+    for (size_t at = 0; at < 66; at++) {
+        memset(copy, 0xee, len + 130);
+        assert_int_equal(mcs_copy_crc32c(0, copy + at, bytes + at % 2, len), expected[at % 2]);
+        assert_memory_equal(copy + at, bytes + at % 2, len);
+        assert_true(at == 0 || copy[at - 1] == 0xee);
+        assert_int_equal(copy[at + len], 0xee);
+    }
+    mcs_free(copy);
+    mcs_free(bytes);
 }
 
 static void crc32c_in_parts_is_that_of_the_whole(void **state)
@@ -166,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc32c_matches_the_rfc),
         cmocka_unit_test_setup_teardown(crc32c_is_right_at_every_length_and_alignment, make_bytes, free_bytes),
+        cmocka_unit_test(a_large_copy_is_right_at_every_alignment_of_its_target),
         cmocka_unit_test_setup_teardown(crc32c_in_parts_is_that_of_the_whole, make_bytes, free_bytes),
         cmocka_unit_test(crc32c_combine_takes_any_length),
         cmocka_unit_test(siphash_matches_the_reference),
