@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/alloc.h"
+#include "core/base/hash.h"
 #include "core/base/log.h"
 
 /* ---- ranges ---- */
@@ -362,6 +363,7 @@ static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *hea
 
 typedef struct reader {
     const uint8_t *from;
+    uint32_t sum;
 } reader_t;
 
 static void copy_in(void *arg, uint8_t *bytes, size_t len)
@@ -369,6 +371,28 @@ static void copy_in(void *arg, uint8_t *bytes, size_t len)
     reader_t *reader = arg;
     memcpy(bytes, reader->from, len);
     reader->from += len;
+}
+
+static void copy_in_and_sum(void *arg, uint8_t *bytes, size_t len)
+{
+    reader_t *reader = arg;
+    reader->sum = mcs_copy_crc32c(reader->sum, bytes, reader->from, len);
+    reader->from += len;
+}
+
+/* The bytes of a piece that the owner sent with `crc` for its block. */
+static void take_piece(flow_t *flow, const flow_piece_t *piece, uint32_t crc, reader_t *reader)
+{
+    mcs_range_t *range = &flow->transfer->ranges[piece->range];
+    bool sum = piece->crc != NO_CRC && range->sums != NULL;
+    reader->sum = 0;
+    each_stretch(flow, piece, sum ? copy_in_and_sum : copy_in, reader);
+    if (piece->crc != NO_CRC) {
+        range->crcs[piece->crc] = crc;
+    }
+    if (sum) {
+        range->sums[piece->crc] = reader->sum;
+    }
 }
 
 static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len)
@@ -390,11 +414,8 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
         mcs_status_t known = ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc);
         MCS_ENSURE(known == MCS_OK);
         if (status == MCS_OK) {
-            each_stretch(flow, piece, copy_in, &reader);
+            take_piece(flow, piece, crc, &reader);
             bytes += piece->len;
-            if (piece->crc != NO_CRC) {
-                flow->transfer->ranges[piece->range].crcs[piece->crc] = crc;
-            }
         }
         piece_done(flow, request, piece, status);
     }

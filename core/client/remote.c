@@ -136,9 +136,12 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
         .key_hash = move->key_hash,
         .mac = move->replica->mac,
     };
-    range->crcs = plan->direction == MCS_STORE
-                      ? move->crcs + from / MCS_EXTENT_CRC_BLOCK
-                      : mcs_arena_zalloc(plan->arena, MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
+    if (plan->direction == MCS_STORE) {
+        range->crcs = move->crcs + from / MCS_EXTENT_CRC_BLOCK;
+    } else {
+        range->crcs = mcs_arena_zalloc(plan->arena, 2 * MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
+        range->sums = range->crcs + crc_count;
+    }
     range->crc_count = crc_count;
     range->status = MCS_ERR_TRANSFER_FAIL;
     piece->move = move;
@@ -237,17 +240,13 @@ static void fill_plan(plan_t *plan)
 static mcs_status_t verify(const mcs_range_t *range)
 {
     const mcs_access_t *access = &range->access;
-    mcs_cursor_t cursor = mcs_cursor(range->iov, range->iov_count);
     uint64_t from = MCS_ALIGN_UP(access->from, MCS_EXTENT_CRC_BLOCK);
-    mcs_cursor_skip(&cursor, from - access->from);
     for (uint32_t i = 0; i < range->crc_count; i++, from += MCS_EXTENT_CRC_BLOCK) {
         uint64_t block = MCS_MIN(access->payload_len - from, MCS_EXTENT_CRC_BLOCK);
         if (from + block > access->from + access->len) {
             break;
         }
-        uint32_t crc;
-        mcs_crc_blocks(block, &cursor, &crc);
-        if (crc != range->crcs[i]) {
+        if (range->sums[i] != range->crcs[i]) {
             return MCS_ERR_CHECKSUM_MISMATCH;
         }
     }

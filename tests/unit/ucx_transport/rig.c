@@ -198,10 +198,12 @@ void batch_init(batch_t *batch, const side_t *owner, mcs_direction_t direction, 
     batch->ranges = calloc(ranges, sizeof(mcs_range_t));
     batch->iovs = calloc(iovs, sizeof(struct iovec));
     batch->crcs = calloc((size_t)ranges * (MCS_RANGE_MAX / MCS_CRC_BLOCK + 1), sizeof(uint32_t));
+    batch->sums = calloc((size_t)ranges * (MCS_RANGE_MAX / MCS_CRC_BLOCK + 1), sizeof(uint32_t));
     batch->iov_max = iovs;
     assert_non_null(batch->ranges);
     assert_non_null(batch->iovs);
     assert_non_null(batch->crcs);
+    assert_non_null(batch->sums);
     batch->transfer = (mcs_transfer_t){
         .owner = owner->id, .endpoint = &owner->info.endpoint, .direction = direction, .ranges = batch->ranges};
 }
@@ -211,6 +213,7 @@ void batch_fini(batch_t *batch)
     free(batch->ranges);
     free(batch->iovs);
     free(batch->crcs);
+    free(batch->sums);
 }
 
 mcs_range_t *batch_add(batch_t *batch, uint32_t slot, uint64_t payload_len, uint64_t from, uint64_t len,
@@ -230,6 +233,7 @@ mcs_range_t *batch_add(batch_t *batch, uint32_t slot, uint64_t payload_len, uint
                    .mac = RIG_MAC},
         .iov = batch->iovs + batch->iov_used,
         .crcs = batch->crcs + batch->crc_used,
+        .sums = batch->transfer.direction == MCS_FETCH ? batch->sums + batch->crc_used : NULL,
         .crc_count = (uint32_t)(end - first),
         .status = MCS_ERR_INTERNAL,
     };

@@ -67,6 +67,7 @@ typedef struct batch {
     mcs_range_t *ranges;
     struct iovec *iovs;
     uint32_t *crcs;
+    uint32_t *sums; /* of a fetch */
     uint32_t iov_used;
     uint32_t iov_max;
     uint32_t crc_used;

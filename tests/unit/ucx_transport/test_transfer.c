@@ -46,6 +46,7 @@ static void fetch_object(uint64_t len, uint64_t piece)
     assert_int_equal(into[len + 1], 0xbb);
     for (uint64_t at = 0, i = 0; at < len; at += MCS_CRC_BLOCK, i++) {
         assert_int_equal(batch.crcs[i], mcs_crc32c(0, into + 1 + at, MCS_MIN(len - at, MCS_CRC_BLOCK)));
+        assert_int_equal(batch.sums[i], batch.crcs[i]);
     }
     batch_fini(&batch);
     free(into);
