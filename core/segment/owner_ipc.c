@@ -1,5 +1,4 @@
 /* The owner's UNIX socket and its thread: mappers come, get descriptors, go, or die. See owner.h and ipc.h. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -13,6 +12,7 @@
 #include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/fork.h"
+#include "core/base/ipc_listen.h"
 #include "core/base/log.h"
 #include "core/segment/owner_internal.h"
 
@@ -21,7 +21,6 @@
 #define HELLO_LIMIT   (2 * MCS_NS_PER_SEC)
 #define NO_FDS_PAUSE  (100 * MCS_NS_PER_MS)
 #define FIXED_FDS     2
-#define STALE_LOOKS   4096 /* entries of the folder looked at */
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
@@ -29,90 +28,21 @@
 
 /* ---- listening ---- */
 
-/* A folder of ours that nobody else can write to. */
-static bool folder_ready(const char *path)
-{
-    struct stat st;
-    if (mkdir(path, 0700) != 0 && errno != EEXIST) {
-        mcs_warn(OWNER_AREA, "folder %s: %s", path, strerror(errno));
-        return false;
-    }
-    if (lstat(path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0) {
-        mcs_warn(OWNER_AREA, "folder %s: not a folder of this user that only it can write to", path);
-        return false;
-    }
-    return true;
-}
-
-/* Does nobody listen there any more? */
-static bool is_stale_socket(const struct sockaddr_un *address)
-{
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool stale =
-        fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) != 0 && errno == ECONNREFUSED;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return stale;
-}
-
-/* Sockets of owners that were killed. A socket gets its name when it listens, so a refused connection means that its
- * process is gone. */
-static void remove_stale_sockets(const char *folder)
-{
-    DIR *dir = opendir(folder);
-    for (int i = 0; dir != NULL && i < STALE_LOOKS; i++) {
-        const struct dirent *entry = readdir(dir);
-        if (entry == NULL) {
-            break;
-        }
-        struct sockaddr_un address = {.sun_family = AF_UNIX};
-        int len = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", folder, entry->d_name);
-        if (strncmp(entry->d_name, "o-", 2) == 0 && len > 0 && (size_t)len < sizeof(address.sun_path) &&
-            is_stale_socket(&address)) {
-            unlink(address.sun_path);
-        }
-    }
-    if (dir != NULL) {
-        closedir(dir);
-    }
-}
-
-static int socket_path(const mcs_owner_t *owner, const char *prefix, struct sockaddr_un *address)
-{
-    return snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s-%016llx%016llx", owner->config.ipc_dir, prefix,
-                    (unsigned long long)owner->config.client.hi, (unsigned long long)owner->config.client.lo);
-}
-
 mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct sockaddr_un unready = {.sun_family = AF_UNIX}; /* its name until it listens; as long as the other */
-    int len = socket_path(owner, "o", &address);
-    if (len < 0 || (size_t)len >= sizeof(address.sun_path)) {
-        mcs_warn(OWNER_AREA, "folder %.120s: too long for a UNIX socket", owner->config.ipc_dir);
-        return MCS_ERR_INVALID_PARAMS;
+    char name[40];
+    char why[256];
+    snprintf(name, sizeof(name), "%016llx%016llx", (unsigned long long)owner->config.client.hi,
+             (unsigned long long)owner->config.client.lo);
+    mcs_ipc_listen_t at = {
+        .folder = owner->config.ipc_dir, .prefix = "o-", .name = name, .type = SOCK_SEQPACKET, .backlog = 128};
+    mcs_status_t status =
+        mcs_ipc_listen(&at, &owner->listener, owner->ipc_path, sizeof(owner->ipc_path), why, sizeof(why));
+    if (status != MCS_OK) {
+        mcs_warn(OWNER_AREA, "%s", why);
+        return status;
     }
-    if (!folder_ready(owner->config.ipc_dir)) {
-        return MCS_ERR_INVALID_PARAMS;
-    }
-    remove_stale_sockets(owner->config.ipc_dir);
-    int fd = mcs_fault_hit(MCS_FAULT_SYSCALL) ? -1 : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        mcs_warn(OWNER_AREA, "no socket for %s: %s", address.sun_path, strerror(errno));
-        return MCS_ERR_INTERNAL;
-    }
-    socket_path(owner, "n", &unready);
-    if (bind(fd, (const struct sockaddr *)&unready, sizeof(unready)) != 0 || chmod(unready.sun_path, 0600) != 0 ||
-        listen(fd, 128) != 0 || rename(unready.sun_path, address.sun_path) != 0) {
-        mcs_warn(OWNER_AREA, "socket %s: %s", address.sun_path, strerror(errno));
-        close(fd);
-        unlink(unready.sun_path);
-        return MCS_ERR_INVALID_PARAMS;
-    }
-    mcs_fork_guard_add(fd);
-    owner->listener = fd;
-    memcpy(owner->ipc_path, address.sun_path, sizeof(owner->ipc_path));
+    mcs_fork_guard_add(owner->listener);
     return MCS_OK;
 }
 
