@@ -2,7 +2,11 @@
  * answer NOT_SUPPORTED and say so in the log. */
 #include "python/src/store.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
@@ -162,29 +166,63 @@ MPY_STORE_METHOD(unmount_segment)
     return unmount(self, "unmount_segment", args, nargs, kwnames);
 }
 
-/* A segment is a memfd of the library, whose size and rights it can vouch for; memory of somebody else's file it could
- * only copy, and that is not what was asked for. */
+#define FILE_PAGE UINT64_C(4096)
+
+/* What is asked of a file whose memory is offered: MCS_OK, or what is wrong with it. */
+static int64_t check_file(const char *path, uint64_t size, uint64_t offset)
+{
+    struct stat st;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        int64_t code = errno == ENOENT || errno == ENOTDIR ? MCS_ERR_FILE_NOT_FOUND : MCS_ERR_FILE_OPEN_FAIL;
+        mcs_error(AREA, "mount_segment: %s: %s: %s", path, strerror(errno), mcs_status_name((mcs_status_t)code));
+        return code;
+    }
+    bool fits = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && size > 0 && offset % FILE_PAGE == 0 &&
+                (uint64_t)st.st_size >= size && offset <= (uint64_t)st.st_size - size;
+    close(fd);
+    if (!fits) {
+        mcs_error(AREA, "mount_segment: %s: no file with %llu bytes at %llu, a multiple of a page: %s", path,
+                  (unsigned long long)size, (unsigned long long)offset, mcs_status_name(MCS_ERR_INVALID_PARAMS));
+    }
+    return fits ? MCS_OK : MCS_ERR_INVALID_PARAMS;
+}
+
+/* The file says how much memory is given to the store. The bytes lie in memory of the store's own, all the same: a file
+ * that its maker truncates would kill every process of the host that has mapped it. */
 MPY_STORE_METHOD(mount_segment)
 {
     static const char *const params[] = {"path", "size", "offset", "protocol", "location", NULL};
     static const mpy_sig_t sig = {"mount_segment", 2, params};
     PyObject *given[MPY_PARAMS_MAX];
-    const char *texts[5];
-    uint64_t number;
-    (void)self;
+    const char *texts[5] = {"", "", "", "tcp", ""};
+    uint64_t numbers[5] = {0};
     if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
         return NULL;
     }
     for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
         bool is_number = i == 1 || i == 2;
-        if (given[i] != NULL && !(is_number ? mpy_u64(sig.name, params[i], given[i], &number)
+        if (given[i] != NULL && !(is_number ? mpy_u64(sig.name, params[i], given[i], &numbers[i])
                                             : mpy_text(sig.name, params[i], given[i], &texts[i]))) {
             return NULL;
         }
     }
-    return mount_answer(not_supported(sig.name, "memory of other programs' files is not mounted; use "
-                                                "allocate_and_mount_segment"),
-                        NULL, 0);
+    mcs_segment_id_t id = {0, 0};
+    int64_t code = MCS_INVALID_PARAMS;
+    mpy_call_t call;
+    mpy_call_begin(&call);
+    if (mpy_store_of(self)->ready && strcmp(texts[3], "tcp") == 0) {
+        code = check_file(texts[0], numbers[1], numbers[2]);
+    }
+    if (code == MCS_OK) {
+        uint64_t size = MCS_ALIGN_UP(numbers[1], FILE_PAGE);
+        code = mcs_mount_memory(mpy_store_of(self)->store, size, node_of(texts[4]), &id);
+    }
+    PyObject *answer = mpy_call_end(&call) ? mount_answer(code, &id, 0) : NULL;
+    if (answer != NULL && PyDict_DelItemString(answer, "allocated_size") != 0) {
+        Py_CLEAR(answer);
+    }
+    return answer;
 }
 
 /* There is no offload, so nothing of it is mounted. */

@@ -56,6 +56,37 @@ def test_memory_is_mounted_used_and_unmounted(real, master):
     holder.close()
 
 
+def test_a_file_is_mounted_used_and_unmounted(real, master, tmp_path):
+    store = new_store(real, master, segment=0)
+    other = new_store(real, master, segment=0)
+    path = tmp_path / "memory"
+    path.write_bytes(b"\7" * (20 * MIB + 8192))
+    mounted = store.mount_segment(str(path), 20 * MIB, 8192)
+    assert mounted["ret"] == 0 and len(mounted["segment_ids"]) == 1 and set(mounted) == {"ret", "segment_ids"}
+    key, value = fresh(), pattern(5 * MIB)
+    assert other.put(key, value, on(real, store)) == 0 and segments_of(other, key) == [store.get_hostname()]
+    path.write_bytes(b"")
+    assert other.get(key) == value, "whatever becomes of the file"
+    assert store.unmount_segment(mounted["segment_ids"]) == 0
+    wait_until(lambda: other.is_exist(key) == 0, "what lay there is gone")
+    other.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "size, offset, protocol, code",
+    [(MIB, 1, "tcp", -600), (3 * MIB, 0, "tcp", -600), (MIB, 2 * MIB, "tcp", -600), (0, 0, "tcp", -600), (2**63, 2**63, "tcp", -600), (MIB, 0, "rdma", -600)],
+)
+def test_a_file_that_does_not_hold_what_is_mounted_is_refused(real, master, tmp_path, size, offset, protocol, code):
+    store = new_store(real, master, segment=0)
+    path = tmp_path / "memory"
+    path.write_bytes(b"\0" * (2 * MIB))
+    assert store.mount_segment(str(path), size, offset, protocol) == {"ret": code, "segment_ids": []}
+    assert store.mount_segment(str(tmp_path / "none"), MIB)["ret"] == -1100
+    assert store.mount_segment(str(tmp_path), MIB)["ret"] in (-600, -1101), "a folder"
+    store.close()
+
+
 def test_several_segments_of_one_store_go_one_by_one(real, master):
     store = new_store(real, master, segment=16 * MIB)
     ids = [store.allocate_and_mount_segment(16 * MIB, "tcp", "cpu:0")["segment_ids"][0] for _ in range(3)]
@@ -132,7 +163,6 @@ def test_threads_mount_and_unmount_beside_puts(real, master):
 
 def test_calls_of_what_is_not_here_say_so(pair):
     store = pair[0]
-    assert store.mount_segment("/dev/shm/none", 4096)["ret"] == -1012
     assert store.create_copy_task("k", ["s"]) == ((0, 0), -1012)
     assert store.create_move_task("k", "s", "t") == ((0, 0), -1012)
     assert store.query_task((1, 2)) == (None, -1012)
