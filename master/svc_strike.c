@@ -4,7 +4,8 @@
  * Somebody may read a value that he looked up within the last half lease without asking again. So a commit in that time
  * first has the owners mark the old extents DEAD: they are asked like for a release, and their answer is both; for an
  * extent that somebody still holds (a view) they say first that it is marked. An owner that does not answer (gone) is
- * waited for until half a lease has passed since the last grant, which is as good. Meanwhile readers still get the old value, with a lease that is over by then. */
+ * waited for until half a lease has passed since the last grant, which is as good. Meanwhile readers still get the old
+ * value, with a lease that is over by then. */
 #include "master/svc_internal.h"
 
 void svc_strike_begin_locked(mcs_service_t *service, svc_pending_t *pending, svc_pending_t *block, uint64_t now_ns)

@@ -62,9 +62,9 @@ static int free_bytes(void **state)
 }
 
 /* Lengths around every threshold of the three-stream and the folding code, at each alignment. */
-static const size_t g_lengths[] = {0,     1,     7,     8,     9,     63,    64,    255,  256,  257,
-                                   511,   512,   513,   767,   768,   769,   1023,  1024, 1535, 1536,
-                                   1543,  8191,  8192,  24575, 24576, 24577, 25343, 25344, 25345, 49152, 50000};
+static const size_t g_lengths[] = {0,    1,     7,     8,     9,     63,    64,    255,   256,  257,  511,
+                                   512,  513,   767,   768,   769,   1023,  1024,  1535,  1536, 1543, 8191,
+                                   8192, 24575, 24576, 24577, 25343, 25344, 25345, 49152, 50000};
 
 static void crc32c_is_right_at_every_length_and_alignment(void **state)
 {
