@@ -99,6 +99,7 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     static const char *const strategies[] = {"random", "free_ratio_first", "local_first"};
     static const char *const missing[] = {"ssd_free_ratio_first", "cxl"};
     static const char *const allocators[] = {"offset", "cachelib"};
+    static const char *const policies[] = {"adaptive", "lru"};
     if (is_one_of(config->allocation_strategy, missing, MCS_ARRAY_LEN(missing))) {
         return refuse("allocation_strategy: ssd_free_ratio_first and cxl are not in this build");
     }
@@ -108,8 +109,8 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     if (!is_one_of(config->memory_allocator, allocators, MCS_ARRAY_LEN(allocators))) {
         return refuse("memory_allocator must be offset or cachelib");
     }
-    if (strcmp(config->eviction_policy, "lru") != 0) {
-        return refuse("eviction_policy must be lru");
+    if (!is_one_of(config->eviction_policy, policies, MCS_ARRAY_LEN(policies))) {
+        return refuse("eviction_policy must be adaptive or lru");
     }
     if (config->put_start_release_timeout_sec <= config->put_start_discard_timeout_sec) {
         return refuse("put_start_release_timeout_sec must be greater than put_start_discard_timeout_sec");

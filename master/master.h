@@ -47,7 +47,7 @@ typedef struct mcs_master_config {
     double eviction_ratio;
     double eviction_high_watermark_ratio;
     uint64_t eviction_wait_ms; /* a put that finds no space waits this long for eviction; 0 = not at all */
-    char *eviction_policy;     /* "lru" */
+    char *eviction_policy;     /* "adaptive" or "lru" */
     uint64_t client_ttl;       /* seconds */
     uint64_t put_start_discard_timeout_sec;
     uint64_t put_start_release_timeout_sec;

@@ -277,6 +277,8 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     if (status != MCS_OK) {
         goto err_event;
     }
+    service->index.protects = strcmp(service->conf->eviction_policy, "adaptive") == 0;
+    svc_policy_init(&service->policy, service->index.protects);
     status = svc_segments_init(&service->segments);
     if (status != MCS_OK) {
         goto err_index;
@@ -294,6 +296,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
 err_segments:
     svc_segments_fini(&service->segments);
 err_index:
+    svc_policy_fini(&service->policy);
     svc_index_fini(&service->index);
 err_event:
     mcs_event_fini(&service->wake);
@@ -344,6 +347,7 @@ void mcs_service_destroy(mcs_service_t *service)
     svc_release_deferred_tick(service);
     svc_groups_fini(service);
     svc_segments_fini(&service->segments);
+    svc_policy_fini(&service->policy);
     svc_index_fini(&service->index);
     mcs_cond_fini(&service->bulk_done);
     mcs_mutex_fini(&service->parked_lock);

@@ -8,7 +8,7 @@
  *
  * of those that could be evicted; and it goes on until the bytes of a waiting put are on their way back. "Used" leaves
  * out what is on its way back already. Leased, hard-pinned and pending objects are never touched; a group goes together
- * or not at all.
+ * or not at all. Which plain objects are protected for a while is the policy's (svc_policy.h).
  *
  * Order: each shard's list has its oldest at the tail. The victims come from the oldest of 32 tails (all of them, if so
  * few shards have any), as many as are older than the next shard's tail: close to the true order at a cost that does
@@ -65,6 +65,10 @@ static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t re
     mcs_metric_add(service->metrics, evicted_keys, 1);
     mcs_metric_add(service->metrics, evicted_keys_mem, 1);
     evict->done_keys++;
+    if (service->policy.adaptive) {
+        svc_ghosts_add(&shard->ghosts, svc_index_hash(&service->index, svc_record_key(record), record->key_len),
+                       shard->count);
+    }
     svc_record_drop_locked(service, shard, ref, block, now_ns);
     return true;
 }
@@ -185,6 +189,42 @@ static uint32_t evict_tail(mcs_service_t *service, svc_shard_t *shard, svc_list_
     return dealt;
 }
 
+/* ---- the protected ---- */
+
+static void demote_tail(mcs_service_t *service, svc_shard_t *shard, uint64_t limit_ns, uint64_t max, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    mcs_mutex_lock(&shard->lock);
+    for (uint32_t n = 0; n < FROM_ONE_TAIL && n < max; n++) {
+        svc_ref_t ref = shard->lists[SVC_LIST_PROTECTED].tail;
+        svc_record_t *record = svc_record(&service->index, ref);
+        if (ref == 0 || (n > 0 && record->lease_until_ns > limit_ns)) {
+            break;
+        }
+        record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns); /* its place in the order is the newest */
+        svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_PLAIN);
+        evict->protected_now -= MCS_MIN(evict->protected_now, UINT64_C(1));
+        evict->plain_now++;
+    }
+    mcs_mutex_unlock(&shard->lock);
+}
+
+/* Those beyond their share are on probation again. */
+static void demote(mcs_service_t *service, uint64_t now_ns)
+{
+    const svc_evict_t *evict = &service->evict;
+    for (;;) {
+        double share = svc_policy_share(&service->policy);
+        uint64_t allowed = (uint64_t)(share * (double)(evict->protected_now + evict->plain_now));
+        tail_t oldest;
+        tail_t next;
+        if (evict->protected_now <= allowed || !find_oldest(service, SVC_LIST_PROTECTED, now_ns, &oldest, &next)) {
+            return;
+        }
+        demote_tail(service, oldest.shard, next.age_ns, evict->protected_now - allowed, now_ns);
+    }
+}
+
 /* Evicts from the list until the round's keys reach `keys` and its bytes what is needed, or the slice ends. True: the
  * list has nothing more to give. */
 static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, uint64_t now_ns, uint64_t slice_end_ns)
@@ -197,6 +237,9 @@ static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, u
         tail_t next;
         if (svc_real_ns() >= slice_end_ns) {
             return false;
+        }
+        if (list == SVC_LIST_PLAIN) {
+            demote(service, now_ns);
         }
         if (fruitless > entries || __atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX ||
             !find_oldest(service, list, now_ns, &oldest, &next)) {
@@ -245,7 +288,9 @@ static void start_round(mcs_service_t *service, double used_ratio, uint64_t dema
     double target = MCS_MAX(ratio, over + ratio);
     double floor_ratio = MCS_MAX(target / 2, over);
     drain_all(service, now_ns);
-    double evictable = (double)(svc_evict_count(service, SVC_LIST_PLAIN) + svc_evict_count(service, SVC_LIST_SOFT));
+    uint64_t unpinned = svc_evict_count(service, SVC_LIST_PLAIN) + svc_evict_count(service, SVC_LIST_PROTECTED);
+    double evictable = (double)(unpinned + svc_evict_count(service, SVC_LIST_SOFT));
+    svc_policy_resize(&service->policy, unpinned + svc_evict_count(service, SVC_LIST_LEASED));
     evict->in_round = true;
     evict->target = (uint64_t)ceil(target * evictable);
     evict->floor = (uint64_t)ceil(floor_ratio * evictable);
@@ -291,7 +336,12 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
         return false;
     }
     uint64_t slice_end_ns = svc_real_ns() + SLICE_NS;
+    evict->protected_now = svc_evict_count(service, SVC_LIST_PROTECTED);
+    evict->plain_now = svc_evict_count(service, SVC_LIST_PLAIN);
     bool through = evict_list(service, SVC_LIST_PLAIN, evict->target, now_ns, slice_end_ns);
+    if (through) {
+        through = evict_list(service, SVC_LIST_PROTECTED, evict->target, now_ns, slice_end_ns);
+    }
     if (through && service->conf->allow_evict_soft_pinned_objects) {
         through = evict_list(service, SVC_LIST_SOFT, evict->floor, now_ns, slice_end_ns);
     }

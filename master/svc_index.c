@@ -55,6 +55,7 @@ void svc_index_fini(svc_index_t *index)
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         mcs_free(index->shards[i].slots);
         mcs_free(index->shards[i].pending);
+        svc_ghosts_fini(&index->shards[i].ghosts);
         mcs_mutex_fini(&index->shards[i].lock);
     }
     mcs_free(index->shards);
@@ -67,7 +68,7 @@ uint64_t svc_index_bytes(svc_index_t *index)
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         svc_shard_t *shard = &index->shards[i];
         mcs_mutex_lock(&shard->lock);
-        bytes += (uint64_t)shard->limit * sizeof(svc_slot_t);
+        bytes += (uint64_t)shard->limit * sizeof(svc_slot_t) + 2 * (uint64_t)shard->ghosts.words * sizeof(uint64_t);
         mcs_mutex_unlock(&shard->lock);
     }
     return bytes;
@@ -399,7 +400,8 @@ void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now
             return;
         }
         svc_record_check_soft_locked(index, shard, ref, now_ns);
-        svc_recency_set_locked(index, shard, ref, (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT : SVC_LIST_PLAIN);
+        svc_list_t unpinned = index->protects ? SVC_LIST_PROTECTED : SVC_LIST_PLAIN;
+        svc_recency_set_locked(index, shard, ref, (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT : unpinned);
     }
 }
 

@@ -14,10 +14,12 @@
  *
  * Recency (rule: eviction touches only what it evicts):
  *
- *   SVC_LIST_LEASED  objects with a live lease, in order of its end    head ... tail = ends first
- *   SVC_LIST_PLAIN   evictable, newest at the head
- *   SVC_LIST_SOFT    evictable in the second pass only
- *   SVC_LIST_NONE    hard-pinned or not committed: in no list
+ *   SVC_LIST_LEASED     objects with a live lease, in order of its end    head ... tail = ends first
+ *   SVC_LIST_PLAIN      evictable, newest at the head
+ *   SVC_LIST_PROTECTED  has been read, or was put again soon after its eviction: evicted when no plain one is left, or
+ *                       plain again when there are more than their share (svc_policy.h)
+ *   SVC_LIST_SOFT       evictable in the second pass only
+ *   SVC_LIST_NONE       hard-pinned or not committed: in no list
  *
  * svc_shard_drain moves what has run out from LEASED to where it belongs, so the tail of PLAIN is always the next
  * victim.
@@ -29,22 +31,30 @@
 #include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/wire/columns.h"
+#include "master/svc_policy.h"
 #include "master/svc_slab.h"
 
 #define SVC_SHARD_BITS 10u
 #define SVC_SHARDS     (1u << SVC_SHARD_BITS)
 
-typedef enum svc_list { SVC_LIST_NONE, SVC_LIST_LEASED, SVC_LIST_PLAIN, SVC_LIST_SOFT, SVC_LIST_COUNT } svc_list_t;
+typedef enum svc_list {
+    SVC_LIST_NONE,
+    SVC_LIST_LEASED,
+    SVC_LIST_PLAIN,
+    SVC_LIST_PROTECTED,
+    SVC_LIST_SOFT,
+    SVC_LIST_COUNT
+} svc_list_t;
 
 enum {
-    SVC_REC_LIST = 3,        /* the list it is in */
-    SVC_REC_COMMITTED = 4,   /* readable, as far as its replicas' segments are */
-    SVC_REC_PENDING = 8,     /* a svc_pending_t names it: open put, upsert, or strike */
-    SVC_REC_SOFT = 16,       /* soft pin active */
-    SVC_REC_SOFT_FIELD = 32, /* has the field */
-    SVC_REC_HARD = 64,
-    SVC_REC_GROUP_FIELD = 128,
-    SVC_REC_LEASED = 256 /* a lease was granted at least once */
+    SVC_REC_LIST = 7,        /* the list it is in */
+    SVC_REC_COMMITTED = 8,   /* readable, as far as its replicas' segments are */
+    SVC_REC_PENDING = 16,    /* a svc_pending_t names it: open put, upsert, or strike */
+    SVC_REC_SOFT = 32,       /* soft pin active */
+    SVC_REC_SOFT_FIELD = 64, /* has the field */
+    SVC_REC_HARD = 128,
+    SVC_REC_GROUP_FIELD = 256,
+    SVC_REC_LEASED = 512 /* a lease was granted at least once */
 };
 
 typedef struct __attribute__((packed, aligned(4))) svc_replica {
@@ -125,6 +135,7 @@ typedef struct svc_shard {
     /* Outcomes of the last puts: a put_end repeated under a new sequence learns what became of it (rule 1). */
     svc_recent_t recent[SVC_OUTCOMES];
     uint32_t recent_at;
+    svc_ghosts_t ghosts; /* keys evicted lately */
     /* atomics, read without the lock */
     uint64_t committed;
     uint64_t soft_pinned;
@@ -136,6 +147,7 @@ typedef struct svc_index {
     svc_slab_t slab;
     uint64_t seed;
     uint64_t max_objects; /* 0 = no limit */
+    bool protects;        /* what has been read is protected; false: LRU */
     uint64_t objects;     /* atomic: records in the table */
     svc_shard_t *shards;
 } svc_index_t;

@@ -277,6 +277,8 @@ typedef struct svc_evict {
     uint64_t done_keys;
     uint64_t done_bytes;
     uint64_t not_before_ns; /* the next round on demand */
+    uint64_t protected_now; /* about: counted at the begin of a turn */
+    uint64_t plain_now;
 } svc_evict_t;
 
 struct mcs_service {
@@ -288,6 +290,7 @@ struct mcs_service {
     uint64_t lease_ns;
     char boot_id[40];
     svc_index_t index;
+    svc_policy_t policy;
     svc_segments_t segments;
 
     mcs_mutex_t lock; /* rank SESSIONS: what follows */

@@ -53,6 +53,9 @@ void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref
         return;
     }
     svc_record_check_soft_locked(&service->index, shard, ref, now_ns);
+    if (svc_policy_is_active(&service->policy) && svc_record_list(record) != SVC_LIST_LEASED) {
+        svc_policy_access(&service->policy, svc_index_hash(&service->index, svc_record_key(record), record->key_len));
+    }
     /* A hot object is not moved for each read: the list's order is right to a sixteenth of a lease. */
     if (svc_record_list(record) != SVC_LIST_LEASED || until - MCS_MIN(until, before) >= service->lease_ns / 16) {
         svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
@@ -87,8 +90,15 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
     if ((record->flags & SVC_REC_SOFT) != 0) {
         __atomic_fetch_add(&shard->soft_pinned, 1, __ATOMIC_RELAXED);
     }
+    bool comes_back = false;
+    if (svc_policy_is_active(&service->policy)) {
+        uint64_t hash = svc_index_hash(&service->index, svc_record_key(record), record->key_len);
+        svc_policy_access(&service->policy, hash);
+        comes_back = svc_ghosts_have(&shard->ghosts, hash);
+    }
     svc_list_t list = (record->flags & SVC_REC_HARD) != 0   ? SVC_LIST_NONE
                       : (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT
+                      : comes_back                          ? SVC_LIST_PROTECTED
                                                             : SVC_LIST_PLAIN;
     svc_recency_set_locked(&service->index, shard, ref, list);
 }

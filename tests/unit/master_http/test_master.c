@@ -217,7 +217,7 @@ static void a_bad_setting_is_refused_with_its_name(void **state)
         {"allocation_strategy", "best", "allocation_strategy must be"},
         {"allocation_strategy", "cxl", "cxl are not in this build"},
         {"memory_allocator", "malloc", "memory_allocator must be"},
-        {"eviction_policy", "fifo", "eviction_policy must be lru"},
+        {"eviction_policy", "fifo", "eviction_policy must be adaptive or lru"},
         {"put_start_release_timeout_sec", "30", "put_start_release_timeout_sec must be greater"},
         {"eviction_high_watermark_ratio", "0", "eviction_high_watermark_ratio must be"},
         {"rpc_address", "192.0.2.1", "rpc port 192.0.2.1:0 not bound"},
