@@ -277,8 +277,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     if (status != MCS_OK) {
         goto err_event;
     }
-    service->index.protects = strcmp(service->conf->eviction_policy, "adaptive") == 0;
-    svc_policy_init(&service->policy, service->index.protects);
+    svc_policy_init(&service->policy, strcmp(service->conf->eviction_policy, "adaptive") == 0);
     status = svc_segments_init(&service->segments);
     if (status != MCS_OK) {
         goto err_index;

@@ -336,6 +336,7 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
         return false;
     }
     uint64_t slice_end_ns = svc_real_ns() + SLICE_NS;
+    __atomic_store_n(&service->index.protects, svc_policy_share(&service->policy) > 0 ? 1 : 0, __ATOMIC_RELAXED);
     evict->protected_now = svc_evict_count(service, SVC_LIST_PROTECTED);
     evict->plain_now = svc_evict_count(service, SVC_LIST_PLAIN);
     bool through = evict_list(service, SVC_LIST_PLAIN, evict->target, now_ns, slice_end_ns);

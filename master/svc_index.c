@@ -400,7 +400,8 @@ void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now
             return;
         }
         svc_record_check_soft_locked(index, shard, ref, now_ns);
-        svc_list_t unpinned = index->protects ? SVC_LIST_PROTECTED : SVC_LIST_PLAIN;
+        bool protects = __atomic_load_n(&index->protects, __ATOMIC_RELAXED) != 0;
+        svc_list_t unpinned = protects ? SVC_LIST_PROTECTED : SVC_LIST_PLAIN;
         svc_recency_set_locked(index, shard, ref, (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT : unpinned);
     }
 }

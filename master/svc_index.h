@@ -147,7 +147,7 @@ typedef struct svc_index {
     svc_slab_t slab;
     uint64_t seed;
     uint64_t max_objects; /* 0 = no limit */
-    bool protects;        /* what has been read is protected; false: LRU */
+    uint32_t protects;    /* atomic: what has been read is protected; 0: LRU */
     uint64_t objects;     /* atomic: records in the table */
     svc_shard_t *shards;
 } svc_index_t;

@@ -94,7 +94,8 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
     if (svc_policy_is_active(&service->policy)) {
         uint64_t hash = svc_index_hash(&service->index, svc_record_key(record), record->key_len);
         svc_policy_access(&service->policy, hash);
-        comes_back = svc_ghosts_have(&shard->ghosts, hash);
+        comes_back =
+            __atomic_load_n(&service->index.protects, __ATOMIC_RELAXED) != 0 && svc_ghosts_have(&shard->ghosts, hash);
     }
     svc_list_t list = (record->flags & SVC_REC_HARD) != 0   ? SVC_LIST_NONE
                       : (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT

@@ -5,8 +5,8 @@
 
 #include "core/base/alloc.h"
 
-/* Protected shares that compete. The last is where it begins: as good as LRU. */
-static const double g_shares[SVC_POLICY_SHARES] = {0.6, 0.3, 0.05};
+/* Protected shares that compete. The last is where it begins: plain LRU. */
+static const double g_shares[SVC_POLICY_SHARES] = {0.6, 0.3, 0.0};
 
 #define SHADOW_MIN   512u                                   /* objects of the sample: so many, or twice as many */
 #define SHADOW_MAX   1536u                                  /* before the sample is made smaller */

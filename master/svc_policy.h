@@ -5,7 +5,7 @@
  * probation is the next victim. How large the protected share should be depends on the load: with little room what was
  * used often is worth more, with much room what was used lately. So the policy plays the same game with several shares
  * at once on a sample of the keys, by hash, each in a shadow cache of some hundred entries, and takes the share that
- * hits most. Until it knows better the share is so small that the order is that of LRU.
+ * hits most. One of them is none: LRU. That is where it begins.
  *
  * Shadows cost nothing before the first eviction, and then a few hundred kilobytes and one access in (objects / 512).
  *
