@@ -60,6 +60,9 @@ static const mcs_config_row_t rows[] = {
     BOOL_ROW("enable_metric_reporting", "true", enable_metric_reporting, "log the metrics summary every 10 s"),
     UINT_ROW("metrics_port", "9003", metrics_port, 0, 65535, "port of the admin HTTP server; 0: any free port"),
     STRING_ROW("metrics_host", "0.0.0.0", metrics_host, "address of the admin HTTP server"),
+    {"admin_token", "MC_STORE_ADMIN_TOKEN", "", MCS_CONFIG_STRING, MCS_CONFIG_SECRET, OFF(admin_token), 0, 0,
+     "secret that requests to the admin server must show (Authorization: Bearer ...), all but /, /health, /ready and "
+     "/version; \"\": none"},
     BOOL_ROW("enable_http_metadata_server", "false", enable_http_metadata_server,
              "serve the transfer metadata at /metadata"),
     UINT_ROW("http_metadata_server_port", "8080", http_metadata_server_port, 0, 65535, "port of the metadata server"),

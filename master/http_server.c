@@ -5,6 +5,7 @@
  * two), and a reaper thread shuts down those whose request or answer takes too long. The library then sees the end of
  * the stream and cleans up in its own way. */
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -131,6 +132,33 @@ static bool only_reads(const char *method)
     return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
 }
 
+static bool shows_token(const mcs_http_request_t *request)
+{
+    static const char scheme[] = "Bearer ";
+    const size_t scheme_len = sizeof(scheme) - 1;
+    const char *token = request->server->config.token;
+    const char *given = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Authorization");
+    if (given == NULL || strncasecmp(given, scheme, scheme_len) != 0) {
+        return false;
+    }
+    given += scheme_len;
+    given += strspn(given, " ");
+    size_t len = strlen(token);
+    return strlen(given) == len && CRYPTO_memcmp(given, token, len) == 0;
+}
+
+static bool needs_token(const mcs_http_config_t *config, const char *path)
+{
+    const char *const *open_path = config->open_paths;
+    if (config->token == NULL || config->token[0] == '\0') {
+        return false;
+    }
+    while (open_path != NULL && *open_path != NULL && strcmp(*open_path, path) != 0) {
+        open_path++;
+    }
+    return open_path == NULL || *open_path == NULL;
+}
+
 /* Headers are in. A body that is announced too large is refused before it is read. */
 static enum MHD_Result begin_request(mcs_http_request_t *request, const char *path, const char *method)
 {
@@ -143,6 +171,8 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
     if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
                                           MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
         request->refusal = MHD_HTTP_FORBIDDEN;
+    } else if (needs_token(config, path) && !shows_token(request)) {
+        request->refusal = MHD_HTTP_UNAUTHORIZED;
     }
     const char *length = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Content-Length");
     uint64_t announced = 0;

@@ -13,6 +13,9 @@
  * A request with an Origin header that is not of this host, as a browser sends for a page from elsewhere, is refused
  * unless it only reads: whoever can make an administrator open a page must not be able to empty the cache.
  *
+ * With a token, a request without it is answered 401 before its body is kept; the comparison takes the same time for
+ * every wrong one.
+ *
  * Life cycle: create (binds) -> start (threads) -> stop (ends connections, joins) -> destroy. Thread-safe handlers are
  * the caller's duty.
  */
@@ -46,7 +49,9 @@ typedef struct mcs_http_route {
 typedef struct mcs_http_config {
     const char *name; /* "admin": for logs and thread names; a literal */
     const char *address;
-    uint16_t port; /* 0: any free one */
+    uint16_t port;                 /* 0: any free one */
+    const char *token;             /* NULL or "": none. Else requests must have "Authorization: Bearer TOKEN" */
+    const char *const *open_paths; /* that need none, NULL at the end; NULL: there are none */
     const mcs_http_route_t *routes;
     size_t route_count;
     void *arg;          /* of the handlers */

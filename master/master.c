@@ -20,6 +20,7 @@
 #include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
+#include "master/history.h"
 #include "master/http_admin.h"
 #include "master/http_metadata.h"
 #include "master/metrics_text.h"
@@ -40,6 +41,7 @@ struct mcs_master {
     mcs_service_t *service;
     mcs_rpc_server_t *rpc;
     mcs_http_admin_t *admin;
+    mcs_history_t *history; /* NULL without an admin server */
     bool service_started;
     mcs_thread_t reporter;
     mcs_mutex_t lock; /* rank MASTER: what follows */
@@ -224,6 +226,13 @@ static mcs_status_t create_rpc(mcs_master_t *m)
 static mcs_status_t create_http(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
+    if (c->http_off) {
+        return MCS_OK;
+    }
+    mcs_status_t status = mcs_history_create(&m->history);
+    if (status != MCS_OK) {
+        return status;
+    }
     const mcs_http_admin_config_t admin = {
         .address = c->metrics_host,
         .port = (uint16_t)c->metrics_port,
@@ -231,14 +240,19 @@ static mcs_status_t create_http(mcs_master_t *m)
         .service = m->service,
         .metrics = &m->metrics,
         .summary = &m->summary,
+        .history = m->history,
     };
-    return c->http_off ? MCS_OK : mcs_http_admin_create(&admin, &m->admin);
+    return mcs_http_admin_create(&admin, &m->admin);
 }
 
 static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
     mcs_status_t status = MCS_OK;
+    if (c->enable_metadata_cleanup_on_timeout && !c->enable_http_metadata_server && !c->http_off) {
+        return refuse("enable_metadata_cleanup_on_timeout needs enable_http_metadata_server: records that another "
+                      "server keeps are not cleaned up");
+    }
     if (c->enable_http_metadata_server && !c->http_off) {
         const mcs_http_metadata_config_t metadata = {
             .address = c->http_metadata_server_host,
@@ -267,24 +281,35 @@ static mcs_status_t create_parts(mcs_master_t *m)
     return status;
 }
 
-/* Logs the summary line; its rates are of the period before. */
+static void report(mcs_master_t *m)
+{
+    mcs_buf_t line;
+    mcs_buf_init(&line, (size_t)MCS_LOG_LINE_MAX * 2);
+    mcs_summary_write(&m->summary, &m->metrics, m->service, true, &line);
+    mcs_info(AREA, "Master Admin Metrics: %s", mcs_buf_cstr(&line));
+    mcs_buf_fini(&line);
+}
+
+/* Takes a row of the history each second, and logs the summary line every ten; the line's rates are of the period
+ * before. */
 static void reporter_thread(void *arg)
 {
     mcs_master_t *m = (mcs_master_t *)arg;
-    uint64_t next = mcs_now_ns() + SUMMARY_PERIOD_NS;
+    uint64_t next_report = mcs_now_ns() + SUMMARY_PERIOD_NS;
     mcs_mutex_lock(&m->lock);
     while (!m->stopping) {
-        if (mcs_cond_wait_until(&m->wake, &m->lock, next)) {
-            continue;
-        }
-        next = mcs_now_ns() + SUMMARY_PERIOD_NS;
+        uint64_t next = m->history != NULL ? mcs_now_ns() + MCS_HISTORY_PERIOD_NS : next_report;
         mcs_mutex_unlock(&m->lock);
-        mcs_buf_t line;
-        mcs_buf_init(&line, (size_t)MCS_LOG_LINE_MAX * 2);
-        mcs_summary_write(&m->summary, &m->metrics, m->service, true, &line);
-        mcs_info(AREA, "Master Admin Metrics: %s", mcs_buf_cstr(&line));
-        mcs_buf_fini(&line);
+        if (m->history != NULL) {
+            mcs_history_sample(m->history, &m->metrics, m->service);
+        }
+        if (m->config.enable_metric_reporting && mcs_now_ns() >= next_report) {
+            next_report = mcs_now_ns() + SUMMARY_PERIOD_NS;
+            report(m);
+        }
         mcs_mutex_lock(&m->lock);
+        while (!m->stopping && mcs_cond_wait_until(&m->wake, &m->lock, next)) {
+        }
     }
     mcs_mutex_unlock(&m->lock);
 }
@@ -302,7 +327,7 @@ static mcs_status_t start_parts(mcs_master_t *m)
     if (status == MCS_OK && m->admin != NULL) {
         status = mcs_http_admin_start(m->admin);
     }
-    if (status == MCS_OK && m->config.enable_metric_reporting) {
+    if (status == MCS_OK && (m->config.enable_metric_reporting || m->history != NULL)) {
         status = mcs_thread_start(&m->reporter, "mcs-report", reporter_thread, m);
     }
     return status;
@@ -331,11 +356,11 @@ static void announce(const mcs_master_t *m)
                  "delete objects; set rpc_address, rpc_interface or cluster_token",
                  mcs_master_rpc_port(m));
     }
-    if (m->admin != NULL && is_any_address(c->metrics_host)) {
+    if (m->admin != NULL && is_any_address(c->metrics_host) && c->admin_token[0] == '\0') {
         mcs_warn(
             AREA,
-            "admin port %u is open to every network and has no authentication: whoever reaches it can list keys and "
-            "remove objects; set metrics_host",
+            "admin port %u is open to every network and admin_token is not set: whoever reaches it can list keys and "
+            "remove objects; set metrics_host or admin_token",
             mcs_master_metrics_port(m));
     }
 }
@@ -394,6 +419,7 @@ void mcs_master_stop(mcs_master_t *master)
     mcs_rpc_server_destroy(m->rpc);
     mcs_service_destroy(m->service);
     mcs_http_admin_destroy(m->admin);
+    mcs_history_destroy(m->history);
     mcs_http_metadata_destroy(m->metadata);
     mcs_cond_fini(&m->wake);
     mcs_mutex_fini(&m->lock);

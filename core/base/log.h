@@ -26,6 +26,8 @@ extern int mcs_log_threshold; /* read with a relaxed load by the macros; set wit
 void mcs_log_set_level(mcs_log_level_t level);
 /* "debug", "WARNING", "2" …; false (and no change) for anything else. */
 bool mcs_log_set_level_name(const char *name);
+/* The name of the level that counts now: "INFO". Constant text. */
+const char *mcs_log_level_text(void);
 /* Replaces the sink; NULL restores stderr. Set before threads start. */
 void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg);
 
