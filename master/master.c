@@ -249,10 +249,6 @@ static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
     mcs_status_t status = MCS_OK;
-    if (c->enable_metadata_cleanup_on_timeout && !c->enable_http_metadata_server && !c->http_off) {
-        return refuse("enable_metadata_cleanup_on_timeout needs enable_http_metadata_server: records that another "
-                      "server keeps are not cleaned up");
-    }
     if (c->enable_http_metadata_server && !c->http_off) {
         const mcs_http_metadata_config_t metadata = {
             .address = c->http_metadata_server_host,
@@ -355,6 +351,11 @@ static void announce(const mcs_master_t *m)
                  "rpc port %u is open to every network and cluster_token is not set: whoever reaches it can read and "
                  "delete objects; set rpc_address, rpc_interface or cluster_token",
                  mcs_master_rpc_port(m));
+    }
+    if (c->enable_metadata_cleanup_on_timeout && m->metadata == NULL) {
+        mcs_warn(AREA,
+                 "enable_metadata_cleanup_on_timeout has no effect without enable_http_metadata_server: records that "
+                 "another server keeps are left to it");
     }
     if (m->admin != NULL && is_any_address(c->metrics_host) && c->admin_token[0] == '\0') {
         mcs_warn(
