@@ -35,9 +35,15 @@ void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg);
 #define MCS_LOG_LINE_MAX 2048
 void mcs_log_write(mcs_log_level_t level, const char *area, const char *fmt, ...) MCS_PRINTF(3, 4);
 
+/* For what has to be made before it can be logged. */
+static inline bool mcs_log_is_on(mcs_log_level_t level)
+{
+    return (int)level >= __atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED);
+}
+
 #define mcs_log(level, area, ...)                                                                                      \
     do {                                                                                                               \
-        if ((int)(level) >= __atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED)) {                                   \
+        if (mcs_log_is_on(level)) {                                                                                    \
             mcs_log_write((level), (area), __VA_ARGS__);                                                               \
         }                                                                                                              \
     } while (0)

@@ -184,6 +184,7 @@ void mcs_get_free(struct mcs_get *get);
 typedef struct mcs_get_owner {
     mcs_store_t *store; /* a reference */
     uint64_t client_serial;
+    uint64_t op; /* for the logs: both halves are one operation */
 } mcs_get_owner_t;
 mcs_get_owner_t *mcs_get_owner(struct mcs_get *get);
 

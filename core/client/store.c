@@ -16,6 +16,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/base/memprobe.h"
+#include "core/base/op.h"
 #include "core/base/thread.h"
 #include "core/client/client.h"
 #include "core/client/interrupt.h"
@@ -103,7 +104,9 @@ static live_t *enter(mcs_store_t *store)
     }
     mcs_mutex_unlock(&store->lock);
     if (live != NULL) {
-        t_depth++;
+        if (t_depth++ == 0) {
+            mcs_op_begin();
+        }
         mcs_interrupt_begin();
     }
     return live;
@@ -112,7 +115,9 @@ static live_t *enter(mcs_store_t *store)
 static void leave(live_t *live)
 {
     mcs_store_t *store = live->store;
-    t_depth--;
+    if (--t_depth == 0) {
+        mcs_op_end();
+    }
     mcs_mutex_lock(&store->lock);
     bool last = --live->users == 0 && live->detached;
     mcs_mutex_unlock(&store->lock);
@@ -378,6 +383,7 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
         mcs_get_owner_t *owner = mcs_get_owner(get);
         owner->store = store_get(store);
         owner->client_serial = live->client->serial;
+        owner->op = mcs_op_current();
     }
     leave(live);
     return status == MCS_OK ? get : NULL;
@@ -404,6 +410,7 @@ int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results)
     live_t *live = enter(owner->store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && live->client->serial == owner->client_serial) {
+        mcs_op_resume(owner->op);
         status = mcs_client_get_run(live->client, get, buffers, results);
     }
     if (live != NULL) {
