@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 from contract_support import MIB, fresh, new_store
-from python_support import BUILD_DIR, Master, free_ports, wait_until
+from python_support import BUILD_DIR, ROOT, Master, free_ports, wait_until
 
 JSON = "application/json; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4"
@@ -306,6 +306,13 @@ def samples(text, name):
 def test_a_metric_has_its_name_its_type_and_a_sample(exposition, kind, name):
     assert exposition.count(f"# TYPE {name} {kind}\n") == 1 and f"# HELP {name} " in exposition
     assert len(samples(exposition, f"{name}_count" if kind == "histogram" else name)) == 1
+
+
+def test_the_operators_page_names_metrics_that_are_there(exposition):
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"\b(?:mcs|master)_[a-z_]+[a-z]\b(?!\()", page)) - {"master_server_addr"}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"\n{name} " not in exposition] == []
 
 
 def test_value_sizes_have_the_documented_buckets(exposition):
