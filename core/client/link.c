@@ -552,6 +552,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         mcs_reply_init(reply);
     }
     end_sequence(link, &mine);
+    mcs_metrics_rpc(link->config.metrics, (unsigned)call->verb, call->sent_ns);
     if (status != MCS_OK && call->interrupted) {
         status = MCS_ERR_INTERRUPTED;
     }

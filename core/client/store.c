@@ -305,6 +305,42 @@ size_t mcs_store_hostname(mcs_store_t *store, char *text, size_t size)
     return len;
 }
 
+/* ---- measures ---- */
+
+static uint64_t begin_measure(const live_t *live)
+{
+    return live != NULL ? mcs_metrics_begin(&live->client->metrics) : 0;
+}
+
+static void measure_get(const live_t *live, mcs_op_kind_t one, uint64_t begun_ns, const int64_t *results, size_t count)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; begun_ns != 0 && results != NULL && i < count; i++) {
+        bytes += results[i] > 0 ? (uint64_t)results[i] : 0;
+    }
+    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
+}
+
+static uint64_t value_bytes(const mcs_value_t *value)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < value->iov_count; i++) {
+        bytes += value->iov[i].iov_len;
+    }
+    return bytes;
+}
+
+static void measure_put(const live_t *live, unsigned flags, uint64_t begun_ns, const mcs_value_t *values,
+                        const int *results, size_t count)
+{
+    mcs_op_kind_t one = (flags & MCS_PUT_UPSERT) != 0 ? MCS_OP_UPSERT : MCS_OP_PUT;
+    uint64_t bytes = 0;
+    for (size_t i = 0; begun_ns != 0 && i < count; i++) {
+        bytes += results[i] == 0 ? value_bytes(&values[i]) : 0;
+    }
+    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
+}
+
 /* ---- put ---- */
 
 static int fill_int(int *results, size_t count, mcs_status_t status)
@@ -341,7 +377,11 @@ int mcs_put(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *valu
                 (flags & ~(MCS_PUT_STAGED | MCS_PUT_UPSERT)) == 0;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (sane) {
+        uint64_t begun_ns = begin_measure(live);
         status = mcs_client_put(live->client, keys, values, count, config != NULL ? &full : NULL, flags, results);
+        if (status == MCS_OK) {
+            measure_put(live, flags, begun_ns, values, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -360,7 +400,11 @@ int mcs_get_into(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t 
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || (keys != NULL && buffers != NULL))) {
+        uint64_t begun_ns = begin_measure(live);
         status = mcs_client_get_into(live->client, keys, buffers, count, results);
+        if (status == MCS_OK) {
+            measure_get(live, MCS_OP_GET_INTO, begun_ns, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -376,6 +420,7 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
     }
     mcs_get_t *get = NULL;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    uint64_t begun_ns = begin_measure(live);
     if (count == 0 || keys != NULL) {
         status = mcs_client_get_begin(live->client, keys, count, &get);
     }
@@ -384,6 +429,7 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
         owner->store = store_get(store);
         owner->client_serial = live->client->serial;
         owner->op = mcs_op_current();
+        owner->lookup_ns = begun_ns != 0 ? mcs_now_ns() - begun_ns : 0;
     }
     leave(live);
     return status == MCS_OK ? get : NULL;
@@ -411,7 +457,11 @@ int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results)
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && live->client->serial == owner->client_serial) {
         mcs_op_resume(owner->op);
+        uint64_t begun_ns = begin_measure(live);
         status = mcs_client_get_run(live->client, get, buffers, results);
+        if (status == MCS_OK && begun_ns != 0) { /* the time between the two halves is the caller's */
+            measure_get(live, MCS_OP_GET, begun_ns - owner->lookup_ns, results, mcs_get_count(get));
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -442,7 +492,11 @@ int mcs_get_handles(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, m
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || keys != NULL)) {
+        uint64_t begun_ns = begin_measure(live);
         status = mcs_client_get_handles(live->client, keys, count, handles, results);
+        if (status == MCS_OK) {
+            measure_get(live, MCS_OP_GET_BUFFER, begun_ns, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -463,11 +517,23 @@ static int fill_parts(const mcs_parts_list_t *lists, size_t count, mcs_status_t 
     return code;
 }
 
+static void measure_parts(const live_t *live, mcs_op_kind_t one, uint64_t begun_ns, const mcs_parts_list_t *lists,
+                          size_t count)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; begun_ns != 0 && i < count; i++) {
+        for (size_t p = 0; p < lists[i].count; p++) {
+            bytes += lists[i].parts[p].result > 0 ? (uint64_t)lists[i].parts[p].result : 0;
+        }
+    }
+    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
+}
+
 typedef mcs_status_t (*parts_fn)(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
                                  size_t count);
 
-static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
-                      size_t count)
+static int call_parts(mcs_store_t *store, parts_fn fn, mcs_op_kind_t kind, const mcs_bytes_t *keys,
+                      const mcs_parts_list_t *lists, size_t count)
 {
     live_t *live = enter(store);
     if (live == NULL) {
@@ -477,24 +543,28 @@ static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, 
     for (size_t i = 0; sane && i < count; i++) {
         sane = lists[i].count == 0 || lists[i].parts != NULL;
     }
+    uint64_t begun_ns = begin_measure(live);
     mcs_status_t status = sane ? fn(live->client, keys, lists, count) : MCS_ERR_INVALID_PARAMS;
+    if (status == MCS_OK) {
+        measure_parts(live, kind, begun_ns, lists, count);
+    }
     leave(live);
     return status == MCS_OK ? 0 : fill_parts(lists, count, status);
 }
 
 int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
 {
-    return call_parts(store, mcs_client_get_parts, keys, targets, count);
+    return call_parts(store, mcs_client_get_parts, MCS_OP_GET_PARTS, keys, targets, count);
 }
 
 int mcs_get_session_read(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
 {
-    return call_parts(store, mcs_client_get_session_read, keys, targets, count);
+    return call_parts(store, mcs_client_get_session_read, MCS_OP_GET_PARTS, keys, targets, count);
 }
 
 int mcs_put_session_write(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *sources, size_t count)
 {
-    return call_parts(store, mcs_client_put_session_write, keys, sources, count);
+    return call_parts(store, mcs_client_put_session_write, MCS_OP_PUT_PARTS, keys, sources, count);
 }
 
 typedef mcs_status_t (*keys_fn)(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results);
