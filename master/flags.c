@@ -63,6 +63,9 @@ static const mcs_config_row_t rows[] = {
     {"admin_token", "MC_STORE_ADMIN_TOKEN", "", MCS_CONFIG_STRING, MCS_CONFIG_SECRET, OFF(admin_token), 0, 0,
      "secret that requests to the admin server must show (Authorization: Bearer ...), all but /, /health, /ready and "
      "/version; \"\": none"},
+    STRING_ROW("http_tls_cert", "", http_tls_cert,
+               "PEM file with the certificate chain of the HTTP servers: they speak HTTPS alone; \"\": HTTP"),
+    STRING_ROW("http_tls_key", "", http_tls_key, "PEM file with the private key of that certificate"),
     BOOL_ROW("enable_http_metadata_server", "false", enable_http_metadata_server,
              "serve the transfer metadata at /metadata"),
     UINT_ROW("http_metadata_server_port", "8080", http_metadata_server_port, 0, 65535, "port of the metadata server"),

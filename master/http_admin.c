@@ -222,6 +222,7 @@ mcs_status_t mcs_http_admin_create(const mcs_http_admin_config_t *config, mcs_ht
         .name = "http admin",
         .address = config->address,
         .port = config->port,
+        .tls = config->tls,
         .token = config->config->admin_token,
         .open_paths = g_open_paths,
         .routes = g_routes,

@@ -16,6 +16,7 @@ typedef struct mcs_http_admin mcs_http_admin_t;
 typedef struct mcs_http_admin_config {
     const char *address;
     uint16_t port;                     /* 0: any free one */
+    const mcs_http_tls_t *tls;         /* NULL: none; until start has returned */
     const mcs_master_config_t *config; /* outlives stop */
     mcs_service_t *service;            /* outlives stop */
     const mcs_metrics_t *metrics;      /* outlives stop */

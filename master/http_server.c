@@ -21,6 +21,7 @@
 #include "master/http_internal.h"
 #include "master/rpc_listen.h"
 
+#define TLS_PRIORITIES    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 #define SILENCE_TIMEOUT_S 15u
 #define REAPER_TICK_NS    (100 * MCS_NS_PER_MS)
 /* Of a body that is refused, so much is read and dropped before the connection is closed unanswered. */
@@ -333,17 +334,28 @@ static struct MHD_Daemon *start_daemon(mcs_http_server_t *server, int listen_fd)
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)&on_connection, server},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)&on_completed, server},
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)&on_uri, server},
+        {MHD_OPTION_END, 0, NULL}, /* or, with TLS: */
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
+    unsigned flags = MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    if (config->tls != NULL) {
+        size_t at = MCS_ARRAY_LEN(options) - 4;
+        options[at] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, config->tls->cert.bytes};
+        options[at + 1].ptr_value = config->tls->key.bytes;
+        options[at + 2].ptr_value = (void *)(uintptr_t)TLS_PRIORITIES; /* only read */
+        flags |= MHD_USE_TLS;
+    }
     sigset_t all;
     sigset_t old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    struct MHD_Daemon *daemon = mcs_fault_hit(MCS_FAULT_SYSCALL)
-                                    ? NULL
-                                    : MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-                                                       0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER,
-                                                       on_library_log, NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+    struct MHD_Daemon *daemon =
+        mcs_fault_hit(MCS_FAULT_SYSCALL)
+            ? NULL
+            : MHD_start_daemon(flags, 0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_library_log,
+                               NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return daemon;
 }
@@ -379,6 +391,7 @@ mcs_status_t mcs_http_server_start(mcs_http_server_t *server)
         mcs_http_server_stop(server);
         return MCS_ERR_NO_MEMORY;
     }
+    server->config.tls = NULL;
     close(server->listen_fd); /* the library has its own */
     server->listen_fd = -1;
     return MCS_OK;

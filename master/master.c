@@ -42,6 +42,7 @@ struct mcs_master {
     mcs_rpc_server_t *rpc;
     mcs_http_admin_t *admin;
     mcs_history_t *history; /* NULL without an admin server */
+    mcs_http_tls_t tls;     /* while starting */
     bool service_started;
     mcs_thread_t reporter;
     mcs_mutex_t lock; /* rank MASTER: what follows */
@@ -123,6 +124,9 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     }
     if (!(config->eviction_ratio >= 0 && config->eviction_ratio <= 1)) {
         return refuse("eviction_ratio must be 0 to 1");
+    }
+    if ((config->http_tls_cert[0] == '\0') != (config->http_tls_key[0] == '\0')) {
+        return refuse("http_tls_cert and http_tls_key go together");
     }
     if (config->rpc_no_tcp && strcmp(config->ipc_dir, "none") == 0) {
         return refuse("neither a TCP port nor a UNIX socket is asked for");
@@ -223,6 +227,18 @@ static mcs_status_t create_rpc(mcs_master_t *m)
     return mcs_rpc_server_create(&rpc, &m->rpc);
 }
 
+static const mcs_http_tls_t *tls_of(const mcs_master_t *m)
+{
+    return m->config.http_tls_cert[0] != '\0' ? &m->tls : NULL;
+}
+
+static mcs_status_t load_tls(mcs_master_t *m)
+{
+    const mcs_master_config_t *c = &m->config;
+    bool wanted = tls_of(m) != NULL && !c->http_off;
+    return wanted ? mcs_http_tls_load(&m->tls, c->http_tls_cert, c->http_tls_key) : MCS_OK;
+}
+
 static mcs_status_t create_http(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
@@ -236,6 +252,7 @@ static mcs_status_t create_http(mcs_master_t *m)
     const mcs_http_admin_config_t admin = {
         .address = c->metrics_host,
         .port = (uint16_t)c->metrics_port,
+        .tls = tls_of(m),
         .config = c,
         .service = m->service,
         .metrics = &m->metrics,
@@ -248,11 +265,12 @@ static mcs_status_t create_http(mcs_master_t *m)
 static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
-    mcs_status_t status = MCS_OK;
-    if (c->enable_http_metadata_server && !c->http_off) {
+    mcs_status_t status = load_tls(m);
+    if (status == MCS_OK && c->enable_http_metadata_server && !c->http_off) {
         const mcs_http_metadata_config_t metadata = {
             .address = c->http_metadata_server_host,
             .port = (uint16_t)c->http_metadata_server_port,
+            .tls = tls_of(m),
             .cluster_id = c->cluster_id,
         };
         status = mcs_http_metadata_create(&metadata, &m->metadata);
@@ -388,6 +406,7 @@ mcs_status_t mcs_master_start(const mcs_master_config_t *config, mcs_master_t **
     if (status == MCS_OK) {
         status = start_parts(m);
     }
+    mcs_http_tls_fini(&m->tls); /* the servers have what they need */
     if (status != MCS_OK) {
         mcs_master_stop(m);
         return status;

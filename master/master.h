@@ -34,7 +34,9 @@ typedef struct mcs_master_config {
     bool enable_metric_reporting;
     uint64_t metrics_port;
     char *metrics_host;
-    char *admin_token; /* "" = no authentication */
+    char *admin_token;   /* "" = no authentication */
+    char *http_tls_cert; /* files; "" = no TLS */
+    char *http_tls_key;
     bool enable_http_metadata_server;
     uint64_t http_metadata_server_port;
     char *http_metadata_server_host;
