@@ -509,7 +509,7 @@ static void the_dashboard_gives_the_rows_since_the_last_one(void **state)
         g_fake.totals.objects = 10 + i;
         mcs_metric_add(&g_metrics, total_gets, 5);
         mcs_history_sample(g_history, &g_metrics, g_service);
-        g_now_ns += MCS_NS_PER_SEC;
+        (void)__atomic_add_fetch(&g_now_ns, MCS_NS_PER_SEC, __ATOMIC_RELAXED);
     }
     root = get_json("/api/v1/dashboard?since=0");
     assert_int_equal(json_array_size(json_object_get(root, "samples")), 3);
@@ -536,7 +536,7 @@ static void the_history_is_a_ring_of_the_last_rows(void **state)
     for (uint64_t i = 0; i < MCS_HISTORY_ROWS + 7; i++) {
         g_fake.totals.objects = i;
         mcs_history_sample(g_history, &g_metrics, g_service);
-        g_now_ns += MCS_NS_PER_SEC;
+        (void)__atomic_add_fetch(&g_now_ns, MCS_NS_PER_SEC, __ATOMIC_RELAXED);
     }
     json_t *root = get_json("/api/v1/dashboard");
     assert_int_equal(json_array_size(json_object_get(root, "samples")), MCS_HISTORY_ROWS);
