@@ -53,16 +53,58 @@ static void observe(mcs_latency_t *latency, uint64_t us)
     add(&latency->sum_us, us);
 }
 
-void mcs_metrics_op(mcs_client_metrics_t *metrics, mcs_op_kind_t kind, uint64_t begun_ns, uint64_t bytes)
+static void observe_op(mcs_client_metrics_t *metrics, mcs_op_kind_t one, size_t keys, uint64_t begun_ns, uint64_t bytes)
 {
-    if (begun_ns == 0) {
-        return;
-    }
+    size_t kind = (size_t)one + (keys == 1 ? 0 : 1);
     uint64_t us = (mcs_now_ns() - begun_ns) / MCS_NS_PER_US;
     observe(&metrics->families[g_ops[kind].family], us);
     observe(&metrics->ops[kind].latency, us);
     add(&metrics->ops[kind].bytes, bytes);
     add(g_ops[kind].is_read ? &metrics->read_bytes : &metrics->written_bytes, bytes);
+}
+
+void mcs_metrics_get(mcs_client_metrics_t *metrics, mcs_op_kind_t one, uint64_t begun_ns, const struct iovec *buffers,
+                     const int64_t *results, size_t count)
+{
+    if (begun_ns == 0) {
+        return;
+    }
+    uint64_t bytes = 0;
+    for (size_t i = 0; results != NULL && i < count; i++) {
+        bool is_set = buffers == NULL || buffers[i].iov_base != NULL;
+        bytes += is_set && results[i] > 0 ? (uint64_t)results[i] : 0;
+    }
+    observe_op(metrics, one, count, begun_ns, bytes);
+}
+
+void mcs_metrics_put(mcs_client_metrics_t *metrics, unsigned flags, uint64_t begun_ns, const mcs_value_t *values,
+                     const int *results, size_t count)
+{
+    if (begun_ns == 0) {
+        return;
+    }
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t k = 0; results[i] == 0 && k < values[i].iov_count; k++) {
+            bytes += values[i].iov[k].iov_len;
+        }
+    }
+    observe_op(metrics, (flags & MCS_PUT_UPSERT) != 0 ? MCS_OP_UPSERT : MCS_OP_PUT, count, begun_ns, bytes);
+}
+
+void mcs_metrics_parts(mcs_client_metrics_t *metrics, mcs_op_kind_t one, uint64_t begun_ns,
+                       const mcs_parts_list_t *lists, size_t count)
+{
+    if (begun_ns == 0) {
+        return;
+    }
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t p = 0; p < lists[i].count; p++) {
+            bytes += lists[i].parts[p].result > 0 ? (uint64_t)lists[i].parts[p].result : 0;
+        }
+    }
+    observe_op(metrics, one, count, begun_ns, bytes);
 }
 
 void mcs_metrics_rpc(mcs_client_metrics_t *metrics, unsigned verb, uint64_t begun_ns)

@@ -10,6 +10,7 @@
 #include "core/base/buf.h"
 #include "core/base/clock.h"
 #include "core/base/thread.h"
+#include "mcstore/mcstore.h"
 
 struct mcs_client;
 
@@ -63,7 +64,15 @@ static inline uint64_t mcs_metrics_begin(const mcs_client_metrics_t *metrics)
 {
     return metrics->on ? mcs_now_ns() : 0;
 }
-void mcs_metrics_op(mcs_client_metrics_t *metrics, mcs_op_kind_t kind, uint64_t begun_ns, uint64_t bytes);
+/* A call that has ended; with begun_ns 0 nothing happens. `one` is its kind with one key; the kind with several is the
+ * next one. What was moved is in the results; of a get's, those without a buffer are not set (`buffers` NULL: all are).
+ */
+void mcs_metrics_get(mcs_client_metrics_t *metrics, mcs_op_kind_t one, uint64_t begun_ns, const struct iovec *buffers,
+                     const int64_t *results, size_t count);
+void mcs_metrics_put(mcs_client_metrics_t *metrics, unsigned flags, uint64_t begun_ns, const mcs_value_t *values,
+                     const int *results, size_t count);
+void mcs_metrics_parts(mcs_client_metrics_t *metrics, mcs_op_kind_t one, uint64_t begun_ns,
+                       const mcs_parts_list_t *lists, size_t count);
 void mcs_metrics_rpc(mcs_client_metrics_t *metrics, unsigned verb, uint64_t begun_ns);
 
 /* Appends everything in Prometheus text format 0.0.4. */

@@ -305,42 +305,6 @@ size_t mcs_store_hostname(mcs_store_t *store, char *text, size_t size)
     return len;
 }
 
-/* ---- measures ---- */
-
-static uint64_t begin_measure(const live_t *live)
-{
-    return live != NULL ? mcs_metrics_begin(&live->client->metrics) : 0;
-}
-
-static void measure_get(const live_t *live, mcs_op_kind_t one, uint64_t begun_ns, const int64_t *results, size_t count)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; begun_ns != 0 && results != NULL && i < count; i++) {
-        bytes += results[i] > 0 ? (uint64_t)results[i] : 0;
-    }
-    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
-}
-
-static uint64_t value_bytes(const mcs_value_t *value)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < value->iov_count; i++) {
-        bytes += value->iov[i].iov_len;
-    }
-    return bytes;
-}
-
-static void measure_put(const live_t *live, unsigned flags, uint64_t begun_ns, const mcs_value_t *values,
-                        const int *results, size_t count)
-{
-    mcs_op_kind_t one = (flags & MCS_PUT_UPSERT) != 0 ? MCS_OP_UPSERT : MCS_OP_PUT;
-    uint64_t bytes = 0;
-    for (size_t i = 0; begun_ns != 0 && i < count; i++) {
-        bytes += results[i] == 0 ? value_bytes(&values[i]) : 0;
-    }
-    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
-}
-
 /* ---- put ---- */
 
 static int fill_int(int *results, size_t count, mcs_status_t status)
@@ -377,10 +341,10 @@ int mcs_put(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *valu
                 (flags & ~(MCS_PUT_STAGED | MCS_PUT_UPSERT)) == 0;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (sane) {
-        uint64_t begun_ns = begin_measure(live);
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_put(live->client, keys, values, count, config != NULL ? &full : NULL, flags, results);
         if (status == MCS_OK) {
-            measure_put(live, flags, begun_ns, values, results, count);
+            mcs_metrics_put(&live->client->metrics, flags, begun_ns, values, results, count);
         }
     }
     if (live != NULL) {
@@ -400,10 +364,10 @@ int mcs_get_into(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t 
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || (keys != NULL && buffers != NULL))) {
-        uint64_t begun_ns = begin_measure(live);
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_into(live->client, keys, buffers, count, results);
         if (status == MCS_OK) {
-            measure_get(live, MCS_OP_GET_INTO, begun_ns, results, count);
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET_INTO, begun_ns, NULL, results, count);
         }
     }
     if (live != NULL) {
@@ -420,7 +384,7 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
     }
     mcs_get_t *get = NULL;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
-    uint64_t begun_ns = begin_measure(live);
+    uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
     if (count == 0 || keys != NULL) {
         status = mcs_client_get_begin(live->client, keys, count, &get);
     }
@@ -457,10 +421,11 @@ int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results)
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && live->client->serial == owner->client_serial) {
         mcs_op_resume(owner->op);
-        uint64_t begun_ns = begin_measure(live);
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_run(live->client, get, buffers, results);
         if (status == MCS_OK && begun_ns != 0) { /* the time between the two halves is the caller's */
-            measure_get(live, MCS_OP_GET, begun_ns - owner->lookup_ns, results, mcs_get_count(get));
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET, begun_ns - owner->lookup_ns, buffers, results,
+                            mcs_get_count(get));
         }
     }
     if (live != NULL) {
@@ -492,10 +457,10 @@ int mcs_get_handles(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, m
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || keys != NULL)) {
-        uint64_t begun_ns = begin_measure(live);
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_handles(live->client, keys, count, handles, results);
         if (status == MCS_OK) {
-            measure_get(live, MCS_OP_GET_BUFFER, begun_ns, results, count);
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET_BUFFER, begun_ns, NULL, results, count);
         }
     }
     if (live != NULL) {
@@ -517,18 +482,6 @@ static int fill_parts(const mcs_parts_list_t *lists, size_t count, mcs_status_t 
     return code;
 }
 
-static void measure_parts(const live_t *live, mcs_op_kind_t one, uint64_t begun_ns, const mcs_parts_list_t *lists,
-                          size_t count)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; begun_ns != 0 && i < count; i++) {
-        for (size_t p = 0; p < lists[i].count; p++) {
-            bytes += lists[i].parts[p].result > 0 ? (uint64_t)lists[i].parts[p].result : 0;
-        }
-    }
-    mcs_metrics_op(&live->client->metrics, count == 1 ? one : one + 1, begun_ns, bytes);
-}
-
 typedef mcs_status_t (*parts_fn)(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
                                  size_t count);
 
@@ -543,10 +496,10 @@ static int call_parts(mcs_store_t *store, parts_fn fn, mcs_op_kind_t kind, const
     for (size_t i = 0; sane && i < count; i++) {
         sane = lists[i].count == 0 || lists[i].parts != NULL;
     }
-    uint64_t begun_ns = begin_measure(live);
+    uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
     mcs_status_t status = sane ? fn(live->client, keys, lists, count) : MCS_ERR_INVALID_PARAMS;
     if (status == MCS_OK) {
-        measure_parts(live, kind, begun_ns, lists, count);
+        mcs_metrics_parts(&live->client->metrics, kind, begun_ns, lists, count);
     }
     leave(live);
     return status == MCS_OK ? 0 : fill_parts(lists, count, status);
