@@ -32,7 +32,7 @@ const char *mcs_log_level_text(void);
 void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg);
 
 /* At most `MCS_LOG_LINE_MAX` bytes; longer lines are cut and end in "...". */
-#define MCS_LOG_LINE_MAX 2048
+#define MCS_LOG_LINE_MAX 4096
 void mcs_log_write(mcs_log_level_t level, const char *area, const char *fmt, ...) MCS_PRINTF(3, 4);
 
 /* For what has to be made before it can be logged. */

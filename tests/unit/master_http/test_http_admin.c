@@ -429,7 +429,7 @@ static void the_summary_has_rates_since_the_last_tick(void **state)
             fail();
         }
     }
-    assert_true(line.len < 1900); /* a log line holds it */
+    assert_true(line.len < MCS_LOG_LINE_MAX - 100); /* a log line holds it, with its first words */
     mcs_buf_reset(&line);
     mcs_summary_write(&g_summary, &g_metrics, g_service, true, &line);
     mcs_buf_reset(&line);
@@ -444,6 +444,25 @@ static void the_summary_has_rates_since_the_last_tick(void **state)
     assert_string_equal(http_header(&reply, "Content-Type", type), "text/plain; version=0.0.4");
     assert_memory_equal(http_body(&reply), "role=leader, state=serving, service_ready=true, master={", 55);
     http_reply_fini(&reply);
+}
+
+static void the_line_of_the_busiest_cluster_fits_into_the_log(void **state)
+{
+    mcs_buf_t line;
+    (void)state;
+    mcs_buf_init(&line, 1 << 16);
+    mcs_clock_set_source(fake_now);
+    mcs_summary_write(&g_summary, &g_metrics, g_service, true, &line);
+    uint64_t *counters = (uint64_t *)(void *)&g_metrics;
+    for (size_t i = 0; i < sizeof(g_metrics) / sizeof(uint64_t); i++) {
+        counters[i] += UINT64_C(1000000000000); /* 100 G a second */
+    }
+    (void)__atomic_add_fetch(&g_now_ns, 10 * MCS_NS_PER_SEC, __ATOMIC_RELAXED);
+    mcs_buf_reset(&line);
+    mcs_summary_write(&g_summary, &g_metrics, g_service, false, &line);
+    assert_true(line.len > 1500 && line.len < MCS_LOG_LINE_MAX - 100);
+    mcs_clock_set_source(NULL);
+    mcs_buf_fini(&line);
 }
 
 static void the_page_is_one_file_that_asks_nobody_else(void **state)
@@ -708,6 +727,7 @@ int main(void)
         TEST(metrics_have_every_counter_and_every_gauge),
         TEST(metrics_show_values_labels_and_the_histogram),
         TEST(the_summary_has_rates_since_the_last_tick),
+        TEST(the_line_of_the_busiest_cluster_fits_into_the_log),
         TEST(the_page_is_one_file_that_asks_nobody_else),
         TEST(the_dashboard_gives_the_rows_since_the_last_one),
         TEST(the_history_is_a_ring_of_the_last_rows),
