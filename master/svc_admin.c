@@ -147,10 +147,10 @@ static void add_shards(const mcs_service_t *service, mcs_service_totals_t *total
         totals->soft_pinned += __atomic_load_n(&shard->soft_pinned, __ATOMIC_RELAXED);
         totals->reservations += __atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED);
         totals->leased += __atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED);
-        listed += __atomic_load_n(&shard->lists[SVC_LIST_PLAIN].count, __ATOMIC_RELAXED);
-        listed += __atomic_load_n(&shard->lists[SVC_LIST_SOFT].count, __ATOMIC_RELAXED);
+        for (svc_list_t list = SVC_LIST_NONE + 1; list < SVC_LIST_COUNT; list++) {
+            listed += __atomic_load_n(&shard->lists[list].count, __ATOMIC_RELAXED);
+        }
     }
-    listed += totals->leased;
     /* Of what can be read, only hard-pinned objects are in no list. */
     totals->hard_pinned = totals->objects > listed ? totals->objects - listed : 0;
 }

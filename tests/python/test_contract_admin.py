@@ -315,6 +315,28 @@ def test_the_operators_page_names_metrics_that_are_there(exposition):
     assert [name for name in sorted(named) if f"\n{name} " not in exposition] == []
 
 
+def test_leases_and_pins_are_counted(real, master_binary, tmp_path):
+    """What was read and whose lease is over is neither leased nor pinned, wherever eviction keeps it."""
+    master = Master(tmp_path, "--default_kv_lease_ttl=300", f"--ipc_dir={tmp_path / 'ipc'}")
+    store = new_store(real, master, segment=16 * MIB)
+    hard = real.ReplicateConfig()
+    hard.with_hard_pin = True
+    soft = real.ReplicateConfig()
+    soft.soft_pin_action = real.SoftPinAction.ENABLE
+    keys = [fresh() for _ in range(6)]
+    assert [store.put(key, b"x", config) for key, config in zip(keys, (hard, soft, *([real.ReplicateConfig()] * 4)))] == [0] * 6
+
+    def counts():
+        text = ask(master.metrics_port, "GET", "/metrics")[2]
+        return [samples(text, name)[0] for name in ("master_key_count", "mcs_hard_pinned_keys", "master_soft_pin_key_count", "mcs_leased_keys")]
+
+    assert counts() == [6, 1, 1, 0]
+    assert store.batch_is_exist(keys) == [1] * 6 and store.get_batch(keys) == [b"x"] * 6
+    wait_until(lambda: counts() == [6, 1, 1, 0], "the leases are over, and only that has changed")
+    store.close()
+    assert master.stop() == 0
+
+
 def test_value_sizes_have_the_documented_buckets(exposition):
     found = re.findall(r'^master_value_size_bytes_bucket\{le="([^"]+)"\} (\d+)$', exposition, re.M)
     assert [bound for bound, _ in found] == ["4096", "65536", "262144", "1048576", "4194304", "16777216", "67108864", "+Inf"]
