@@ -8,8 +8,11 @@
 #include <string.h>
 
 #include "core/base/alloc.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
 #include "core/base/parse.h"
 #include "master/http_admin_internal.h"
+#include "master/http_dashboard.h"
 #include "master/http_json.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
@@ -25,7 +28,7 @@ static void handle_health(void *arg, mcs_http_request_t *request)
 
 /* What a put or a new client would be refused for. A full cache is its normal state, so it is named but does not make
  * the master unready. */
-static json_t *list_exhausted(const mcs_master_config_t *config, const mcs_service_totals_t *totals)
+json_t *mcs_i_admin_exhausted(const mcs_master_config_t *config, const mcs_service_totals_t *totals)
 {
     const struct {
         const char *name;
@@ -57,7 +60,7 @@ static void handle_ready(void *arg, mcs_http_request_t *request)
     mcs_json_reply(request, 200,
                    json_pack("{s:s, s:I, s:I, s:I, s:o}", "status", "ready", "epoch", (json_int_t)totals.epoch,
                              "clients", (json_int_t)totals.clients, "segments", (json_int_t)totals.segments,
-                             "exhausted", list_exhausted(admin->config.config, &totals)));
+                             "exhausted", mcs_i_admin_exhausted(admin->config.config, &totals)));
 }
 
 static void handle_metrics(void *arg, mcs_http_request_t *request)
@@ -118,12 +121,69 @@ static void handle_remove_all(void *arg, mcs_http_request_t *request)
     mcs_json_reply(request, 200, json_pack("{s:b, s:I}", "success", 1, "removed_count", (json_int_t)count));
 }
 
-static void handle_index(void *arg, mcs_http_request_t *request);
+static void handle_version(void *arg, mcs_http_request_t *request)
+{
+    (void)arg;
+    mcs_json_reply(request, 200,
+                   json_pack("{s:s, s:s}", "version", MCS_VERSION, "display_version", "mooncake-store " MCS_VERSION));
+}
+
+/* There is no event publisher: off is the whole truth. */
+static void handle_kv_events(void *arg, mcs_http_request_t *request)
+{
+    (void)arg;
+    mcs_json_reply(request, 200,
+                   json_pack("{s:b, s:i, s:i, s:i, s:i}", "enabled", 0, "published_batches", 0, "published_events", 0,
+                             "dropped_events", 0, "skipped_unparsed_keys", 0));
+}
+
+/* Tenants are off, as in the original by default: every question about quotas is answered so. */
+static void handle_tenant_quotas(void *arg, mcs_http_request_t *request)
+{
+    (void)arg;
+    mcs_json_reply_status(request, MCS_ERR_UNAVAILABLE_IN_CURRENT_MODE);
+}
+
+static void reply_log_level(mcs_http_request_t *request)
+{
+    mcs_json_reply(request, 200, json_pack("{s:b, s:s}", "success", 1, "level", mcs_log_level_text()));
+}
+
+static void handle_log_level(void *arg, mcs_http_request_t *request)
+{
+    (void)arg;
+    reply_log_level(request);
+}
+
+/* "?level=DEBUG", or {"level":"DEBUG"} as the body. */
+static void handle_set_log_level(void *arg, mcs_http_request_t *request)
+{
+    (void)arg;
+    const char *level = mcs_http_query(request, "level", NULL);
+    json_t *body = NULL;
+    if (level == NULL) {
+        size_t len = 0;
+        const uint8_t *bytes = mcs_http_body(request, &len);
+        body = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, NULL);
+        level = json_string_value(json_object_get(body, "level")); /* of what is no object: NULL */
+    }
+    const char *before = mcs_log_level_text();
+    bool ok = level != NULL && mcs_log_set_level_name(level);
+    json_decref(body);
+    if (!ok) {
+        mcs_json_reply_status(request, MCS_ERR_INVALID_PARAMS);
+        return;
+    }
+    /* Also where the new level would not show it. */
+    mcs_log_write(MCS_LOG_INFO, "http", "log level %s, was %s", mcs_log_level_text(), before);
+    reply_log_level(request);
+}
 
 static const mcs_http_route_t g_routes[] = {
-    {"GET", "/", handle_index},
+    {"GET", "/", mcs_i_admin_dashboard_page},
     {"GET", "/health", handle_health},
     {"GET", "/ready", handle_ready},
+    {"GET", "/version", handle_version},
     {"GET", "/metrics", handle_metrics},
     {"GET", "/metrics/summary", handle_summary},
     {"GET", "/role", handle_role},
@@ -137,28 +197,18 @@ static const mcs_http_route_t g_routes[] = {
     {"GET", "/query_segment", mcs_i_admin_query_segment},
     {"GET", "/api/v1/segments/status", mcs_i_admin_segment_status},
     {"POST", "/api/v1/remove_all", handle_remove_all},
+    {"GET", "/kv_events/status", handle_kv_events},
+    {"GET", "/api/v1/tenant_quotas", handle_tenant_quotas},
+    {"PUT", "/api/v1/tenant_quotas", handle_tenant_quotas},
+    {"DELETE", "/api/v1/tenant_quotas", handle_tenant_quotas},
+    {"GET", "/api/v1/log_level", handle_log_level},
+    {"PUT", "/api/v1/log_level", handle_set_log_level},
+    {"GET", "/api/v1/clients", mcs_i_admin_clients},
+    {"GET", "/api/v1/dashboard", mcs_i_admin_dashboard_json},
 };
 
-/* A page that names the others. */
-static void handle_index(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    mcs_buf_t page;
-    mcs_buf_init(&page, METRICS_MAX);
-    mcs_buf_printf(&page,
-                   "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>mooncake_master</title>"
-                   "</head><body>\n<h1>mooncake_master</h1>\n<ul>\n");
-    for (size_t i = 0; i < MCS_ARRAY_LEN(g_routes); i++) {
-        const mcs_http_route_t *route = &g_routes[i];
-        if (strcmp(route->method, "GET") == 0) {
-            mcs_buf_printf(&page, "<li><a href=\"%s\">%s</a></li>\n", route->path, route->path);
-        } else {
-            mcs_buf_printf(&page, "<li>%s %s</li>\n", route->method, route->path);
-        }
-    }
-    mcs_buf_printf(&page, "</ul>\n</body></html>\n");
-    mcs_http_reply_buf(request, 200, "text/html; charset=utf-8", &page);
-}
+/* What probes and a browser ask for without a token: nothing of what is stored. */
+static const char *const g_open_paths[] = {"/", "/health", "/ready", "/version", NULL};
 
 mcs_status_t mcs_http_admin_create(const mcs_http_admin_config_t *config, mcs_http_admin_t **admin_out)
 {
@@ -167,10 +217,14 @@ mcs_status_t mcs_http_admin_create(const mcs_http_admin_config_t *config, mcs_ht
         return MCS_ERR_NO_MEMORY;
     }
     admin->config = *config;
+    admin->started_ns = mcs_now_ns();
     const mcs_http_config_t http = {
         .name = "http admin",
         .address = config->address,
         .port = config->port,
+        .tls = config->tls,
+        .token = config->config->admin_token,
+        .open_paths = g_open_paths,
         .routes = g_routes,
         .route_count = MCS_ARRAY_LEN(g_routes),
         .arg = admin,

@@ -6,6 +6,7 @@
 #ifndef MCS_MASTER_HTTP_ADMIN_H
 #define MCS_MASTER_HTTP_ADMIN_H
 
+#include "master/history.h"
 #include "master/http_server.h"
 #include "master/metrics_text.h"
 #include "master/service.h"
@@ -15,10 +16,12 @@ typedef struct mcs_http_admin mcs_http_admin_t;
 typedef struct mcs_http_admin_config {
     const char *address;
     uint16_t port;                     /* 0: any free one */
+    const mcs_http_tls_t *tls;         /* NULL: none; until start has returned */
     const mcs_master_config_t *config; /* outlives stop */
     mcs_service_t *service;            /* outlives stop */
     const mcs_metrics_t *metrics;      /* outlives stop */
     mcs_summary_t *summary;            /* outlives stop */
+    mcs_history_t *history;            /* outlives stop */
 } mcs_http_admin_config_t;
 
 /* Binds. MCS_ERR_INVALID_PARAMS: bad address, port in use; logged. */

@@ -1,13 +1,21 @@
-/* What http_admin.c and http_listing.c share. Not for others. */
+/* What http_admin.c, http_listing.c and http_dashboard.c share. Not for others. */
 #ifndef MCS_MASTER_HTTP_ADMIN_INTERNAL_H
 #define MCS_MASTER_HTTP_ADMIN_INTERNAL_H
+
+#include <jansson.h>
 
 #include "master/http_admin.h"
 
 struct mcs_http_admin {
     mcs_http_admin_config_t config;
     mcs_http_server_t *server;
+    uint64_t started_ns;
 };
+
+/* http_admin.c: names of what a put or a new client would be refused for. NULL: no memory. */
+json_t *mcs_i_admin_exhausted(const mcs_master_config_t *config, const mcs_service_totals_t *totals);
+/* http_listing.c: of a segment's state. */
+const char *mcs_i_admin_state_name(uint32_t state);
 
 /* http_listing.c; `arg` is the mcs_http_admin_t. */
 void mcs_i_admin_query_key(void *arg, mcs_http_request_t *request);

@@ -34,14 +34,19 @@ static int append(const char *bytes, size_t len, void *arg)
     return mcs_buf_status(buf) == MCS_OK ? 0 : -1;
 }
 
+void mcs_json_write(json_t *root, mcs_buf_t *out)
+{
+    if (root == NULL || json_dump_callback(root, append, out, JSON_COMPACT | JSON_REAL_PRECISION(15)) != 0) {
+        out->failed = out->failed == MCS_OK ? MCS_ERR_NO_MEMORY : out->failed;
+    }
+    json_decref(root);
+}
+
 void mcs_json_reply(mcs_http_request_t *request, unsigned code, json_t *root)
 {
     mcs_buf_t buf;
     mcs_buf_init(&buf, REPLY_MAX);
-    if (root == NULL || json_dump_callback(root, append, &buf, JSON_COMPACT | JSON_REAL_PRECISION(15)) != 0) {
-        buf.failed = buf.failed == MCS_OK ? MCS_ERR_NO_MEMORY : buf.failed;
-    }
-    json_decref(root);
+    mcs_json_write(root, &buf);
     mcs_http_reply_buf(request, code, MCS_HTTP_JSON, &buf);
 }
 

@@ -194,7 +194,7 @@ void mcs_i_admin_all_segments(void *arg, mcs_http_request_t *request)
     mcs_http_reply_stream(request, MCS_HTTP_TEXT, &(mcs_http_stream_t){.produce = produce_segments, .arg = arg});
 }
 
-static const char *state_name(uint32_t state)
+const char *mcs_i_admin_state_name(uint32_t state)
 {
     static const char *const names[] = {"UNDEFINED", "OK", "DRAINING", "DRAINED", "GRACEFULLY_UNMOUNTING",
                                         "UNMOUNTING"};
@@ -229,7 +229,7 @@ static json_t *segment_json(const mcs_service_segment_t *s)
                      mcs_json_text(s->name, strlen(s->name)), "segment_id", id, "client_id", client, "base_address",
                      base, "size_bytes", (json_int_t)s->size, "size_human", human, "te_endpoint",
                      mcs_json_text(s->transport_endpoint, strlen(s->transport_endpoint)), "protocol",
-                     mcs_json_text(s->protocol, strlen(s->protocol)), "status", state_name(s->state),
+                     mcs_json_text(s->protocol, strlen(s->protocol)), "status", mcs_i_admin_state_name(s->state),
                      "allocator_used_bytes", (json_int_t)s->used, "allocator_capacity_bytes", (json_int_t)s->size,
                      "allocator_usage_percent", percent, "quarantine_bytes", (json_int_t)s->quarantine, "suspect",
                      (int)s->suspect);
@@ -322,5 +322,5 @@ void mcs_i_admin_segment_status(void *arg, mcs_http_request_t *request)
     mcs_json_reply(request, 200,
                    json_pack("{s:b, s:o, s:i, s:s, s:i, s:s}", "success", 1, "segment",
                              mcs_json_text(named.name, strlen(named.name)), "status", (int)named.state, "status_name",
-                             state_name(named.state), "error_code", 0, "error_message", ""));
+                             mcs_i_admin_state_name(named.state), "error_code", 0, "error_message", ""));
 }

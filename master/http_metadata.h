@@ -18,10 +18,11 @@ typedef struct mcs_http_metadata mcs_http_metadata_t;
 
 typedef struct mcs_http_metadata_config {
     const char *address;
-    uint16_t port;          /* 0: any free one */
-    const char *cluster_id; /* of the keys that forget_segment deletes */
-    size_t max_entries;     /* 0: 65536 */
-    size_t max_bytes;       /* keys and values together; 0: 256 MiB */
+    uint16_t port;             /* 0: any free one */
+    const mcs_http_tls_t *tls; /* NULL: none; until start has returned */
+    const char *cluster_id;    /* of the keys that forget_segment deletes */
+    size_t max_entries;        /* 0: 65536 */
+    size_t max_bytes;          /* keys and values together; 0: 256 MiB */
 } mcs_http_metadata_config_t;
 
 /* Binds. MCS_ERR_INVALID_PARAMS: bad address, port in use; logged. */

@@ -241,6 +241,7 @@ void mcs_i_http_reply_error(mcs_http_request_t *request, unsigned code, const ch
         code = MHD_HTTP_METHOD_NOT_ALLOWED;
     }
     switch (code) {
+    case MHD_HTTP_UNAUTHORIZED: text = "a token is needed: Authorization: Bearer TOKEN"; break;
     case MHD_HTTP_FORBIDDEN: text = "request of a page from another host"; break;
     case MHD_HTTP_NOT_FOUND: text = "no such page"; break;
     case MHD_HTTP_METHOD_NOT_ALLOWED: text = "Method not allowed"; break;
@@ -251,6 +252,9 @@ void mcs_i_http_reply_error(mcs_http_request_t *request, unsigned code, const ch
     struct MHD_Response *response = constant_answer(text);
     if (response != NULL && code == MHD_HTTP_METHOD_NOT_ALLOWED) {
         (void)MHD_add_response_header(response, "Allow", methods);
+    }
+    if (response != NULL && code == MHD_HTTP_UNAUTHORIZED) {
+        (void)MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     }
     mcs_i_http_reply_response(request, code, MCS_HTTP_TEXT, response);
 }

@@ -5,6 +5,7 @@
  * two), and a reaper thread shuts down those whose request or answer takes too long. The library then sees the end of
  * the stream and cleans up in its own way. */
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #include "master/http_internal.h"
 #include "master/rpc_listen.h"
 
+#define TLS_PRIORITIES    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 #define SILENCE_TIMEOUT_S 15u
 #define REAPER_TICK_NS    (100 * MCS_NS_PER_MS)
 /* Of a body that is refused, so much is read and dropped before the connection is closed unanswered. */
@@ -131,6 +133,33 @@ static bool only_reads(const char *method)
     return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
 }
 
+static bool shows_token(const mcs_http_request_t *request)
+{
+    static const char scheme[] = "Bearer ";
+    const size_t scheme_len = sizeof(scheme) - 1;
+    const char *token = request->server->config.token;
+    const char *given = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Authorization");
+    if (given == NULL || strncasecmp(given, scheme, scheme_len) != 0) {
+        return false;
+    }
+    given += scheme_len;
+    given += strspn(given, " ");
+    size_t len = strlen(token);
+    return strlen(given) == len && CRYPTO_memcmp(given, token, len) == 0;
+}
+
+static bool needs_token(const mcs_http_config_t *config, const char *path)
+{
+    const char *const *open_path = config->open_paths;
+    if (config->token == NULL || config->token[0] == '\0') {
+        return false;
+    }
+    while (open_path != NULL && *open_path != NULL && strcmp(*open_path, path) != 0) {
+        open_path++;
+    }
+    return open_path == NULL || *open_path == NULL;
+}
+
 /* Headers are in. A body that is announced too large is refused before it is read. */
 static enum MHD_Result begin_request(mcs_http_request_t *request, const char *path, const char *method)
 {
@@ -143,6 +172,8 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
     if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
                                           MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
         request->refusal = MHD_HTTP_FORBIDDEN;
+    } else if (needs_token(config, path) && !shows_token(request)) {
+        request->refusal = MHD_HTTP_UNAUTHORIZED;
     }
     const char *length = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Content-Length");
     uint64_t announced = 0;
@@ -303,17 +334,28 @@ static struct MHD_Daemon *start_daemon(mcs_http_server_t *server, int listen_fd)
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)&on_connection, server},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)&on_completed, server},
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)&on_uri, server},
+        {MHD_OPTION_END, 0, NULL}, /* or, with TLS: */
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
+    unsigned flags = MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    if (config->tls != NULL) {
+        size_t at = MCS_ARRAY_LEN(options) - 4;
+        options[at] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, config->tls->cert.bytes};
+        options[at + 1].ptr_value = config->tls->key.bytes;
+        options[at + 2].ptr_value = (void *)(uintptr_t)TLS_PRIORITIES; /* only read */
+        flags |= MHD_USE_TLS;
+    }
     sigset_t all;
     sigset_t old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    struct MHD_Daemon *daemon = mcs_fault_hit(MCS_FAULT_SYSCALL)
-                                    ? NULL
-                                    : MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-                                                       0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER,
-                                                       on_library_log, NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+    struct MHD_Daemon *daemon =
+        mcs_fault_hit(MCS_FAULT_SYSCALL)
+            ? NULL
+            : MHD_start_daemon(flags, 0, NULL, NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_library_log,
+                               NULL, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return daemon;
 }
@@ -349,6 +391,7 @@ mcs_status_t mcs_http_server_start(mcs_http_server_t *server)
         mcs_http_server_stop(server);
         return MCS_ERR_NO_MEMORY;
     }
+    server->config.tls = NULL;
     close(server->listen_fd); /* the library has its own */
     server->listen_fd = -1;
     return MCS_OK;

@@ -13,6 +13,9 @@
  * A request with an Origin header that is not of this host, as a browser sends for a page from elsewhere, is refused
  * unless it only reads: whoever can make an administrator open a page must not be able to empty the cache.
  *
+ * With a token, a request without it is answered 401 before its body is kept; the comparison takes the same time for
+ * every wrong one.
+ *
  * Life cycle: create (binds) -> start (threads) -> stop (ends connections, joins) -> destroy. Thread-safe handlers are
  * the caller's duty.
  */
@@ -43,10 +46,24 @@ typedef struct mcs_http_route {
     mcs_http_handler_fn handler;
 } mcs_http_route_t;
 
+/* PEM texts. */
+typedef struct mcs_http_tls {
+    mcs_buf_t cert;
+    mcs_buf_t key;
+} mcs_http_tls_t;
+/* Reads both files. MCS_ERR_INVALID_PARAMS: one cannot be read, is longer than 1 MiB, or they do not fit each other;
+ * the log says which. */
+mcs_status_t mcs_http_tls_load(mcs_http_tls_t *tls, const char *cert_path, const char *key_path) MCS_MUST_CHECK;
+/* Wipes the key. A zeroed struct is fine. */
+void mcs_http_tls_fini(mcs_http_tls_t *tls);
+
 typedef struct mcs_http_config {
     const char *name; /* "admin": for logs and thread names; a literal */
     const char *address;
-    uint16_t port; /* 0: any free one */
+    uint16_t port;                 /* 0: any free one */
+    const char *token;             /* NULL or "": none. Else requests must have "Authorization: Bearer TOKEN" */
+    const char *const *open_paths; /* that need none, NULL at the end; NULL: there are none */
+    const mcs_http_tls_t *tls;     /* NULL: HTTP; else HTTPS alone. Until start has returned */
     const mcs_http_route_t *routes;
     size_t route_count;
     void *arg;          /* of the handlers */

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -51,6 +52,23 @@ static int print_version(void)
     return fflush(stdout) == 0 ? 0 : 1;
 }
 
+/* glog's flags count where log_level says what it says by default. */
+static mcs_status_t apply_log_level(const mcs_master_config_t *config, mcs_buf_t *why)
+{
+    if (!mcs_log_set_level_name(config->log_level)) {
+        mcs_buf_printf(why, "log_level \"%s\": TRACE, DEBUG, INFO, WARNING or ERROR is wanted", config->log_level);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (strcasecmp(config->log_level, "INFO") == 0) {
+        if (config->verbosity > 0) {
+            mcs_log_set_level(config->verbosity > 2 ? MCS_LOG_TRACE : MCS_LOG_DEBUG);
+        } else if (config->minloglevel > 0) {
+            mcs_log_set_level(config->minloglevel > 1 ? MCS_LOG_ERROR : MCS_LOG_WARN);
+        }
+    }
+    return MCS_OK;
+}
+
 /* The flags are read twice: first for config_path, and again over what the file and the environment said. */
 static mcs_status_t load_config(int argc, char **argv, mcs_master_config_t *config, mcs_buf_t *why)
 {
@@ -74,11 +92,7 @@ static mcs_status_t load_config(int argc, char **argv, mcs_master_config_t *conf
     if (status == MCS_OK) {
         status = mcs_config_load_flags(g_table, config, argc, argv, why);
     }
-    if (status == MCS_OK && !mcs_log_set_level_name(config->log_level)) {
-        mcs_buf_printf(why, "log_level \"%s\": TRACE, DEBUG, INFO, WARNING or ERROR is wanted", config->log_level);
-        status = MCS_ERR_INVALID_PARAMS;
-    }
-    return status;
+    return status == MCS_OK ? apply_log_level(config, why) : status;
 }
 
 static void raise_descriptor_limit(void)
@@ -130,7 +144,8 @@ int main(int argc, char **argv)
 {
     mcs_master_config_t config;
     mcs_buf_t why;
-    if (asks_for(argc, argv, "help", "-h")) {
+    if (asks_for(argc, argv, "help", "-h") || asks_for(argc, argv, "helpfull", NULL) ||
+        asks_for(argc, argv, "helpshort", NULL)) {
         return print_help();
     }
     if (asks_for(argc, argv, "version", NULL)) {

@@ -20,6 +20,7 @@
 #include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
+#include "master/history.h"
 #include "master/http_admin.h"
 #include "master/http_metadata.h"
 #include "master/metrics_text.h"
@@ -40,6 +41,8 @@ struct mcs_master {
     mcs_service_t *service;
     mcs_rpc_server_t *rpc;
     mcs_http_admin_t *admin;
+    mcs_history_t *history; /* NULL without an admin server */
+    mcs_http_tls_t tls;     /* while starting */
     bool service_started;
     mcs_thread_t reporter;
     mcs_mutex_t lock; /* rank MASTER: what follows */
@@ -121,6 +124,9 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     }
     if (!(config->eviction_ratio >= 0 && config->eviction_ratio <= 1)) {
         return refuse("eviction_ratio must be 0 to 1");
+    }
+    if ((config->http_tls_cert[0] == '\0') != (config->http_tls_key[0] == '\0')) {
+        return refuse("http_tls_cert and http_tls_key go together");
     }
     if (config->rpc_no_tcp && strcmp(config->ipc_dir, "none") == 0) {
         return refuse("neither a TCP port nor a UNIX socket is asked for");
@@ -221,28 +227,50 @@ static mcs_status_t create_rpc(mcs_master_t *m)
     return mcs_rpc_server_create(&rpc, &m->rpc);
 }
 
+static const mcs_http_tls_t *tls_of(const mcs_master_t *m)
+{
+    return m->config.http_tls_cert[0] != '\0' ? &m->tls : NULL;
+}
+
+static mcs_status_t load_tls(mcs_master_t *m)
+{
+    const mcs_master_config_t *c = &m->config;
+    bool wanted = tls_of(m) != NULL && !c->http_off;
+    return wanted ? mcs_http_tls_load(&m->tls, c->http_tls_cert, c->http_tls_key) : MCS_OK;
+}
+
 static mcs_status_t create_http(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
+    if (c->http_off) {
+        return MCS_OK;
+    }
+    mcs_status_t status = mcs_history_create(&m->history);
+    if (status != MCS_OK) {
+        return status;
+    }
     const mcs_http_admin_config_t admin = {
         .address = c->metrics_host,
         .port = (uint16_t)c->metrics_port,
+        .tls = tls_of(m),
         .config = c,
         .service = m->service,
         .metrics = &m->metrics,
         .summary = &m->summary,
+        .history = m->history,
     };
-    return c->http_off ? MCS_OK : mcs_http_admin_create(&admin, &m->admin);
+    return mcs_http_admin_create(&admin, &m->admin);
 }
 
 static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
-    mcs_status_t status = MCS_OK;
-    if (c->enable_http_metadata_server && !c->http_off) {
+    mcs_status_t status = load_tls(m);
+    if (status == MCS_OK && c->enable_http_metadata_server && !c->http_off) {
         const mcs_http_metadata_config_t metadata = {
             .address = c->http_metadata_server_host,
             .port = (uint16_t)c->http_metadata_server_port,
+            .tls = tls_of(m),
             .cluster_id = c->cluster_id,
         };
         status = mcs_http_metadata_create(&metadata, &m->metadata);
@@ -267,24 +295,35 @@ static mcs_status_t create_parts(mcs_master_t *m)
     return status;
 }
 
-/* Logs the summary line; its rates are of the period before. */
+static void report(mcs_master_t *m)
+{
+    mcs_buf_t line;
+    mcs_buf_init(&line, (size_t)MCS_LOG_LINE_MAX * 2);
+    mcs_summary_write(&m->summary, &m->metrics, m->service, true, &line);
+    mcs_info(AREA, "Master Admin Metrics: %s", mcs_buf_cstr(&line));
+    mcs_buf_fini(&line);
+}
+
+/* Takes a row of the history each second, and logs the summary line every ten; the line's rates are of the period
+ * before. */
 static void reporter_thread(void *arg)
 {
     mcs_master_t *m = (mcs_master_t *)arg;
-    uint64_t next = mcs_now_ns() + SUMMARY_PERIOD_NS;
+    uint64_t next_report = mcs_now_ns() + SUMMARY_PERIOD_NS;
     mcs_mutex_lock(&m->lock);
     while (!m->stopping) {
-        if (mcs_cond_wait_until(&m->wake, &m->lock, next)) {
-            continue;
-        }
-        next = mcs_now_ns() + SUMMARY_PERIOD_NS;
+        uint64_t next = m->history != NULL ? mcs_now_ns() + MCS_HISTORY_PERIOD_NS : next_report;
         mcs_mutex_unlock(&m->lock);
-        mcs_buf_t line;
-        mcs_buf_init(&line, (size_t)MCS_LOG_LINE_MAX * 2);
-        mcs_summary_write(&m->summary, &m->metrics, m->service, true, &line);
-        mcs_info(AREA, "Master Admin Metrics: %s", mcs_buf_cstr(&line));
-        mcs_buf_fini(&line);
+        if (m->history != NULL) {
+            mcs_history_sample(m->history, &m->metrics, m->service);
+        }
+        if (m->config.enable_metric_reporting && mcs_now_ns() >= next_report) {
+            next_report = mcs_now_ns() + SUMMARY_PERIOD_NS;
+            report(m);
+        }
         mcs_mutex_lock(&m->lock);
+        while (!m->stopping && mcs_cond_wait_until(&m->wake, &m->lock, next)) {
+        }
     }
     mcs_mutex_unlock(&m->lock);
 }
@@ -302,7 +341,7 @@ static mcs_status_t start_parts(mcs_master_t *m)
     if (status == MCS_OK && m->admin != NULL) {
         status = mcs_http_admin_start(m->admin);
     }
-    if (status == MCS_OK && m->config.enable_metric_reporting) {
+    if (status == MCS_OK && (m->config.enable_metric_reporting || m->history != NULL)) {
         status = mcs_thread_start(&m->reporter, "mcs-report", reporter_thread, m);
     }
     return status;
@@ -331,11 +370,16 @@ static void announce(const mcs_master_t *m)
                  "delete objects; set rpc_address, rpc_interface or cluster_token",
                  mcs_master_rpc_port(m));
     }
-    if (m->admin != NULL && is_any_address(c->metrics_host)) {
+    if (c->enable_metadata_cleanup_on_timeout && m->metadata == NULL) {
+        mcs_warn(AREA,
+                 "enable_metadata_cleanup_on_timeout has no effect without enable_http_metadata_server: records that "
+                 "another server keeps are left to it");
+    }
+    if (m->admin != NULL && is_any_address(c->metrics_host) && c->admin_token[0] == '\0') {
         mcs_warn(
             AREA,
-            "admin port %u is open to every network and has no authentication: whoever reaches it can list keys and "
-            "remove objects; set metrics_host",
+            "admin port %u is open to every network and admin_token is not set: whoever reaches it can list keys and "
+            "remove objects; set metrics_host or admin_token",
             mcs_master_metrics_port(m));
     }
 }
@@ -362,6 +406,7 @@ mcs_status_t mcs_master_start(const mcs_master_config_t *config, mcs_master_t **
     if (status == MCS_OK) {
         status = start_parts(m);
     }
+    mcs_http_tls_fini(&m->tls); /* the servers have what they need */
     if (status != MCS_OK) {
         mcs_master_stop(m);
         return status;
@@ -394,6 +439,7 @@ void mcs_master_stop(mcs_master_t *master)
     mcs_rpc_server_destroy(m->rpc);
     mcs_service_destroy(m->service);
     mcs_http_admin_destroy(m->admin);
+    mcs_history_destroy(m->history);
     mcs_http_metadata_destroy(m->metadata);
     mcs_cond_fini(&m->wake);
     mcs_mutex_fini(&m->lock);

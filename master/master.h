@@ -34,6 +34,9 @@ typedef struct mcs_master_config {
     bool enable_metric_reporting;
     uint64_t metrics_port;
     char *metrics_host;
+    char *admin_token;   /* "" = no authentication */
+    char *http_tls_cert; /* files; "" = no TLS */
+    char *http_tls_key;
     bool enable_http_metadata_server;
     uint64_t http_metadata_server_port;
     char *http_metadata_server_host;
@@ -56,10 +59,13 @@ typedef struct mcs_master_config {
     char *allocation_strategy;
     uint64_t max_objects; /* 0 = no limit */
     uint64_t max_clients;
-    char *log_level;      /* the daemon's; mcs_master_start leaves the level alone */
+    char *log_level;     /* the daemon's; mcs_master_start leaves the level alone */
+    int64_t minloglevel; /* glog's names of it, the daemon's too */
+    int64_t verbosity;
     uint64_t epoch_floor; /* the lowest epoch to take, persisted + 1; 0 = none */
     /* where rows without effect land */
     bool unsupported_bool;
+    char *unsupported_string;
     bool ignored_bool;
     int64_t ignored_int;
     uint64_t ignored_uint;

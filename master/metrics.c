@@ -2,6 +2,7 @@
 #include "master/metrics.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 static const uint64_t g_bounds[] = {4096, 65536, 262144, 1048576, 4194304, 16777216, 67108864};
 _Static_assert(MCS_ARRAY_LEN(g_bounds) + 1 == MCS_ARRAY_LEN(((mcs_metrics_t *)NULL)->value_size_buckets),
@@ -15,6 +16,19 @@ typedef struct counter_row {
 
 static const counter_row_t g_rows[] = {
 #define MCS_COUNTER_ROW(field, name, help) {name, help, offsetof(mcs_metrics_t, field)},
+#include "master/metrics.def"
+#undef MCS_COUNTER_ROW
+};
+
+typedef struct absent_row {
+    const char *name;
+    const char *help;
+    const char *type;
+} absent_row_t;
+
+static const absent_row_t g_absent[] = {
+#define MCS_COUNTER_ROW(field, name, help)
+#define MCS_ABSENT_ROW(type, name, help) {name, help, #type},
 #include "master/metrics.def"
 #undef MCS_COUNTER_ROW
 };
@@ -49,6 +63,19 @@ static void write_value_sizes(const mcs_metrics_t *metrics, mcs_buf_t *out)
                    total, mcs_metric_get(metrics, value_size_sum), total);
 }
 
+static void write_absent(mcs_buf_t *out)
+{
+    for (size_t i = 0; i < MCS_ARRAY_LEN(g_absent); i++) {
+        const absent_row_t *row = &g_absent[i];
+        mcs_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", row->name, row->help, row->name, row->type);
+        if (strcmp(row->type, "histogram") == 0) {
+            mcs_buf_printf(out, "%s_bucket{le=\"+Inf\"} 0\n%s_sum 0\n%s_count 0\n", row->name, row->name, row->name);
+        } else {
+            mcs_buf_printf(out, "%s 0\n", row->name);
+        }
+    }
+}
+
 void mcs_metrics_write_counters(const mcs_metrics_t *metrics, mcs_buf_t *out)
 {
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_rows); i++) {
@@ -58,4 +85,5 @@ void mcs_metrics_write_counters(const mcs_metrics_t *metrics, mcs_buf_t *out)
                        row->name, __atomic_load_n(field, __ATOMIC_RELAXED));
     }
     write_value_sizes(metrics, out);
+    write_absent(out);
 }

@@ -17,7 +17,7 @@ typedef struct mcs_metrics {
 #define mcs_metric_add(metrics, field, n) ((void)__atomic_fetch_add(&(metrics)->field, (uint64_t)(n), __ATOMIC_RELAXED))
 #define mcs_metric_get(metrics, field)    __atomic_load_n(&(metrics)->field, __ATOMIC_RELAXED)
 void mcs_metrics_observe_value_size(mcs_metrics_t *metrics, uint64_t bytes);
-/* Counters and the histogram; the gauges are in metrics_text.h. */
+/* Counters, the histogram, and what is always zero here; the other gauges are in metrics_text.h. */
 void mcs_metrics_write_counters(const mcs_metrics_t *metrics, mcs_buf_t *out);
 
 #endif

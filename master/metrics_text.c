@@ -31,10 +31,20 @@ static const gauge_row_t g_gauges[] = {
     GAUGE("mem_cache_nums_", objects, "objects with a memory replica"),
     GAUGE("master_put_start_discarded_staging_size", discarded_staging_bytes,
           "bytes of unfinished puts past the discard timeout that have not come back"),
+    /* Ours. */
+    GAUGE("mcs_hard_pinned_keys", hard_pinned, "objects with a hard pin"),
+    GAUGE("mcs_leased_keys", leased, "objects with a live lease"),
     GAUGE("mcs_reservations", reservations, "open puts"),
     GAUGE("mcs_segments", segments, "mounted segments"),
+    GAUGE("mcs_suspect_clients", suspect_clients, "owners without a steady control connection"),
     GAUGE("mcs_suspect_segments", suspect_segments, "segments whose owner has no control connection"),
     GAUGE("mcs_quarantine_bytes", quarantine_bytes, "bytes asked back from their owners and not answered yet"),
+    GAUGE("mcs_releases_pending", releases, "extents on their way back to the allocators"),
+    GAUGE("mcs_fences", fences, "revoked reservations that their writers have not acknowledged"),
+    GAUGE("mcs_strikes", strikes, "values that their owners are being told to mark dead"),
+    GAUGE("mcs_parked_requests", parked, "requests that wait for space or for an owner"),
+    GAUGE("mcs_rpc_connections", connections, "open RPC connections"),
+    GAUGE("mcs_index_bytes", index_bytes, "memory of the object index"),
     GAUGE("mcs_epoch", epoch, "epoch of this master"),
 };
 
@@ -127,6 +137,7 @@ void mcs_metrics_write_prometheus(const mcs_metrics_t *metrics, mcs_service_t *s
 {
     mcs_service_totals_t totals;
     segment_list_t list = {0};
+    const segment_list_t none = {0};
     mcs_service_totals(service, &totals);
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_gauges); i++) {
         const gauge_row_t *row = &g_gauges[i];
@@ -138,6 +149,8 @@ void mcs_metrics_write_prometheus(const mcs_metrics_t *metrics, mcs_service_t *s
     merge_names(&list);
     write_segments(&list, "segment_allocated_bytes", "bytes given out in the segments of this name", true, out);
     write_segments(&list, "segment_total_capacity_bytes", "bytes of the segments of this name", false, out);
+    write_segments(&none, "nof_segment_allocated_bytes", "no NVMe-oF segments in this build", true, out);
+    write_segments(&none, "nof_segment_total_capacity_bytes", "no NVMe-oF segments in this build", false, out);
     for (size_t i = 0; i < list.count; i++) {
         mcs_free(list.sums[i].name);
     }
@@ -256,7 +269,8 @@ static void write_rates(const rates_t *rates, mcs_buf_t *out)
                        rate_of(rates, op->requests, op->failures, SIZE_MAX),
                        rate_of(rates, op->requests, SIZE_MAX, SIZE_MAX));
     }
-    mcs_buf_printf(out, " | Batch Requests (per sec, Req=Success/PartialSuccess/Total, Item=Success/Total): ");
+    mcs_buf_printf(out, ", EvictDiskReplica=0.00/0.00 | Batch Requests (per sec, Req=Success/PartialSuccess/Total, "
+                        "Item=Success/Total): ");
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_batches); i++) {
         const batch_row_t *b = &g_batches[i];
         mcs_buf_printf(out, "%s%s:(Req=%.2f/%.2f/%.2f, Item=%.2f/%.2f)", i == 0 ? "" : ", ", b->name,
@@ -278,9 +292,11 @@ static void write_evictions(const mcs_metrics_t *now, const mcs_service_totals_t
     mcs_buf_printf(out, " | Mem Eviction: Success/Attempts=%" PRIu64 "/%" PRIu64 ", keys=%" PRIu64 ", size=",
                    now->evictions_successful_mem, now->evictions_attempted_mem, now->evicted_keys_mem);
     write_size(out, now->evicted_bytes_mem);
+    mcs_buf_printf(out, " | NoF Eviction: Success/Attempts=0/0, keys=0, size=0 B");
     mcs_buf_printf(out, " | Discard: Released/Total=%" PRIu64 "/%" PRIu64 ", StagingSize=", now->released_puts,
                    now->discarded_puts);
     write_size(out, totals->discarded_staging_bytes);
+    mcs_buf_printf(out, " | Snapshots: Success=0, Fail=0");
 }
 
 void mcs_summary_write(mcs_summary_t *summary, const mcs_metrics_t *metrics, mcs_service_t *service, bool tick,
@@ -313,9 +329,10 @@ void mcs_summary_write(mcs_summary_t *summary, const mcs_metrics_t *metrics, mcs
     write_size(out, totals.capacity_bytes);
     double share =
         totals.capacity_bytes == 0 ? 0 : 100.0 * (double)totals.allocated_bytes / (double)totals.capacity_bytes;
-    mcs_buf_printf(
-        out, " (%.1f%%) | SSD Storage: 0 B / 0 B | Keys: %" PRIu64 " (soft-pinned: %" PRIu64 ") | Clients: %" PRIu64,
-        share, totals.objects, totals.soft_pinned, totals.clients);
+    mcs_buf_printf(out,
+                   " (%.1f%%) | NVMe-oF SSD: 0 B / 0 B | SSD Storage: 0 B / infinite | Keys: %" PRIu64
+                   " (soft-pinned: %" PRIu64 ") | Clients: %" PRIu64,
+                   share, totals.objects, totals.soft_pinned, totals.clients);
     write_rates(&rates, out);
     write_evictions(&now, &totals, out);
     mcs_buf_printf(out, "}, ha={disabled}");

@@ -76,6 +76,17 @@ static void on_thread_end(void *arg)
 
 /* ---- answers ---- */
 
+void svc_log_answer(mcs_rpc_conn_t *conn, const mcs_frame_header_t *header, mcs_status_t sent)
+{
+    if (sent != MCS_OK) {
+        mcs_debug(SVC_AREA, "%s op " MCS_OP_FMT " to %s not sent: %s", mcs_verb_name(header->verb),
+                  MCS_OP_ARGS(header->id), mcs_rpc_conn_peer(conn), mcs_status_name(sent));
+    } else {
+        mcs_debug(SVC_AREA, "%s op " MCS_OP_FMT " to %s: %s", mcs_verb_name(header->verb), MCS_OP_ARGS(header->id),
+                  mcs_rpc_conn_peer(conn), mcs_status_name((mcs_status_t)header->status));
+    }
+}
+
 void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint64_t id, mcs_status_t status,
               const ProtobufCMessage *message)
 {
@@ -101,11 +112,7 @@ void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint6
             protobuf_c_message_pack(message, at);
         }
     }
-    mcs_status_t sent = mcs_rpc_conn_send(conn, &header, reply->bytes, len);
-    if (sent != MCS_OK) {
-        mcs_debug(SVC_AREA, "%s to %s not sent: %s", mcs_verb_name(verb), mcs_rpc_conn_peer(conn),
-                  mcs_status_name(sent));
-    }
+    svc_log_answer(conn, &header, mcs_rpc_conn_send(conn, &header, reply->bytes, len));
     if (reply->cap > REPLY_KEEP) {
         mcs_buf_fini(reply);
     }
@@ -199,6 +206,8 @@ static mcs_status_t on_frame(void *arg, mcs_rpc_conn_t *conn, const mcs_frame_he
     if (row == NULL) {
         return call.session == NULL ? MCS_ERR_PROTOCOL : svc_refuse(&call, MCS_ERR_NOT_SUPPORTED, "unknown verb");
     }
+    mcs_debug(SVC_AREA, "%s op " MCS_OP_FMT " of %s, session %u", mcs_verb_name(header->verb), MCS_OP_ARGS(header->id),
+              mcs_rpc_conn_peer(conn), call.session != NULL ? call.session->serial : 0);
     mcs_status_t status = check_call(&call, link, row);
     if (status == MCS_OK && call.session != NULL && link->role == 1) {
         __atomic_store_n(&call.session->last_seen_ns, svc_clock(service), __ATOMIC_RELEASE);
@@ -211,7 +220,7 @@ static mcs_status_t on_frame(void *arg, mcs_rpc_conn_t *conn, const mcs_frame_he
     if (status == MCS_OK) {
         return MCS_OK;
     }
-    mcs_debug(SVC_AREA, "%s id %llu of %s: %s", mcs_verb_name(header->verb), (unsigned long long)header->id,
+    mcs_debug(SVC_AREA, "%s op " MCS_OP_FMT " of %s: %s", mcs_verb_name(header->verb), MCS_OP_ARGS(header->id),
               mcs_rpc_conn_peer(conn), mcs_status_name(status));
     if (call.outcome != NULL || status != MCS_ERR_PROTOCOL) {
         svc_reply(&call, status, NULL);

@@ -53,6 +53,23 @@ typedef struct mcs_service_segment {
 typedef bool (*mcs_service_segment_fn)(void *arg, const mcs_service_segment_t *segment);
 void mcs_service_for_each_segment(mcs_service_t *service, mcs_service_segment_fn fn, void *arg);
 
+/* A client's session. */
+typedef struct mcs_service_client {
+    char name[300];
+    mcs_id_t client;
+    uint32_t pid;
+    char wire[100]; /* generation of its data plane, "" = none */
+    bool connected; /* its control connection is open */
+    bool suspect;   /* its segments are hidden (rule 7) */
+    uint32_t segments;
+    uint32_t open_puts; /* and revoked ones that it has not acknowledged */
+    uint32_t fences;    /* of these, revoked */
+    uint32_t releases;  /* extents in its segments that are on their way back */
+    uint64_t silent_ms; /* since it was heard of */
+} mcs_service_client_t;
+typedef bool (*mcs_service_client_fn)(void *arg, const mcs_service_client_t *client);
+void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn fn, void *arg);
+
 typedef struct mcs_service_replica {
     uint64_t size;
     uint64_t address;
@@ -70,13 +87,22 @@ typedef struct mcs_service_totals {
     uint64_t epoch;
     uint64_t objects; /* readable */
     uint64_t soft_pinned;
+    uint64_t hard_pinned;
+    uint64_t leased;       /* with a live lease; one that has run out counts for about a second more */
     uint64_t reservations; /* open puts */
     uint64_t clients;
+    uint64_t suspect_clients; /* owners without a steady control connection */
+    uint64_t connections;     /* RPC */
     uint64_t segments;
     uint64_t suspect_segments;
     uint64_t capacity_bytes;
     uint64_t allocated_bytes;
     uint64_t quarantine_bytes;
+    uint64_t releases;                /* extents on their way back to the allocators */
+    uint64_t fences;                  /* revoked reservations that their writers have not acknowledged */
+    uint64_t strikes;                 /* values that their owners are being told to mark dead (rule 2) */
+    uint64_t parked;                  /* requests that wait for space or an owner */
+    uint64_t index_bytes;             /* memory of the object index */
     uint64_t discarded_staging_bytes; /* of puts past the discard timeout, not yet back */
 } mcs_service_totals_t;
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out);

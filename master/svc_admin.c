@@ -1,5 +1,6 @@
 /* Read-only walks and totals for the HTTP side (service.h). Short stretches of locks; callers' functions run without
  * any. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
@@ -136,19 +137,120 @@ static void add_segments(mcs_service_t *service, mcs_service_totals_t *totals)
     mcs_rwlock_rdunlock(&segments->lock);
 }
 
+/* Counters of the shards, without their locks: each is right, the sum is of about one moment. */
+static void add_shards(const mcs_service_t *service, mcs_service_totals_t *totals)
+{
+    uint64_t listed = 0;
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        const svc_shard_t *shard = &service->index.shards[i];
+        totals->objects += __atomic_load_n(&shard->committed, __ATOMIC_RELAXED);
+        totals->soft_pinned += __atomic_load_n(&shard->soft_pinned, __ATOMIC_RELAXED);
+        totals->reservations += __atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED);
+        totals->leased += __atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED);
+        for (svc_list_t list = SVC_LIST_NONE + 1; list < SVC_LIST_COUNT; list++) {
+            listed += __atomic_load_n(&shard->lists[list].count, __ATOMIC_RELAXED);
+        }
+    }
+    /* Of what can be read, only hard-pinned objects are in no list. */
+    totals->hard_pinned = totals->objects > listed ? totals->objects - listed : 0;
+}
+
+static uint32_t count_fences(svc_session_t *session)
+{
+    mcs_mutex_lock(&session->release_lock);
+    uint32_t fences = session->revoked.count;
+    mcs_mutex_unlock(&session->release_lock);
+    return fences;
+}
+
+static bool is_suspect(mcs_service_t *service, svc_session_t *session)
+{
+    return __atomic_load_n(&session->connected, __ATOMIC_ACQUIRE) == 0 ||
+           __atomic_load_n(&session->steady_ns, __ATOMIC_ACQUIRE) > svc_clock(service);
+}
+
+static void add_sessions(mcs_service_t *service, mcs_service_totals_t *totals)
+{
+    mcs_mutex_lock(&service->lock);
+    totals->clients = service->session_count;
+    MCS_LIST_FOR_EACH(node, &service->sessions)
+    {
+        svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
+        bool owns = __atomic_load_n(&session->segment_count, __ATOMIC_RELAXED) > 0;
+        totals->suspect_clients += owns && is_suspect(service, session);
+        totals->fences += count_fences(session);
+    }
+    mcs_mutex_unlock(&service->lock);
+}
+
+/* References to the sessions of this moment, as pointers. */
+static void copy_sessions(mcs_service_t *service, mcs_buf_t *sessions)
+{
+    mcs_mutex_lock(&service->lock);
+    MCS_LIST_FOR_EACH(node, &service->sessions)
+    {
+        svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
+        if (mcs_buf_reserve(sessions, sizeof(session)) != MCS_OK) {
+            break;
+        }
+        svc_session_get(session);
+        mcs_buf_append(sessions, &session, sizeof(session));
+    }
+    mcs_mutex_unlock(&service->lock);
+}
+
+static void fill_client(mcs_service_t *service, svc_session_t *session, mcs_service_client_t *out)
+{
+    memset(out, 0, sizeof(*out));
+    snprintf(out->name, sizeof(out->name), "%s", session->host_name);
+    snprintf(out->wire, sizeof(out->wire), "%s", session->wire_name);
+    out->client = session->client;
+    out->pid = session->pid;
+    out->connected = __atomic_load_n(&session->connected, __ATOMIC_ACQUIRE) != 0;
+    out->suspect = is_suspect(service, session);
+    out->segments = __atomic_load_n(&session->segment_count, __ATOMIC_RELAXED);
+    out->open_puts = __atomic_load_n(&session->open_puts, __ATOMIC_RELAXED);
+    mcs_mutex_lock(&session->release_lock);
+    out->fences = session->revoked.count;
+    out->releases = session->endings.count;
+    mcs_mutex_unlock(&session->release_lock);
+    uint64_t seen_ns = __atomic_load_n(&session->last_seen_ns, __ATOMIC_ACQUIRE);
+    uint64_t now_ns = svc_clock(service);
+    out->silent_ms = now_ns > seen_ns ? (now_ns - seen_ns) / MCS_NS_PER_MS : 0;
+}
+
+void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn fn, void *arg)
+{
+    mcs_buf_t sessions;
+    mcs_buf_init(&sessions, (size_t)UINT16_MAX * 2 * sizeof(svc_session_t *));
+    copy_sessions(service, &sessions);
+    bool go_on = true;
+    for (size_t at = 0; at < sessions.len; at += sizeof(svc_session_t *)) {
+        svc_session_t *session;
+        mcs_service_client_t client;
+        memcpy(&session, sessions.bytes + at, sizeof(session));
+        if (go_on && !svc_session_ended(session)) {
+            fill_client(service, session, &client);
+            go_on = fn(arg, &client);
+        }
+        svc_session_put(session);
+    }
+    mcs_buf_fini(&sessions);
+}
+
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out)
 {
     mcs_service_totals_t totals = {.epoch = service->epoch};
-    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
-        const svc_shard_t *shard = &service->index.shards[i];
-        totals.objects += __atomic_load_n(&shard->committed, __ATOMIC_RELAXED);
-        totals.soft_pinned += __atomic_load_n(&shard->soft_pinned, __ATOMIC_RELAXED);
-        totals.reservations += __atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED);
-    }
+    add_shards(service, &totals);
     add_segments(service, &totals);
-    mcs_mutex_lock(&service->lock);
-    totals.clients = service->session_count;
-    mcs_mutex_unlock(&service->lock);
+    add_sessions(service, &totals);
+    totals.connections = service->server != NULL ? mcs_rpc_server_connections(service->server) : 0;
+    totals.releases = __atomic_load_n(&service->releases, __ATOMIC_RELAXED);
+    totals.strikes = __atomic_load_n(&service->strikes, __ATOMIC_RELAXED);
+    totals.index_bytes = svc_index_bytes(&service->index);
+    mcs_mutex_lock(&service->parked_lock);
+    totals.parked = service->parked_count;
+    mcs_mutex_unlock(&service->parked_lock);
     totals.discarded_staging_bytes = __atomic_load_n(&service->discarded_bytes, __ATOMIC_RELAXED);
     *totals_out = totals;
 }

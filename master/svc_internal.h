@@ -20,6 +20,7 @@
 #include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/log.h"
+#include "core/base/op.h"
 #include "core/base/rng.h"
 #include "core/base/thread.h"
 #include "core/wire/cap.h"
@@ -378,6 +379,8 @@ ProtobufCMessage *svc_unpack(const ProtobufCMessageDescriptor *type, mcs_arena_t
  */
 mcs_status_t svc_reply(svc_call_t *call, mcs_status_t status, const ProtobufCMessage *message);
 mcs_status_t svc_refuse(svc_call_t *call, mcs_status_t status, const char *text);
+/* At debug: an answer or a notice, and whether it is on its way. */
+void svc_log_answer(mcs_rpc_conn_t *conn, const mcs_frame_header_t *header, mcs_status_t sent);
 void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint64_t id, mcs_status_t status,
               const ProtobufCMessage *message);
 

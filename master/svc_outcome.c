@@ -66,11 +66,7 @@ static void send_kept(const mcs_service_t *service, mcs_rpc_conn_t *conn, uint64
                                  .status = (int32_t)outcome->status,
                                  .id = id,
                                  .epoch = service->epoch};
-    mcs_status_t sent = mcs_rpc_conn_send(conn, &header, outcome->payload, outcome->len);
-    if (sent != MCS_OK) {
-        mcs_debug(SVC_AREA, "%s to %s not sent: %s", mcs_verb_name(outcome->verb), mcs_rpc_conn_peer(conn),
-                  mcs_status_name(sent));
-    }
+    svc_log_answer(conn, &header, mcs_rpc_conn_send(conn, &header, outcome->payload, outcome->len));
 }
 
 static mcs_status_t repeat_locked(svc_call_t *call, svc_outcome_t *outcome)

@@ -16,7 +16,7 @@ PROJECT = [
     (r"tests/", [""]),
     (r"bench/", [""]),
     (r"python/src/module\.c$", [""]),
-    (r"master/main\.c$", ["core/base/", "core/wire/", "core/ops/embed.h", "master/"]),
+    (r"master/main\.c$", ["core/base/", "core/wire/", "core/ops/embed.h", "core/ops/http.h", "master/"]),
     (r"core/base/", ["core/base/"]),
     (r"core/wire/", ["core/base/", "core/wire/"]),
     (r"core/include/mcstore/", ["mcstore/"]),
@@ -27,7 +27,7 @@ PROJECT = [
     (r"ucx_transport/libmcstore\.c$", [""]),
     (r"ucx_transport/", ["core/base/", "core/wire/", "core/ops/", "ucx_transport/"]),
     (r"gpu/", ["core/base/", "core/ops/", "gpu/"]),
-    (r"master/", ["core/base/", "core/wire/", "core/ops/embed.h", "master/"]),
+    (r"master/", ["core/base/", "core/wire/", "core/ops/embed.h", "core/ops/http.h", "master/"]),
     (r"python/src/", ["core/base/", "mcstore/", "python/src/"]),
     # The main of the client daemon.
     (r"client/main\.c$", [""]),

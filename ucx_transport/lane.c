@@ -7,6 +7,7 @@
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/op.h"
 
 #define AREA      "lane"
 #define CONN_MASK ((uint64_t)UCXT_LANE_CONNS - 1)
@@ -60,7 +61,7 @@ void ucxt_conn_add(ucxt_conn_t *conn, ucxt_request_t *request)
     request->conn = conn;
     request->sending = false;
     request->in_slot = true;
-    request->id = ++conn->serial * UCXT_CONN_REQUESTS + slot;
+    request->id = mcs_op_with(++conn->serial * UCXT_CONN_REQUESTS + slot);
     conn->slot[slot] = request;
     conn->requests++;
 }

@@ -2,6 +2,7 @@
  * when it is loaded. */
 #include "core/client/parts.h"
 #include "master/embed.h"
+#include "master/http_client_pages.h"
 #include "ucx_transport/ucx_transport.h"
 
 static void __attribute__((constructor)) plug_parts(void)
@@ -10,6 +11,7 @@ static void __attribute__((constructor)) plug_parts(void)
         .transport = &ucxt_transport_ops,
         .metadata = &ucxt_metadata_http_ops,
         .embed = &mcs_master_embed_ops,
+        .http = &mcs_client_http_ops,
     };
     mcs_parts_set(&parts);
 }

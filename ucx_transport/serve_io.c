@@ -12,8 +12,21 @@
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/op.h"
 
+#define AREA          "transport"
 #define FRAMES_A_PUMP 8 /* then progress gets its turn */
+
+/* The caller's log and the master's have the same operation. */
+static void log_request(const ucxt_peer_t *peer, const ucxt_header_t *header, const char *what, uint64_t bytes)
+{
+    char id[MCS_ID_TEXT_MAX];
+    if (mcs_log_is_on(MCS_LOG_DEBUG)) {
+        mcs_id_format(peer->client, id);
+        mcs_debug(AREA, "%s op " MCS_OP_FMT " of client %s: %u pieces, %" PRIu64 " bytes", what,
+                  MCS_OP_ARGS(header->request), id, header->count, bytes);
+    }
+}
 
 /* ---- stores ---- */
 
@@ -75,6 +88,7 @@ void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
         ucxt_peer_fail(peer, "malformed store");
         return;
     }
+    log_request(peer, header, "store", len - table);
     uint8_t answer[UCXT_FRAME_PIECES * 4];
     const uint8_t *bytes = body + table;
     for (uint32_t i = 0; i < count; i++) {
@@ -108,6 +122,7 @@ void ucxt_serve_fetch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
         ucxt_peer_fail(peer, "malformed fetch");
         return;
     }
+    log_request(peer, header, "fetch", total);
     if (peer->job_count >= SERVE_JOBS || server->job_count >= SERVE_JOBS_TOTAL) {
         refuse(peer, header->request, MCS_ERR_LIMIT);
         return;

@@ -11,6 +11,7 @@
 #include "core/base/clock.h"
 #include "core/base/list.h"
 #include "core/base/log.h"
+#include "core/base/op.h"
 #include "core/base/thread.h"
 #include "ucx_transport/pool.h"
 #include "ucx_transport/serve.h"
@@ -168,6 +169,19 @@ static mcs_status_t all_ranges(mcs_transfer_t *transfers, uint32_t count, mcs_st
     return status;
 }
 
+/* What the op did on the data plane; its requests are in the owners' logs. */
+static void log_transfers(const mcs_transfer_t *transfers, uint32_t count, mcs_status_t status)
+{
+    char id[MCS_ID_TEXT_MAX];
+    for (uint32_t i = 0; mcs_log_is_on(MCS_LOG_DEBUG) && i < count; i++) {
+        mcs_status_t first = transfers[i].range_count > 0 ? transfers[i].ranges[0].status : status;
+        mcs_id_format(transfers[i].owner, id);
+        mcs_debug(AREA, "%s op " MCS_OP_FMT " at owner %s: %u ranges: %s",
+                  transfers[i].direction == MCS_FETCH ? "fetch" : "store", MCS_OP_ARGS(mcs_op_with(0)), id,
+                  transfers[i].range_count, mcs_status_name(first));
+    }
+}
+
 static mcs_status_t run_transfers(mcs_transport_t *transport, mcs_transfer_t *transfers, uint32_t count,
                                   uint64_t deadline_ns)
 {
@@ -179,6 +193,7 @@ static mcs_status_t run_transfers(mcs_transport_t *transport, mcs_transfer_t *tr
     }
     status = ucxt_flows_run(lane, transfers, count, deadline_ns, &stop);
     ucxt_pool_give(&transport->pool, lane);
+    log_transfers(transfers, count, status);
     if (status != MCS_OK) {
         return all_ranges(transfers, count, status);
     }

@@ -40,6 +40,12 @@ bool mcs_log_set_level_name(const char *name)
     return false;
 }
 
+const char *mcs_log_level_text(void)
+{
+    int level = __atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED);
+    return g_level_names[MCS_MIN(MCS_MAX(level, 0), (int)MCS_LOG_OFF)];
+}
+
 void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg)
 {
     g_sink = sink;

@@ -26,16 +26,24 @@ extern int mcs_log_threshold; /* read with a relaxed load by the macros; set wit
 void mcs_log_set_level(mcs_log_level_t level);
 /* "debug", "WARNING", "2" …; false (and no change) for anything else. */
 bool mcs_log_set_level_name(const char *name);
+/* The name of the level that counts now: "INFO". Constant text. */
+const char *mcs_log_level_text(void);
 /* Replaces the sink; NULL restores stderr. Set before threads start. */
 void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg);
 
 /* At most `MCS_LOG_LINE_MAX` bytes; longer lines are cut and end in "...". */
-#define MCS_LOG_LINE_MAX 2048
+#define MCS_LOG_LINE_MAX 4096
 void mcs_log_write(mcs_log_level_t level, const char *area, const char *fmt, ...) MCS_PRINTF(3, 4);
+
+/* For what has to be made before it can be logged. */
+static inline bool mcs_log_is_on(mcs_log_level_t level)
+{
+    return (int)level >= __atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED);
+}
 
 #define mcs_log(level, area, ...)                                                                                      \
     do {                                                                                                               \
-        if ((int)(level) >= __atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED)) {                                   \
+        if (mcs_log_is_on(level)) {                                                                                    \
             mcs_log_write((level), (area), __VA_ARGS__);                                                               \
         }                                                                                                              \
     } while (0)

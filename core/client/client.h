@@ -77,6 +77,8 @@ typedef struct mcs_client {
     mcs_get_sessions_t *get_sessions;
     mcs_put_sessions_t *put_sessions;
     mcs_counters_t counters;
+    mcs_client_metrics_t metrics;
+    mcs_client_reports_t reports;
     mcs_transport_counters_t transport_counters;
 
     uint32_t cancel; /* atomic: the client is being closed */
@@ -184,6 +186,8 @@ void mcs_get_free(struct mcs_get *get);
 typedef struct mcs_get_owner {
     mcs_store_t *store; /* a reference */
     uint64_t client_serial;
+    uint64_t op;        /* for the logs: both halves are one operation */
+    uint64_t lookup_ns; /* what the first half took; 0: not measured */
 } mcs_get_owner_t;
 mcs_get_owner_t *mcs_get_owner(struct mcs_get *get);
 

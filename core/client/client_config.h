@@ -31,6 +31,10 @@ typedef struct mcs_client_config {
     int64_t spin_us;
     uint64_t max_workers;
     uint64_t call_connections;
+    bool metric;
+    uint64_t metric_interval_s; /* 0 = no lines in the log */
+    bool metric_bandwidth;
+    char *store_cluster_id; /* of metrics' labels */
     bool ignored_presence;
     char *ignored_string;
 } mcs_client_config_t;

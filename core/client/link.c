@@ -16,6 +16,7 @@
 #include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/log.h"
+#include "core/base/op.h"
 #include "core/client/interrupt.h"
 
 #define AREA        "link"
@@ -407,7 +408,7 @@ static mcs_status_t take_reply(const mcs_call_t *call, const mcs_frame_t *frame,
     if (frame->header.status != MCS_OK) {
         char detail[320];
         mcs_error_detail(frame, detail, sizeof(detail));
-        mcs_debug(AREA, "%s id %llu: %s %s", mcs_verb_name(call->verb), (unsigned long long)frame->header.id, detail,
+        mcs_debug(AREA, "%s op " MCS_OP_FMT ": %s %s", mcs_verb_name(call->verb), MCS_OP_ARGS(frame->header.id), detail,
                   mcs_status_name(frame->header.status));
         return (mcs_status_t)frame->header.status;
     }
@@ -418,12 +419,12 @@ static mcs_status_t take_reply(const mcs_call_t *call, const mcs_frame_t *frame,
 
 /* Sends the request and reads its reply. MCS_ERR_PROTOCOL, MCS_ERR_RPC_FAIL, MCS_ERR_RPC_TIMEOUT … are the
  * connection's; *answered says that the result is the master's own. */
-static mcs_status_t exchange(pooled_t *pooled, mcs_call_t *call, const attempt_t *attempt, mcs_reply_t *reply,
-                             bool *answered)
+static mcs_status_t exchange(const mcs_link_t *link, pooled_t *pooled, mcs_call_t *call, const attempt_t *attempt,
+                             mcs_reply_t *reply, bool *answered)
 {
     mcs_conn_t *conn = &pooled->conn;
     mcs_frame_header_t header = {
-        .kind = MCS_FRAME_REQUEST, .verb = (uint16_t)call->verb, .id = ++conn->last_id, .epoch = attempt->epoch};
+        .kind = MCS_FRAME_REQUEST, .verb = (uint16_t)call->verb, .id = mcs_op_next(), .epoch = attempt->epoch};
     uint8_t *payload = mcs_conn_prepare(conn, &header, protobuf_c_message_get_packed_size(call->request));
     if (payload == NULL) {
         *answered = true; /* nothing was sent */
@@ -438,6 +439,8 @@ static mcs_status_t exchange(pooled_t *pooled, mcs_call_t *call, const attempt_t
     if (status == MCS_OK) {
         status = mcs_conn_receive(conn, MCS_FRAME_MAX, &attempt->io, &frame);
     }
+    mcs_debug(AREA, "%s op " MCS_OP_FMT " at %s: %s", mcs_verb_name(call->verb), MCS_OP_ARGS(header.id), link->address,
+              status == MCS_OK ? "answered" : mcs_status_name(status));
     if (status != MCS_OK) {
         return status;
     }
@@ -468,7 +471,7 @@ static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *atte
         *answered = status == MCS_ERR_SESSION_ENDED;
     }
     if (status == MCS_OK) {
-        status = exchange(pooled, call, attempt, reply, answered);
+        status = exchange(link, pooled, call, attempt, reply, answered);
         if (!*answered) {
             mcs_conn_close(&pooled->conn); /* its reply may still come: never to the next call */
         }
@@ -549,6 +552,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         mcs_reply_init(reply);
     }
     end_sequence(link, &mine);
+    mcs_metrics_rpc(link->config.metrics, (unsigned)call->verb, call->sent_ns);
     if (status != MCS_OK && call->interrupted) {
         status = MCS_ERR_INTERRUPTED;
     }

@@ -16,6 +16,7 @@
 
 #include "core/base/arena.h"
 #include "core/client/client_config.h"
+#include "core/client/client_metrics.h"
 #include "core/client/counters.h"
 #include "core/client/hello.h"
 #include "core/wire/mcs.pb-c.h"
@@ -31,6 +32,7 @@ typedef struct mcs_link_config {
     const mcs_client_config_t *config;
     const mcs_hello_self_t *self;
     mcs_counters_t *counters;
+    mcs_client_metrics_t *metrics; /* NULL = nothing is measured */
     /* Runs on a calling thread without locks: the master refused this session. */
     void (*session_refused)(void *arg, mcs_id_t session);
     void *session_refused_arg;

@@ -4,6 +4,7 @@
 #define MCS_CLIENT_PARTS_H
 
 #include "core/ops/embed.h"
+#include "core/ops/http.h"
 #include "core/ops/metadata.h"
 #include "core/ops/transport.h"
 
@@ -11,6 +12,7 @@ typedef struct mcs_parts {
     const mcs_transport_ops_t *transport; /* "tcp" */
     const mcs_metadata_ops_t *metadata;   /* NULL: only P2PHANDSHAKE */
     const mcs_embed_ops_t *embed;         /* NULL: no embedded master */
+    const mcs_client_http_ops_t *http;    /* NULL: no HTTP server of a client */
     const char *ucx_hint; /* library text for the transport when configuration names none; may be NULL */
 } mcs_parts_t;
 

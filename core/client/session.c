@@ -511,6 +511,7 @@ mcs_status_t mcs_session_create(const mcs_session_config_t *config, mcs_session_
         .config = config->config,
         .self = config->self,
         .counters = config->counters,
+        .metrics = config->metrics,
         .session_refused = session_refused,
         .session_refused_arg = session,
     };

@@ -27,6 +27,7 @@ typedef struct mcs_session_config {
     const mcs_client_config_t *config;
     const mcs_hello_self_t *self;
     mcs_counters_t *counters;
+    mcs_client_metrics_t *metrics; /* may be NULL */
     /* A new session is open: mount. On the thread that opened it; calls with MCS_CALL_EARLY work. A failure closes the
      * session again. */
     mcs_status_t (*opened)(void *arg, const mcs_hello_result_t *hello);

@@ -51,6 +51,10 @@ static mcs_status_t check_sizes(const mcs_setup_t *setup)
         mcs_error(AREA, "setup: local_buffer_size %llu is over 1 TB", (unsigned long long)setup->local_buffer_size);
         return MCS_ERR_INVALID_PARAMS;
     }
+    if (setup->http_server != 0 && setup->http_port > UINT16_MAX) {
+        mcs_error(AREA, "setup: client_http_port %u is not a port", setup->http_port);
+        return MCS_ERR_INVALID_PARAMS;
+    }
     return MCS_OK;
 }
 
@@ -246,6 +250,7 @@ static mcs_status_t make_session(mcs_client_t *client)
         .config = &client->config,
         .self = &client->self,
         .counters = &client->counters,
+        .metrics = &client->metrics,
         .opened = mcs_client_opened,
         .resumed = mcs_client_resumed,
         .lost = mcs_client_lost,
@@ -443,6 +448,8 @@ mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out
         mcs_free(client);
         return status;
     }
+    client->metrics.on = client->config.metric;
+    client->metrics.started_ns = mcs_now_ns();
     mcs_list_init(&client->mounted);
     mcs_mutex_init(&client->lock, MCS_RANK_CLIENT, "client");
     client->id = mcs_id_random();
@@ -452,6 +459,9 @@ mcs_status_t mcs_client_open(const mcs_setup_t *setup, mcs_client_t **client_out
     *named_port_out = named_port;
     status = status == MCS_OK ? make_parts(client, setup) : status;
     status = status == MCS_OK ? join(client, named_port) : status;
+    if (status == MCS_OK) {
+        status = mcs_client_reports_start(client, setup->http_server != 0, (uint16_t)setup->http_port);
+    }
     if (status != MCS_OK) {
         mcs_client_close(client);
         return status;
@@ -473,6 +483,7 @@ void mcs_client_cancel(mcs_client_t *client)
 /* Half-built clients too. */
 void mcs_client_close(mcs_client_t *client)
 {
+    mcs_client_reports_stop(client);
     mcs_get_sessions_destroy(client->get_sessions); /* its thread asks the master */
     mcs_put_sessions_destroy(client->put_sessions);
     withdraw(client);

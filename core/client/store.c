@@ -16,6 +16,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/base/memprobe.h"
+#include "core/base/op.h"
 #include "core/base/thread.h"
 #include "core/client/client.h"
 #include "core/client/interrupt.h"
@@ -103,7 +104,9 @@ static live_t *enter(mcs_store_t *store)
     }
     mcs_mutex_unlock(&store->lock);
     if (live != NULL) {
-        t_depth++;
+        if (t_depth++ == 0) {
+            mcs_op_begin();
+        }
         mcs_interrupt_begin();
     }
     return live;
@@ -112,7 +115,9 @@ static live_t *enter(mcs_store_t *store)
 static void leave(live_t *live)
 {
     mcs_store_t *store = live->store;
-    t_depth--;
+    if (--t_depth == 0) {
+        mcs_op_end();
+    }
     mcs_mutex_lock(&store->lock);
     bool last = --live->users == 0 && live->detached;
     mcs_mutex_unlock(&store->lock);
@@ -336,7 +341,11 @@ int mcs_put(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t *valu
                 (flags & ~(MCS_PUT_STAGED | MCS_PUT_UPSERT)) == 0;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (sane) {
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_put(live->client, keys, values, count, config != NULL ? &full : NULL, flags, results);
+        if (status == MCS_OK) {
+            mcs_metrics_put(&live->client->metrics, flags, begun_ns, values, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -355,7 +364,11 @@ int mcs_get_into(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_value_t 
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || (keys != NULL && buffers != NULL))) {
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_into(live->client, keys, buffers, count, results);
+        if (status == MCS_OK) {
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET_INTO, begun_ns, NULL, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -371,6 +384,7 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
     }
     mcs_get_t *get = NULL;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
     if (count == 0 || keys != NULL) {
         status = mcs_client_get_begin(live->client, keys, count, &get);
     }
@@ -378,6 +392,8 @@ mcs_get_t *mcs_get_begin(mcs_store_t *store, const mcs_bytes_t *keys, size_t cou
         mcs_get_owner_t *owner = mcs_get_owner(get);
         owner->store = store_get(store);
         owner->client_serial = live->client->serial;
+        owner->op = mcs_op_current();
+        owner->lookup_ns = begun_ns != 0 ? mcs_now_ns() - begun_ns : 0;
     }
     leave(live);
     return status == MCS_OK ? get : NULL;
@@ -404,7 +420,13 @@ int mcs_get_run(mcs_get_t *get, const struct iovec *buffers, int64_t *results)
     live_t *live = enter(owner->store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && live->client->serial == owner->client_serial) {
+        mcs_op_resume(owner->op);
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_run(live->client, get, buffers, results);
+        if (status == MCS_OK && begun_ns != 0) { /* the time between the two halves is the caller's */
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET, begun_ns - owner->lookup_ns, buffers, results,
+                            mcs_get_count(get));
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -435,7 +457,11 @@ int mcs_get_handles(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, m
     live_t *live = enter(store);
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (live != NULL && (count == 0 || keys != NULL)) {
+        uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
         status = mcs_client_get_handles(live->client, keys, count, handles, results);
+        if (status == MCS_OK) {
+            mcs_metrics_get(&live->client->metrics, MCS_OP_GET_BUFFER, begun_ns, NULL, results, count);
+        }
     }
     if (live != NULL) {
         leave(live);
@@ -459,8 +485,8 @@ static int fill_parts(const mcs_parts_list_t *lists, size_t count, mcs_status_t 
 typedef mcs_status_t (*parts_fn)(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
                                  size_t count);
 
-static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, const mcs_parts_list_t *lists,
-                      size_t count)
+static int call_parts(mcs_store_t *store, parts_fn fn, mcs_op_kind_t kind, const mcs_bytes_t *keys,
+                      const mcs_parts_list_t *lists, size_t count)
 {
     live_t *live = enter(store);
     if (live == NULL) {
@@ -470,24 +496,28 @@ static int call_parts(mcs_store_t *store, parts_fn fn, const mcs_bytes_t *keys, 
     for (size_t i = 0; sane && i < count; i++) {
         sane = lists[i].count == 0 || lists[i].parts != NULL;
     }
+    uint64_t begun_ns = mcs_metrics_begin(&live->client->metrics);
     mcs_status_t status = sane ? fn(live->client, keys, lists, count) : MCS_ERR_INVALID_PARAMS;
+    if (status == MCS_OK) {
+        mcs_metrics_parts(&live->client->metrics, kind, begun_ns, lists, count);
+    }
     leave(live);
     return status == MCS_OK ? 0 : fill_parts(lists, count, status);
 }
 
 int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
 {
-    return call_parts(store, mcs_client_get_parts, keys, targets, count);
+    return call_parts(store, mcs_client_get_parts, MCS_OP_GET_PARTS, keys, targets, count);
 }
 
 int mcs_get_session_read(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *targets, size_t count)
 {
-    return call_parts(store, mcs_client_get_session_read, keys, targets, count);
+    return call_parts(store, mcs_client_get_session_read, MCS_OP_GET_PARTS, keys, targets, count);
 }
 
 int mcs_put_session_write(mcs_store_t *store, const mcs_bytes_t *keys, const mcs_parts_list_t *sources, size_t count)
 {
-    return call_parts(store, mcs_client_put_session_write, keys, sources, count);
+    return call_parts(store, mcs_client_put_session_write, MCS_OP_PUT_PARTS, keys, sources, count);
 }
 
 typedef mcs_status_t (*keys_fn)(mcs_client_t *client, const mcs_bytes_t *keys, size_t count, int *results);

@@ -14,6 +14,7 @@
 #ifndef MCS_PY_FAKE
 #include "core/client/parts.h"
 #include "master/embed.h"
+#include "master/http_client_pages.h"
 #include "ucx_transport/ucx_transport.h"
 #endif
 
@@ -151,6 +152,7 @@ static void plug_parts(void)
         .transport = &ucxt_transport_ops,
         .metadata = &ucxt_metadata_http_ops,
         .embed = &mcs_master_embed_ops,
+        .http = &mcs_client_http_ops,
         .ucx_hint = ucx_hint,
     };
     set_ucx_hint();

@@ -155,7 +155,7 @@ static PyMethodDef store_methods[] = {
            "master_server_address\n"
            "engine               accepted, not used\n"
            "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
-           "enable_client_http_server, client_http_port   accepted, without effect\n\n"
+           "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n\n"
            "The dict has the same names; values become text, sizes may be '512MB', '4 GB', '25%'; only local_hostname "
            "and\n"
            "metadata_server are required. Other keys are ignored.\n\n"

@@ -57,18 +57,18 @@ static const char *const setup_params[] = {
 #define POSITIONAL_MAX P_DEVICES_ALIAS
 
 /* The limits of the dict form. */
-#define SEGMENT_MIN     UINT64_C(1024)
-#define BUFFER_MAX      (UINT64_C(1) << 40)
-#define DICT_SIZE       "16MB"
-#define DICT_MASTER     "127.0.0.1:50051"
-#define DICT_PROTOCOL   "tcp"
-#define DEFAULT_TENANT  "default"
-#define INIT_ALL_BUFFER (UINT64_C(1) << 30)
+#define SEGMENT_MIN       UINT64_C(1024)
+#define BUFFER_MAX        (UINT64_C(1) << 40)
+#define DICT_SIZE         "16MB"
+#define DICT_MASTER       "127.0.0.1:50051"
+#define DICT_PROTOCOL     "tcp"
+#define DEFAULT_TENANT    "default"
+#define DEFAULT_HTTP_PORT 9300
+#define INIT_ALL_BUFFER   (UINT64_C(1) << 30)
 
 typedef struct wanted {
     mcs_setup_t setup;
     bool ssd_offload;
-    bool http_server;
 } wanted_t;
 
 /* UCX keeps locks and threads that do not survive a fork: in a child of a process that has set a store up, its start
@@ -99,9 +99,6 @@ static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
     }
     if (forked_after_setup(self)) {
         return PyLong_FromLong(MCS_INVALID_PARAMS);
-    }
-    if (wanted->http_server) {
-        mcs_warn("python", "enable_client_http_server has no effect: the client serves no http");
     }
     mpy_call_t call;
     mpy_call_begin(&call);
@@ -143,17 +140,25 @@ static bool optional_bool(PyObject *const *given, int index, bool *out)
     return given[index] == NULL || mpy_bool("setup", setup_params[index], given[index], out);
 }
 
+static void set_http(wanted_t *w, bool http_server, uint64_t port)
+{
+    w->setup.http_server = http_server;
+    w->setup.http_port = (uint32_t)(port <= UINT32_MAX ? port : UINT32_MAX); /* set-up refuses what is no port */
+}
+
 static bool take_optional(PyObject *const *given, wanted_t *w)
 {
     const char *path = "";
-    uint64_t port = 0;
+    uint64_t port = DEFAULT_HTTP_PORT;
+    bool http_server = false;
     w->setup.tenant_id = DEFAULT_TENANT;
-    return optional_bool(given, P_SSD_OFFLOAD, &w->ssd_offload) &&
-           optional_bool(given, P_HTTP_SERVER, &w->http_server) &&
-           (given[P_SSD_PATH] == NULL || mpy_text("setup", setup_params[P_SSD_PATH], given[P_SSD_PATH], &path)) &&
-           (given[P_TENANT] == NULL ||
-            mpy_text("setup", setup_params[P_TENANT], given[P_TENANT], &w->setup.tenant_id)) &&
-           (given[P_HTTP_PORT] == NULL || mpy_u64("setup", setup_params[P_HTTP_PORT], given[P_HTTP_PORT], &port));
+    bool ok =
+        optional_bool(given, P_SSD_OFFLOAD, &w->ssd_offload) && optional_bool(given, P_HTTP_SERVER, &http_server) &&
+        (given[P_SSD_PATH] == NULL || mpy_text("setup", setup_params[P_SSD_PATH], given[P_SSD_PATH], &path)) &&
+        (given[P_TENANT] == NULL || mpy_text("setup", setup_params[P_TENANT], given[P_TENANT], &w->setup.tenant_id)) &&
+        (given[P_HTTP_PORT] == NULL || mpy_u64("setup", setup_params[P_HTTP_PORT], given[P_HTTP_PORT], &port));
+    set_http(w, http_server, port);
+    return ok;
 }
 
 static bool take_arguments(PyObject *const *given, wanted_t *w)
@@ -307,6 +312,17 @@ static bool parse_dict_bool(const dict_texts_t *d, int index, bool *out)
     return true;
 }
 
+static bool parse_dict_port(const dict_texts_t *d, uint64_t *out)
+{
+    const char *text = d->texts[P_HTTP_PORT];
+    if (text != NULL && text[0] != '\0' && mcs_parse_u64(text, UINT16_MAX, out) != MCS_OK) {
+        mcs_error("python", "setup refused: %s '%s' is not a port: %s", setup_params[P_HTTP_PORT], text,
+                  mcs_code_name(MCS_INVALID_PARAMS));
+        return false;
+    }
+    return true;
+}
+
 /* False: a value that cannot be; the log says which. */
 static bool read_dict(const dict_texts_t *d, wanted_t *w)
 {
@@ -324,9 +340,14 @@ static bool read_dict(const dict_texts_t *d, wanted_t *w)
     s->rdma_devices = text_or(d, P_DEVICES, P_DEVICES_ALIAS, "");
     s->master_server_addr = text_or(d, P_MASTER, P_MASTER_ALIAS, DICT_MASTER);
     s->tenant_id = text_or(d, P_TENANT, -1, DEFAULT_TENANT);
-    return parse_dict_size(d, P_SEGMENT, SEGMENT_MIN, UINT64_MAX, &s->global_segment_size) &&
-           parse_dict_size(d, P_BUFFER, 0, BUFFER_MAX, &s->local_buffer_size) &&
-           parse_dict_bool(d, P_SSD_OFFLOAD, &w->ssd_offload) && parse_dict_bool(d, P_HTTP_SERVER, &w->http_server);
+    bool http_server = false;
+    uint64_t http_port = DEFAULT_HTTP_PORT;
+    bool ok = parse_dict_size(d, P_SEGMENT, SEGMENT_MIN, UINT64_MAX, &s->global_segment_size) &&
+              parse_dict_size(d, P_BUFFER, 0, BUFFER_MAX, &s->local_buffer_size) &&
+              parse_dict_bool(d, P_SSD_OFFLOAD, &w->ssd_offload) && parse_dict_bool(d, P_HTTP_SERVER, &http_server) &&
+              parse_dict_port(d, &http_port);
+    set_http(w, http_server, http_port);
+    return ok;
 }
 
 static PyObject *setup_by_dict(mpy_store_t *self, PyObject *dict)

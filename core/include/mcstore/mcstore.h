@@ -58,6 +58,8 @@ typedef struct mcs_setup {
     const char *master_server_addr; /* "host:port", "unix:/path", "embedded", "embedded:port" */
     const char *tenant_id;          /* NULL = "default" */
     uint32_t flags;                 /* 0 */
+    int http_server;                /* serve this client's /health and /metrics, at the address of local_hostname */
+    uint32_t http_port;             /* of that server; 0 = any free one, which the log names */
 } mcs_setup_t;
 
 /* 0; MCS_INVALID_PARAMS for bad arguments and for any failure with an explicit port; -1 when no port worked. The log

@@ -62,7 +62,7 @@ static void long_lines_are_cut_with_dots(void **state)
     (void)state;
     unit_log_t log;
     unit_log_capture(&log);
-    char text[4 * MCS_LOG_LINE_MAX];
+    char text[2 * MCS_LOG_LINE_MAX];
     for (size_t len = MCS_LOG_LINE_MAX - 80; len < MCS_LOG_LINE_MAX + 40; len++) {
         memset(text, 'x', len);
         text[len] = '\0';

@@ -128,6 +128,13 @@ void mcs_service_for_each_segment(mcs_service_t *service, mcs_service_segment_fn
     }
 }
 
+void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn fn, void *arg)
+{
+    (void)service;
+    for (uint32_t i = 0; i < g_fake.client_count && fn(arg, &g_fake.clients[i]); i++) {
+    }
+}
+
 mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint32_t key_len, bool lease,
                                    mcs_service_replica_t *replicas, uint32_t max, uint32_t *count_out)
 {

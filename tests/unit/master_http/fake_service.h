@@ -18,6 +18,8 @@ typedef struct fake_state {
     uint64_t generated_keys; /* "key-0000000001" … follow the objects in a walk */
     mcs_service_segment_t segments[8];
     uint32_t segment_count;
+    mcs_service_client_t clients[4];
+    uint32_t client_count;
     mcs_service_totals_t totals;
     int64_t remove_all_result;
     mcs_status_t create_result;

@@ -10,6 +10,7 @@
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
 #include "core/base/fault.h"
+#include "core/base/log.h"
 #include "fake_service.h"
 #include "http_client.h"
 #include "master/http_admin.h"
@@ -19,6 +20,7 @@ static mcs_metrics_t g_metrics;
 static mcs_summary_t g_summary;
 static mcs_service_t *g_service;
 static mcs_http_admin_t *g_admin;
+static mcs_history_t *g_history;
 static uint16_t g_port;
 
 static uint64_t g_now_ns = 1000000000000;
@@ -28,6 +30,8 @@ static uint64_t fake_now(void)
     return __atomic_load_n(&g_now_ns, __ATOMIC_RELAXED);
 }
 
+static const char *g_token = ""; /* of the next setup */
+
 static int setup(void **state)
 {
     (void)state;
@@ -35,13 +39,18 @@ static int setup(void **state)
     memset(&g_config, 0, sizeof(g_config));
     memset(&g_metrics, 0, sizeof(g_metrics));
     assert_int_equal(mcs_config_init(&mcs_master_config_table, &g_config), MCS_OK);
+    assert_int_equal(
+        mcs_config_set(&mcs_master_config_table, &g_config, MCS_CONFIG_FROM_FLAG, "admin_token", g_token, NULL),
+        MCS_OK);
     mcs_summary_init(&g_summary);
+    assert_int_equal(mcs_history_create(&g_history), MCS_OK);
     assert_int_equal(mcs_service_create(&(mcs_service_config_t){.config = &g_config}, &g_service), MCS_OK);
     const mcs_http_admin_config_t config = {.address = "127.0.0.1",
                                             .config = &g_config,
                                             .service = g_service,
                                             .metrics = &g_metrics,
-                                            .summary = &g_summary};
+                                            .summary = &g_summary,
+                                            .history = g_history};
     assert_int_equal(mcs_http_admin_create(&config, &g_admin), MCS_OK);
     assert_int_equal(mcs_http_admin_start(g_admin), MCS_OK);
     g_port = mcs_http_admin_port(g_admin);
@@ -52,6 +61,7 @@ static int teardown(void **state)
 {
     (void)state;
     mcs_http_admin_destroy(g_admin);
+    mcs_history_destroy(g_history);
     mcs_service_destroy(g_service);
     mcs_summary_fini(&g_summary);
     mcs_config_fini(&mcs_master_config_table, &g_config);
@@ -298,6 +308,10 @@ static void metrics_have_every_counter_and_every_gauge(void **state)
 {
     static const char *const names[] = {
 #define MCS_COUNTER_ROW(field, name, help) name,
+#define MCS_ABSENT_ROW(type, name, help)   MCS_ABSENT_##type(name)
+#define MCS_ABSENT_counter(name)           name,
+#define MCS_ABSENT_gauge(name)             name,
+#define MCS_ABSENT_histogram(name)         name "_count",
 #include "master/metrics.def"
 #undef MCS_COUNTER_ROW
         "master_allocated_bytes",
@@ -307,6 +321,17 @@ static void metrics_have_every_counter_and_every_gauge(void **state)
         "master_active_clients",
         "mem_cache_nums_",
         "master_put_start_discarded_staging_size",
+        "mcs_quarantine_bytes",
+        "mcs_suspect_segments",
+        "mcs_suspect_clients",
+        "mcs_hard_pinned_keys",
+        "mcs_leased_keys",
+        "mcs_releases_pending",
+        "mcs_fences",
+        "mcs_strikes",
+        "mcs_parked_requests",
+        "mcs_rpc_connections",
+        "mcs_index_bytes",
     };
     http_reply_t reply;
     char type[256];
@@ -318,9 +343,14 @@ static void metrics_have_every_counter_and_every_gauge(void **state)
         char line[256];
         snprintf(line, sizeof(line), "\n%s 0\n", names[i]);
         assert_non_null(strstr(http_body(&reply), line));
-        snprintf(line, sizeof(line), "# TYPE %s ", names[i]);
+        int name_len = (int)strlen(names[i]);
+        name_len -= name_len > 6 && strcmp(names[i] + name_len - 6, "_count") == 0 &&
+                            strcmp(names[i], "master_evicted_key_count") != 0
+                        ? 6
+                        : 0;
+        snprintf(line, sizeof(line), "# TYPE %.*s", name_len, names[i]);
         assert_non_null(strstr(http_body(&reply), line));
-        snprintf(line, sizeof(line), "# HELP %s ", names[i]);
+        snprintf(line, sizeof(line), "# HELP %.*s", name_len, names[i]);
         assert_non_null(strstr(http_body(&reply), line));
     }
     http_reply_fini(&reply);
@@ -399,7 +429,7 @@ static void the_summary_has_rates_since_the_last_tick(void **state)
             fail();
         }
     }
-    assert_true(line.len < 1900); /* a log line holds it */
+    assert_true(line.len < MCS_LOG_LINE_MAX - 100); /* a log line holds it, with its first words */
     mcs_buf_reset(&line);
     mcs_summary_write(&g_summary, &g_metrics, g_service, true, &line);
     mcs_buf_reset(&line);
@@ -416,7 +446,26 @@ static void the_summary_has_rates_since_the_last_tick(void **state)
     http_reply_fini(&reply);
 }
 
-static void the_index_page_names_the_routes(void **state)
+static void the_line_of_the_busiest_cluster_fits_into_the_log(void **state)
+{
+    mcs_buf_t line;
+    (void)state;
+    mcs_buf_init(&line, 1 << 16);
+    mcs_clock_set_source(fake_now);
+    mcs_summary_write(&g_summary, &g_metrics, g_service, true, &line);
+    uint64_t *counters = (uint64_t *)(void *)&g_metrics;
+    for (size_t i = 0; i < sizeof(g_metrics) / sizeof(uint64_t); i++) {
+        counters[i] += UINT64_C(1000000000000); /* 100 G a second */
+    }
+    (void)__atomic_add_fetch(&g_now_ns, 10 * MCS_NS_PER_SEC, __ATOMIC_RELAXED);
+    mcs_buf_reset(&line);
+    mcs_summary_write(&g_summary, &g_metrics, g_service, false, &line);
+    assert_true(line.len > 1500 && line.len < MCS_LOG_LINE_MAX - 100);
+    mcs_clock_set_source(NULL);
+    mcs_buf_fini(&line);
+}
+
+static void the_page_is_one_file_that_asks_nobody_else(void **state)
 {
     http_reply_t reply;
     char type[256];
@@ -424,18 +473,216 @@ static void the_index_page_names_the_routes(void **state)
     http_request(g_port, "GET", "/", NULL, &reply);
     assert_int_equal(reply.code, 200);
     assert_string_equal(http_header(&reply, "Content-Type", type), "text/html; charset=utf-8");
-    assert_non_null(strstr(http_body(&reply), "href=\"/metrics\""));
-    assert_non_null(strstr(http_body(&reply), "/api/v1/remove_all"));
+    const char *page = http_body(&reply);
+    assert_memory_equal(page, "<!doctype html>", 15);
+    assert_non_null(strstr(page, "</html>"));
+    assert_non_null(strstr(page, "/api/v1/dashboard"));
+    assert_null(strstr(page, "https://"));
+    for (const char *at = page; (at = strstr(at, "http://")) != NULL; at++) {
+        assert_memory_equal(at, "http://www.w3.org/", 18); /* names of formats, nothing that is fetched */
+    }
+    assert_null(strstr(page, "src="));
     http_reply_fini(&reply);
+}
+
+static json_t *get_json(const char *target)
+{
+    http_reply_t reply;
+    http_request(g_port, "GET", target, NULL, &reply);
+    assert_int_equal(reply.code, 200);
+    json_t *root = json_loadb((const char *)reply.body.bytes, reply.body.len, JSON_REJECT_DUPLICATES, NULL);
+    assert_non_null(root);
+    http_reply_fini(&reply);
+    return root;
+}
+
+static size_t column(const json_t *root, const char *name)
+{
+    size_t i;
+    json_t *field;
+    json_array_foreach(json_object_get(root, "fields"), i, field)
+    {
+        if (strcmp(json_string_value(field), name) == 0) {
+            return i;
+        }
+    }
+    fail_msg("no column %s", name);
+    return 0;
+}
+
+static json_int_t cell(const json_t *root, size_t row, const char *name)
+{
+    return json_integer_value(
+        json_array_get(json_array_get(json_object_get(root, "samples"), row), column(root, name)));
+}
+
+static void the_dashboard_gives_the_rows_since_the_last_one(void **state)
+{
+    (void)state;
+    mcs_clock_set_source(fake_now);
+    json_t *root = get_json("/api/v1/dashboard");
+    assert_int_equal(json_array_size(json_object_get(root, "samples")), 0);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(root, "exhausted"), 0)), "segments");
+    json_decref(root);
+    for (uint64_t i = 0; i < 3; i++) {
+        g_fake.totals.objects = 10 + i;
+        mcs_metric_add(&g_metrics, total_gets, 5);
+        mcs_history_sample(g_history, &g_metrics, g_service);
+        (void)__atomic_add_fetch(&g_now_ns, MCS_NS_PER_SEC, __ATOMIC_RELAXED);
+    }
+    root = get_json("/api/v1/dashboard?since=0");
+    assert_int_equal(json_array_size(json_object_get(root, "samples")), 3);
+    assert_int_equal(cell(root, 0, "objects"), 10);
+    assert_int_equal(cell(root, 2, "objects"), 12);
+    assert_int_equal(cell(root, 2, "gets_total"), 15);
+    assert_int_equal(cell(root, 1, "at_ms") - cell(root, 0, "at_ms"), 1000);
+    char target[80];
+    snprintf(target, sizeof(target), "/api/v1/dashboard?since=%lld", (long long)cell(root, 1, "at_ms"));
+    json_decref(root);
+    root = get_json(target);
+    assert_int_equal(json_array_size(json_object_get(root, "samples")), 1);
+    assert_int_equal(cell(root, 0, "objects"), 12);
+    json_decref(root);
+    expect_json("GET", "/api/v1/dashboard?since=soon", 400,
+                "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
+    mcs_clock_set_source(NULL);
+}
+
+static void the_history_is_a_ring_of_the_last_rows(void **state)
+{
+    (void)state;
+    mcs_clock_set_source(fake_now);
+    for (uint64_t i = 0; i < MCS_HISTORY_ROWS + 7; i++) {
+        g_fake.totals.objects = i;
+        mcs_history_sample(g_history, &g_metrics, g_service);
+        (void)__atomic_add_fetch(&g_now_ns, MCS_NS_PER_SEC, __ATOMIC_RELAXED);
+    }
+    json_t *root = get_json("/api/v1/dashboard");
+    assert_int_equal(json_array_size(json_object_get(root, "samples")), MCS_HISTORY_ROWS);
+    assert_int_equal(cell(root, 0, "objects"), 7);
+    assert_int_equal(cell(root, MCS_HISTORY_ROWS - 1, "objects"), MCS_HISTORY_ROWS + 6);
+    json_decref(root);
+    mcs_clock_set_source(NULL);
+}
+
+static void the_dashboard_lists_segments_and_clients(void **state)
+{
+    (void)state;
+    fake_add_segment("node-1:1 <b>\"", 100, 40);
+    g_fake.segments[0].quarantine = 8;
+    g_fake.clients[0] = (mcs_service_client_t){
+        .name = "node-1:1", .client = {5, 6}, .pid = 77, .connected = true, .segments = 1, .fences = 2, .silent_ms = 9};
+    g_fake.client_count = 1;
+    g_fake.totals.clients = 1;
+    json_t *root = get_json("/api/v1/dashboard");
+    json_t *segment = json_array_get(json_object_get(root, "segments"), 0);
+    assert_string_equal(json_string_value(json_object_get(segment, "name")), "node-1:1 <b>\"");
+    assert_int_equal(json_integer_value(json_object_get(segment, "quarantine_bytes")), 8);
+    json_t *client = json_array_get(json_object_get(root, "clients"), 0);
+    assert_int_equal(json_integer_value(json_object_get(client, "pid")), 77);
+    json_decref(root);
+    expect_json("GET", "/api/v1/clients", 200,
+                "{\"total_clients\":1,\"clients\":[{\"name\":\"node-1:1\",\"client_id\":\"5-6\",\"pid\":77,"
+                "\"data_plane\":\"\",\"connected\":true,\"suspect\":false,\"segments\":1,\"open_puts\":0,\"fences\":2,"
+                "\"releases\":0,\"silent_ms\":9}]}");
+}
+
+static void the_log_level_changes_at_run_time(void **state)
+{
+    (void)state;
+    int before = mcs_log_threshold;
+    mcs_log_set_level(MCS_LOG_INFO);
+    expect_json("GET", "/api/v1/log_level", 200, "{\"success\":true,\"level\":\"INFO\"}");
+    expect_json("PUT", "/api/v1/log_level?level=error", 200, "{\"success\":true,\"level\":\"ERROR\"}");
+    assert_int_equal(mcs_log_threshold, MCS_LOG_ERROR);
+    http_expect(g_port, "PUT", "/api/v1/log_level", "{\"level\":\"WARNING\"}", 200,
+                "{\"success\":true,\"level\":\"WARNING\"}");
+    static const char *const bad[] = {"", "{", "[]", "{\"level\":3}", "{\"level\":\"LOUD\"}", "\"DEBUG\""};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
+        http_expect(g_port, "PUT", "/api/v1/log_level", bad[i], 400,
+                    "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
+    }
+    http_expect(g_port, "POST", "/api/v1/log_level", NULL, 405, "Method not allowed");
+    assert_int_equal(mcs_log_threshold, MCS_LOG_WARN);
+    mcs_log_set_level((mcs_log_level_t)before);
+}
+
+static void what_is_off_says_so(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"GET", "PUT", "DELETE"};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(methods); i++) {
+        expect_json(methods[i], "/api/v1/tenant_quotas?tenant_id=t", 409,
+                    "{\"success\":false,\"error_code\":-1011,\"error_message\":\"UNAVAILABLE_IN_CURRENT_MODE\"}");
+    }
+    expect_json("GET", "/kv_events/status", 200,
+                "{\"enabled\":false,\"published_batches\":0,\"published_events\":0,\"dropped_events\":0,"
+                "\"skipped_unparsed_keys\":0}");
+    expect_json("GET", "/version", 200, "{\"version\":\"1.2.3\",\"display_version\":\"mooncake-store 1.2.3\"}");
+}
+
+static int setup_with_token(void **state)
+{
+    g_token = "a secret";
+    int result = setup(state);
+    g_token = "";
+    return result;
+}
+
+static unsigned ask_with(const char *method, const char *target, const char *header)
+{
+    char head[512];
+    http_reply_t reply;
+    char text[256];
+    snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: t\r\n%sContent-Length: 0\r\nConnection: close\r\n\r\n",
+             method, target, header);
+    http_raw(g_port, head, strlen(head), &reply);
+    unsigned code = reply.code;
+    assert_string_equal(http_header(&reply, "WWW-Authenticate", text), code == 401 ? "Bearer" : "");
+    http_reply_fini(&reply);
+    return code;
+}
+
+static void without_the_token_only_probes_are_answered(void **state)
+{
+    static const char *const closed[] = {"/metrics",          "/get_all_keys",     "/query_key?key=a",
+                                         "/api/v1/dashboard", "/api/v1/log_level", "/nothing"};
+    static const char *const open[] = {"/", "/health", "/ready", "/version"};
+    static const char *const wrong[] = {"",
+                                        "Authorization: Bearer\r\n",
+                                        "Authorization: Bearer a secre\r\n",
+                                        "Authorization: Bearer a secret!\r\n",
+                                        "Authorization: Basic a secret\r\n",
+                                        "Authorization: a secret\r\n"};
+    (void)state;
+    g_fake.remove_all_result = 3;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(closed); i++) {
+        for (size_t k = 0; k < MCS_ARRAY_LEN(wrong); k++) {
+            assert_int_equal(ask_with("GET", closed[i], wrong[k]), 401);
+        }
+    }
+    assert_int_equal(ask_with("POST", "/api/v1/remove_all?force=true", ""), 401);
+    assert_int_equal(g_fake.remove_all_force, -1);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(open); i++) {
+        assert_int_equal(ask_with("GET", open[i], ""), 200);
+    }
+    assert_int_equal(ask_with("GET", "/metrics", "Authorization: Bearer a secret\r\n"), 200);
+    assert_int_equal(ask_with("GET", "/metrics", "authorization: bearer   a secret\r\n"), 200);
+    assert_int_equal(ask_with("GET", "/nothing", "Authorization: Bearer a secret\r\n"), 404);
+    assert_int_equal(ask_with("POST", "/api/v1/remove_all?force=true", "Authorization: Bearer a secret\r\n"), 200);
+    assert_int_equal(g_fake.remove_all_force, 1);
 }
 
 static void answers_survive_every_lost_allocation(void **state)
 {
     static const char *const targets[] = {"/metrics",         "/metrics/summary",           "/get_segments_detail",
-                                          "/query_key?key=a", "/batch_query_keys?keys=a,b", "/get_all_keys"};
+                                          "/query_key?key=a", "/batch_query_keys?keys=a,b", "/get_all_keys",
+                                          "/api/v1/clients",  "/api/v1/dashboard",          "/api/v1/log_level"};
     (void)state;
     fake_add_object("a", MCS_OK);
     fake_add_segment("s", 100, 1);
+    g_fake.client_count = 1;
+    mcs_history_sample(g_history, &g_metrics, g_service);
     for (size_t i = 0; i < MCS_ARRAY_LEN(targets); i++) {
         bool fired = true;
         for (uint64_t nth = 1; fired && nth < 200; nth++) {
@@ -480,7 +727,14 @@ int main(void)
         TEST(metrics_have_every_counter_and_every_gauge),
         TEST(metrics_show_values_labels_and_the_histogram),
         TEST(the_summary_has_rates_since_the_last_tick),
-        TEST(the_index_page_names_the_routes),
+        TEST(the_line_of_the_busiest_cluster_fits_into_the_log),
+        TEST(the_page_is_one_file_that_asks_nobody_else),
+        TEST(the_dashboard_gives_the_rows_since_the_last_one),
+        TEST(the_history_is_a_ring_of_the_last_rows),
+        TEST(the_dashboard_lists_segments_and_clients),
+        TEST(the_log_level_changes_at_run_time),
+        TEST(what_is_off_says_so),
+        cmocka_unit_test_setup_teardown(without_the_token_only_probes_are_answered, setup_with_token, teardown),
         TEST(answers_survive_every_lost_allocation),
     };
     return cmocka_run_group_tests_name("http admin", tests, NULL, NULL);

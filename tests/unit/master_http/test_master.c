@@ -266,10 +266,10 @@ static void an_open_port_without_a_token_is_warned_about(void **state)
     mcs_master_stop(start());
     assert_true(logged(warning));
     assert_false(logged("secret"));
-    assert_false(logged("has no authentication"));
+    assert_false(logged("has admin_token is not set"));
     set("metrics_host", "0.0.0.0");
     mcs_master_stop(start());
-    assert_true(logged("has no authentication"));
+    assert_true(logged("admin_token is not set"));
 }
 
 static void records_of_dead_clients_are_deleted_when_asked(void **state)
@@ -289,9 +289,11 @@ static void records_of_dead_clients_are_deleted_when_asked(void **state)
     http_expect(port, "GET", "/metadata?key=mooncake/mooncake_cluster/rpc_meta/node-1:12345", NULL, 404,
                 "metadata not found");
     mcs_master_stop(master);
+    assert_false(logged("has no effect without enable_http_metadata_server"));
     set("enable_http_metadata_server", "false");
     mcs_master_stop(start());
     assert_null(g_fake.config.client_expired);
+    assert_true(logged("has no effect without enable_http_metadata_server"));
 }
 
 static uint64_t g_now_ns = 1000000000000;

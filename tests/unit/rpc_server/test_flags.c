@@ -62,12 +62,63 @@ static const documented_t g_documented[] = {
     {"enable_oplog", "false"},
     {"enable_snapshot", "false"},
     {"enable_snapshot_restore", "false"},
+    {"snapshot_interval_seconds", "600"},
+    {"snapshot_child_timeout_seconds", "300"},
+    {"snapshot_retention_count", "2"},
+    {"snapshot_backup_dir", ""},
+    {"snapshot_object_store_type", ""},
+    {"snapshot_payload_store_type", ""},
+    {"snapshot_payload_backend_type", ""},
+    {"snapshot_catalog_store_type", ""},
+    {"snapshot_catalog_backend_type", ""},
+    {"snapshot_catalog_store_connstring", ""},
+    {"oplog_poll_interval_ms", "1000"},
+    {"oplog_batch_max_entries", "1024"},
+    {"batch_oplog_retry_timeout_sec", "180"},
+    {"pod_name", ""},
+    {"pod_namespace", ""},
+    {"tenant_quota_connector_type", "file"},
+    {"tenant_quota_connector_uri", ""},
+    {"dynamic_replication_heat_window_seconds", "10"},
+    {"dynamic_replication_admission_qps_threshold", "0.8"},
+    {"dynamic_replication_max_memory_replicas", "2"},
+    {"global_file_segment_size", "9223372036854775807"},
+    {"nof_heartbeat_interval_sec", "10"},
+    {"nof_heartbeat_probe_timeout_ms", "1000"},
+    {"nof_heartbeat_failures_threshold", "3"},
+    {"cxl_path", "/dev/dax0.0"},
+    {"cxl_size", "8589934592"},
+    {"kv_events_bind_endpoint", ""},
+    {"kv_events_model_name", ""},
+    {"kv_events_backend_id", ""},
+    {"kv_events_tenant_id", "default"},
+    {"kv_events_additional_salt", ""},
+    {"kv_events_lora_name", ""},
+    {"kv_events_block_size", "0"},
+    {"kv_events_dp_rank", "0"},
+    {"kv_events_emit_legacy_compat", "true"},
+    {"kv_events_emit_object_key", "true"},
+    {"kv_events_queue_capacity", "65536"},
+    {"log_dir", ""},
+    {"alsologtostderr", "false"},
+    {"stderrthreshold", "2"},
+    {"vmodule", ""},
     {"enable_cxl", "false"},
     {"enable_kv_events", "false"},
     {"v", "0"},
     {"logtostderr", "true"},
     {"minloglevel", "0"},
 };
+
+/* What has no effect says so, once for each time it is asked for. */
+static const char *const g_without_effect[] = {"--quota_bytes=5",
+                                               "--offload_cap_ratio=0.7",
+                                               "--snapshot_interval_seconds=60",
+                                               "--kv_events_model_name=m",
+                                               "--log_dir=/var/log",
+                                               "--etcd_endpoints=h:1",
+                                               "--nologtostderr",
+                                               "--cxl_size=1"};
 
 static mcs_master_config_t g_config;
 static unit_log_t g_log;
@@ -193,11 +244,27 @@ static void values_out_of_range_are_refused(void **state)
                                       "--enable_ha=true",
                                       "--enable_offload",
                                       "--enable_snapshot=1",
+                                      "--root_fs_dir=/mnt",
+                                      "--dynamic_replication_mode=enforce",
+                                      "--minloglevel=4",
+                                      "--v=-1",
                                       "--nosuch=1",
                                       "extra"};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
         if (load(bad[i], NULL) != MCS_ERR_INVALID_PARAMS) {
             fail_msg("taken: %s", bad[i]);
+        }
+    }
+}
+
+static void what_has_no_effect_says_so(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(g_without_effect); i++) {
+        unsigned before = g_log.lines;
+        assert_int_equal(load(g_without_effect[i], NULL), MCS_OK);
+        if (g_log.lines != before + 1) {
+            fail_msg("silent: %s", g_without_effect[i]);
         }
     }
 }
@@ -209,6 +276,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(default_is_accepted_in_each_spelling, set_up, tear_down),
         cmocka_unit_test_setup_teardown(command_lines_in_use_are_taken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(values_out_of_range_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_has_no_effect_says_so, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("master flags", tests, NULL, NULL);
 }
