@@ -82,7 +82,7 @@ async def _body(request):
 def _segment_ids(data):
     ids = data.get("segment_ids", [])
     ids = [ids] if isinstance(ids, str) else ids
-    if not ids or not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+    if not ids or not isinstance(ids, list) or not all(isinstance(i, str) and i for i in ids):
         raise _Refused(400, "Missing segment_ids")
     return ids
 
