@@ -12,6 +12,7 @@
 #include "client/daemon.h"
 #include "core/base/log.h"
 #include "core/base/parse.h"
+#include "core/base/thread.h"
 #include "core/client/borrow.h"
 #include "core/client/parts.h"
 #include "master/config_file.h"
@@ -21,6 +22,8 @@
 #define NAME         "mooncake_client"
 #define STOP_SECONDS 4
 #define PATH_LIMIT   4096
+/* How soon the end of set-up is noticed. */
+#define SETUP_LOOK_NS 20000000
 
 static const mcs_config_table_t *const g_table = &mcs_daemon_config_table;
 
@@ -133,8 +136,11 @@ static mcs_status_t set_up(const mcs_daemon_config_t *config, mcs_store_t *store
     };
     mcs_info(AREA, "setting up as %s: master %s, metadata %s, segment of %llu bytes", name,
              config->master_server_address, config->metadata_server, (unsigned long long)config->global_segment_size);
+    mcs_log_level_t level = (mcs_log_level_t)__atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED);
     int code = mcs_store_setup(store, &setup);
-    (void)mcs_log_set_level_name(config->log_level); /* set-up takes MC_LOG_LEVEL, over which the flag wins */
+    if (mcs_env("MC_LOG_LEVEL") != NULL) {
+        mcs_log_set_level(level); /* set-up takes it, but the flag wins */
+    }
     if (code != 0) {
         mcs_error(AREA, "not set up with master %s and metadata %s: %s", config->master_server_address,
                   config->metadata_server, mcs_code_name(code));
@@ -232,54 +238,77 @@ static int wait_for_stop(const sigset_t *signals, mcs_store_t *store, const mcs_
     }
 }
 
-/* ---- a stop during set-up ---- */
+/* ---- set-up ---- */
 
-static volatile sig_atomic_t g_stop; /* the signal that came */
-
-/* Whatever set-up waits for, the process has left STOP_SECONDS later. */
-static void on_early_stop(int number)
-{
-    g_stop = number;
-    alarm(STOP_SECONDS);
-}
+/* On a thread of its own: this one waits for signals meanwhile, and every thread that set-up makes, UCX's among them,
+ * has all signals blocked as that thread has (core/base/thread.h). One that took a signal would keep it from us. */
+typedef struct setup_job {
+    const mcs_daemon_config_t *config;
+    mcs_store_t *store;
+    mcs_status_t status;
+    uint32_t stop; /* atomic: it is to end */
+    uint32_t done; /* atomic: status is there */
+} setup_job_t;
 
 static int stop_wanted(void *arg)
 {
-    (void)arg;
-    return g_stop != 0;
+    setup_job_t *job = (setup_job_t *)arg;
+    return __atomic_load_n(&job->stop, __ATOMIC_RELAXED) != 0;
 }
 
-static mcs_status_t set_up_stoppable(const mcs_daemon_config_t *config, mcs_store_t *store, const sigset_t *signals)
+static void run_setup(void *arg)
 {
-    struct sigaction action = {.sa_handler = on_early_stop, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    mcs_thread_set_interrupt(stop_wanted, NULL);
-    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
-    mcs_status_t status = set_up(config, store);
-    pthread_sigmask(SIG_BLOCK, signals, NULL);
+    setup_job_t *job = (setup_job_t *)arg;
+    mcs_thread_set_interrupt(stop_wanted, job);
+    job->status = set_up(job->config, job->store);
     mcs_thread_set_interrupt(NULL, NULL);
-    return status;
+    __atomic_store_n(&job->done, 1, __ATOMIC_RELEASE);
+}
+
+/* *number_out: the signal that ended it; 0 = none. */
+static mcs_status_t set_up_stoppable(const mcs_daemon_config_t *config, mcs_store_t *store, const sigset_t *signals,
+                                     int *number_out)
+{
+    const struct timespec moment = {.tv_nsec = SETUP_LOOK_NS};
+    setup_job_t job = {.config = config, .store = store};
+    mcs_thread_t thread = {0};
+    *number_out = 0;
+    mcs_status_t status = mcs_thread_start(&thread, "mcs-setup", run_setup, &job);
+    if (status != MCS_OK) {
+        return status;
+    }
+    while (__atomic_load_n(&job.done, __ATOMIC_ACQUIRE) == 0) {
+        int number = sigtimedwait(signals, NULL, &moment);
+        if (number == SIGUSR1 || number == SIGUSR2) {
+            shift_log_level(number == SIGUSR1 ? -1 : 1);
+        } else if (number > 0 && *number_out == 0) {
+            *number_out = number;
+            __atomic_store_n(&job.stop, 1, __ATOMIC_RELAXED);
+            alarm(STOP_SECONDS); /* whatever set-up waits for */
+        }
+    }
+    mcs_thread_join(&thread);
+    return job.status;
 }
 
 static int serve(const mcs_daemon_config_t *config, mcs_daemon_status_t *status, mcs_store_t *store,
                  const sigset_t *signals)
 {
-    mcs_status_t result = set_up_stoppable(config, store, signals);
-    if (result != MCS_OK && g_stop == 0) {
+    mcs_lender_t *lender = NULL;
+    int number;
+    mcs_status_t result = set_up_stoppable(config, store, signals, &number);
+    if (number == 0 && result != MCS_OK) {
         return 1;
     }
-    mcs_lender_t *lender = NULL;
-    int number = g_stop;
-    if (result == MCS_OK && number == 0) {
+    if (number == 0) {
         uint16_t port = mcs_daemon_status_port(status);
         lender = start_lender(config, store, port);
         mcs_daemon_status_set_store(status, store);
         mcs_info(AREA, "serving health and metrics on %s:%u", config->host, (unsigned)port);
         number = wait_for_stop(signals, store, config);
+        alarm(STOP_SECONDS);
     }
     mcs_info(AREA, "signal %d: stopping", number);
-    alarm(STOP_SECONDS);
     mcs_lender_stop(lender);
     return 0;
 }
@@ -296,9 +325,7 @@ static int run(const mcs_daemon_config_t *config)
     raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGALRM, on_slow_stop);
-    (void)signal(SIGUSR1, SIG_IGN); /* until they are waited for */
-    (void)signal(SIGUSR2, SIG_IGN);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they are waited for */
     plug_parts();
     mcs_store_t *store = mcs_store_create();
     int code = 1;

@@ -213,6 +213,18 @@ def test_a_signal_ends_it_in_time_during_a_setup_that_waits(scratch):
         peer.close()
 
 
+def test_signals_reach_it_at_any_moment_of_its_start(master, start_client):
+    """No thread of a library takes them away."""
+    for text in ("setting up", "Mooncake client started", "serving health"):
+        daemon = start_client(master, wait=False)
+        daemon.wait_log(text)
+        daemon.process.send_signal(signal.SIGUSR1)
+        daemon.wait_log("log level DEBUG by signal")
+        with Stopwatch() as watch:
+            assert daemon.stop() == 0
+        assert watch.seconds < 4 and "signal 15: stopping" in daemon.log() and "took too long" not in daemon.log(), daemon.log()
+
+
 def test_signals_change_the_log_level(master, start_client):
     daemon = start_client(master)
     assert daemon.http("/log_level")[:2] == (200, "INFO")
