@@ -94,8 +94,8 @@ wheel: deps ## dist/*.whl
 	@$(PY) -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 
 # The Python module is a wheel's to install: make wheel, pip install dist/*.whl.
-install: build ## the master, libmcstore and its headers into PREFIX (default /usr/local), below DESTDIR
-	@for component in master client; do \
+install: build ## the daemons, libmcstore and its headers, units and sample files into PREFIX (default /usr/local), below DESTDIR
+	@for component in master client service; do \
 		DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix $(PREFIX) --component $$component; \
 	done
 

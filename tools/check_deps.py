@@ -31,6 +31,7 @@ PROJECT = [
     (r"python/src/", ["core/base/", "mcstore/", "python/src/"]),
     # The main of the client daemon.
     (r"client/main\.c$", [""]),
+    (r"client/", ["core/base/", "mcstore/", "client/", "master/http_server.h"]),
 ]
 
 # (what is included, files that may, why). Everything else may be included everywhere.
@@ -67,7 +68,7 @@ def check_file(path: str) -> list[str]:
     problems = []
     for line, is_system, target in includes(read(path)):
         where = f"{path}:{line}: "
-        project = target.startswith(("core/", "master/", "ucx_transport/", "gpu/", "python/", "mcstore/"))
+        project = target.startswith(("core/", "master/", "ucx_transport/", "gpu/", "python/", "client/", "mcstore/"))
         if not is_system and not project and not free:
             problems.append(f'{where}"{target}": quoted includes are paths from the top of the tree')
         elif project and resolve(target) is None:

@@ -41,7 +41,7 @@ export PYTHON_INCLUDE
 
 status=0
 mapfile -t publics < <(sources 'core/include/*.h')
-mapfile -t internals < <(sources 'core/*.h' 'master/*.h' 'ucx_transport/*.h' 'gpu/*.h' 'python/*.h' 'tests/*.h' | grep -v '^core/include/')
+mapfile -t internals < <(sources 'core/*.h' 'master/*.h' 'client/*.h' 'ucx_transport/*.h' 'gpu/*.h' 'python/*.h' 'tests/*.h' | grep -v '^core/include/')
 for header in "${publics[@]}"; do
     public "$header" c c11 gcc || status=1
     public "$header" c++ c++17 g++ || status=1

@@ -18,6 +18,7 @@
 #include "core/base/memprobe.h"
 #include "core/base/op.h"
 #include "core/base/thread.h"
+#include "core/client/borrow.h"
 #include "core/client/client.h"
 #include "core/client/interrupt.h"
 
@@ -35,10 +36,12 @@ struct mcs_store {
     uint32_t refs;    /* atomic: the creator, each live_t, each get operation */
     mcs_mutex_t lock; /* MCS_RANK_STORE; guards everything below */
     mcs_cond_t changed;
-    live_t *live;      /* NULL: not set up */
-    uint32_t leaving;  /* detached clients that are not gone yet */
-    bool changing;     /* a thread is in set-up */
-    bool close_wanted; /* by a hook of that thread, or another's inside a call */
+    live_t *live;        /* NULL: not set up */
+    uint32_t leaving;    /* detached clients that are not gone yet */
+    bool changing;       /* a thread is in set-up */
+    bool close_wanted;   /* by a hook of that thread, or another's inside a call */
+    mcs_mempool_t *pool; /* of the last setup_dummy; its memory may be in use as long as the store lives */
+    bool pool_open;      /* that setup is the present one */
 };
 
 /* Calls of the API that this thread is in: more than one when a hook makes calls. */
@@ -73,6 +76,7 @@ static mcs_store_t *store_get(mcs_store_t *store)
 static void store_put(mcs_store_t *store)
 {
     if (__atomic_sub_fetch(&store->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        mcs_mempool_destroy(store->pool);
         mcs_cond_fini(&store->changed);
         mcs_mutex_fini(&store->lock);
         mcs_free(store);
@@ -130,6 +134,7 @@ static void leave(live_t *live)
 static live_t *detach_locked(mcs_store_t *store)
 {
     live_t *live = store->live;
+    store->pool_open = false;
     if (live == NULL) {
         return NULL;
     }
@@ -278,6 +283,54 @@ int mcs_store_setup(mcs_store_t *store, const mcs_setup_t *given)
     mcs_free(live);
     (void)end_change(store, NULL, status);
     return setup_code(status, named_port);
+}
+
+int mcs_store_setup_dummy(mcs_store_t *store, uint64_t mem_pool_size, uint64_t local_buffer_size,
+                          const char *server_address)
+{
+    mcs_borrow_settings_t settings;
+    mcs_mempool_t *pool;
+    if (!usable(store) || server_address == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_status_t status = mcs_borrow_ask("", server_address, &settings);
+    if (status != MCS_OK) {
+        return mcs_status_public(status);
+    }
+    if (mcs_mempool_create(mem_pool_size, &pool) != MCS_OK) {
+        return MCS_INVALID_PARAMS;
+    }
+    const mcs_setup_t setup = {
+        .struct_size = sizeof(setup),
+        .local_hostname = settings.local_hostname,
+        .metadata_server = "P2PHANDSHAKE",
+        .local_buffer_size = local_buffer_size,
+        .protocol = settings.protocol,
+        .master_server_addr = settings.master_address,
+        .tenant_id = settings.tenant,
+    };
+    int code = mcs_store_setup(store, &setup);
+    if (code == 0) {
+        mcs_mutex_lock(&store->lock);
+        mcs_mempool_t *old = store->pool;
+        store->pool = pool;
+        store->pool_open = store->live != NULL; /* another thread may have closed it again */
+        pool = old;
+        mcs_mutex_unlock(&store->lock);
+    }
+    mcs_mempool_destroy(pool);
+    return code;
+}
+
+void *mcs_store_pool_take(mcs_store_t *store, uint64_t size)
+{
+    if (!usable(store)) {
+        return NULL;
+    }
+    mcs_mutex_lock(&store->lock);
+    void *memory = store->pool_open ? mcs_mempool_take(store->pool, size) : NULL;
+    mcs_mutex_unlock(&store->lock);
+    return memory;
 }
 
 int mcs_store_health_check(mcs_store_t *store)

@@ -19,7 +19,7 @@ DEFAULT_CLIENT_HTTP_PORT = 9300
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _UNITS[_letter] = _UNITS[_letter + "b"] = 1024**_power
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)")
+_SIZE = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?)\s*([a-z]*)")
 
 
 def parse_size(value: Union[int, float, str]) -> int:
@@ -34,8 +34,14 @@ def parse_size(value: Union[int, float, str]) -> int:
     if match is None or match.group(2) not in _UNITS:
         raise ValueError(f"not a size: {value!r} (like 1073741824, 512MB or 1.5 GB)")
     number, factor = match.group(1), _UNITS[match.group(2)]
-    return int(number) * factor if number.isdigit() else int(float(number) * factor)
+    size = int(number) * factor if number.isdigit() else float(number) * factor
+    if size >= 2**64:
+        raise ValueError(f"not a size: {value!r} (over 16 EiB)")
+    return int(size)
 
+
+# The original's name, which other packages import.
+_parse_segment_size = parse_size
 
 _TRUE = {"true", "1", "yes", "on", "enable", "enabled", "t", "y"}
 _FALSE = {"false", "0", "no", "off", "disable", "disabled", "f", "n", ""}
@@ -49,6 +55,25 @@ def parse_bool(value: Union[bool, int, str, None]) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f"neither true nor false: {value!r}")
+
+
+_parse_bool = parse_bool
+
+
+def _port(value: Any) -> int:
+    try:
+        port = int(value)
+    except (TypeError, ValueError):
+        port = -1
+    if isinstance(value, bool) or not 0 <= port <= 65535:
+        raise ValueError(f"not a port: {value!r}")
+    return port
+
+
+def _text(values: Mapping[str, Any], name: str, default: str) -> str:
+    """Of an optional field: null is as good as none."""
+    value = values.get(name)
+    return default if value is None else str(value)
 
 
 @dataclass
@@ -72,25 +97,28 @@ class MooncakeConfig:
             if values.get(name) is None:
                 raise ValueError(f"Missing required config field: {name}")
         return cls(
-            local_hostname=values["local_hostname"],
-            metadata_server=values["metadata_server"],
+            local_hostname=str(values["local_hostname"]),
+            metadata_server=str(values["metadata_server"]),
             global_segment_size=parse_size(values.get("global_segment_size", DEFAULT_GLOBAL_SEGMENT_SIZE)),
             local_buffer_size=parse_size(values.get("local_buffer_size", DEFAULT_LOCAL_BUFFER_SIZE)),
-            protocol=str(values.get("protocol", "tcp")).lower(),
-            device_name=values.get("device_name", ""),
-            master_server_address=values["master_server_address"],
+            protocol=_text(values, "protocol", "tcp").lower(),
+            device_name=_text(values, "device_name", ""),
+            master_server_address=str(values["master_server_address"]),
             enable_ssd_offload=parse_bool(values.get("enable_ssd_offload", False)),
-            ssd_offload_path=values.get("ssd_offload_path", ""),
-            tenant_id=values.get("tenant_id", "default"),
+            ssd_offload_path=_text(values, "ssd_offload_path", ""),
+            tenant_id=_text(values, "tenant_id", "default"),
             enable_client_http_server=parse_bool(values.get("enable_client_http_server", False)),
-            client_http_port=int(values.get("client_http_port", DEFAULT_CLIENT_HTTP_PORT)),
+            client_http_port=_port(values.get("client_http_port", DEFAULT_CLIENT_HTTP_PORT)),
         )
 
     @classmethod
     def from_file(cls, file_path: str) -> "MooncakeConfig":
         """From a JSON object. ValueError names what is missing or wrong."""
         with open(file_path, encoding="utf-8") as file:
-            values = json.load(file)
+            try:
+                values = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{file_path}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{file_path}: not a JSON object")
         return cls.from_dict(values)
@@ -102,7 +130,7 @@ class MooncakeConfig:
         if path:
             return cls.from_file(path)
         if not os.getenv("MOONCAKE_MASTER"):
-            raise ValueError("Neither the environment variable MOONCAKE_CONFIG_PATH nor MOONCAKE_MASTER is set")
+            raise ValueError("Neither the environment variable 'MOONCAKE_CONFIG_PATH' nor 'MOONCAKE_MASTER' is set.")
         names = {
             "master_server_address": "MOONCAKE_MASTER",
             "local_hostname": "MOONCAKE_LOCAL_HOSTNAME",

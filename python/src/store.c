@@ -302,8 +302,13 @@ static PyMethodDef store_methods[] = {
     METHOD(create_move_task, "($self, key, source, target)", "((0, 0), -1012): there are no tasks."),
     METHOD(query_task, "($self, task_id)", "(None, -1012): there are no tasks."),
     METHOD(setup_dummy, "($self, mem_pool_size, local_buffer_size, server_address)",
-           "-1012: there is no client process to borrow memory from."),
-    METHOD(alloc_from_mem_pool, "($self, size)", "0: only a store of setup_dummy has such a pool."),
+           "Sets the store up as a client of the mooncake_client of this host and user whose port server_address has "
+           "(host:port):\n"
+           "without a segment, with the master of that process. Returns 0; -900 when no such process answers."),
+    METHOD(alloc_from_mem_pool, "($self, size)",
+           "Address of memory of the pool that came with setup_dummy; 0 when not that much is left. It is valid until "
+           "the\n"
+           "store is deleted or set up so again, and is not given back before."),
     {NULL, NULL, 0, NULL},
 };
 

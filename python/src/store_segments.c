@@ -303,33 +303,3 @@ MPY_STORE_METHOD(query_task)
     }
     return Py_BuildValue("(OL)", Py_None, (long long)not_supported(sig.name, "there are no tasks"));
 }
-
-MPY_STORE_METHOD(setup_dummy)
-{
-    static const char *const params[] = {"mem_pool_size", "local_buffer_size", "server_address", NULL};
-    static const mpy_sig_t sig = {"setup_dummy", 3, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    uint64_t size;
-    const char *address;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size) ||
-        !mpy_u64(sig.name, params[1], given[1], &size) || !mpy_text(sig.name, params[2], given[2], &address)) {
-        return NULL;
-    }
-    return mpy_result(true, not_supported(sig.name, "there is no client process to borrow memory from; use setup"));
-}
-
-/* Of a store that setup_dummy set up, which none is. */
-MPY_STORE_METHOD(alloc_from_mem_pool)
-{
-    static const char *const params[] = {"size", NULL};
-    static const mpy_sig_t sig = {"alloc_from_mem_pool", 1, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    uint64_t size;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size)) {
-        return NULL;
-    }
-    not_supported(sig.name, "only a store of setup_dummy has such a pool");
-    return PyLong_FromLong(0);
-}

@@ -88,7 +88,23 @@ static bool forked_after_setup(mpy_store_t *self)
     return false;
 }
 
-/* Runs the setup and keeps this object's picture of the store in step. */
+/* Keeps this object's picture of the store in step. */
+static PyObject *finish_setup(mpy_store_t *self, mpy_call_t *call, int code, uint64_t local_buffer_size)
+{
+    char name[8];
+    bool up =
+        mcs_store_hostname(self->store, name, sizeof(name)) > 0; /* refused arguments leave an earlier setup alone */
+    bool ok = mpy_call_end(call);
+    if (code == 0) {
+        mpy_memory_clear(self->memory);
+        self->local_buffer_size = local_buffer_size;
+        mpy_store_mark_ready(self);
+    } else if (!up) {
+        mpy_store_mark_closed(self);
+    }
+    return mpy_result(ok, code);
+}
+
 static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
 {
     if (wanted->ssd_offload) {
@@ -103,18 +119,7 @@ static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
     mpy_call_t call;
     mpy_call_begin(&call);
     int code = mcs_store_setup(self->store, &wanted->setup);
-    char name[8];
-    bool up =
-        mcs_store_hostname(self->store, name, sizeof(name)) > 0; /* refused arguments leave an earlier setup alone */
-    bool ok = mpy_call_end(&call);
-    if (code == 0) {
-        mpy_memory_clear(self->memory);
-        self->local_buffer_size = wanted->setup.local_buffer_size;
-        mpy_store_mark_ready(self);
-    } else if (!up) {
-        mpy_store_mark_closed(self);
-    }
-    return mpy_result(ok, code);
+    return finish_setup(self, &call, code, wanted->setup.local_buffer_size);
 }
 
 /* ---- arguments ---- */
@@ -482,4 +487,40 @@ MPY_STORE_NOARGS(counters)
         Py_XDECREF(value);
     }
     return dict;
+}
+
+/* ---- by way of a client process ---- */
+
+MPY_STORE_METHOD(setup_dummy)
+{
+    static const char *const params[] = {"mem_pool_size", "local_buffer_size", "server_address", NULL};
+    static const mpy_sig_t sig = {"setup_dummy", 3, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t pool;
+    uint64_t buffer;
+    const char *address;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &pool) ||
+        !mpy_u64(sig.name, params[1], given[1], &buffer) || !mpy_text(sig.name, params[2], given[2], &address)) {
+        return NULL;
+    }
+    mpy_store_t *store = mpy_store_of(self);
+    if (forked_after_setup(store)) {
+        return PyLong_FromLong(MCS_INVALID_PARAMS);
+    }
+    mpy_call_t call;
+    mpy_call_begin(&call);
+    int code = mcs_store_setup_dummy(store->store, pool, buffer, address);
+    return finish_setup(store, &call, code, buffer);
+}
+
+MPY_STORE_METHOD(alloc_from_mem_pool)
+{
+    static const char *const params[] = {"size", NULL};
+    static const mpy_sig_t sig = {"alloc_from_mem_pool", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t size;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, params[0], given[0], &size)) {
+        return NULL;
+    }
+    return PyLong_FromVoidPtr(mcs_store_pool_take(mpy_store_of(self)->store, size));
 }

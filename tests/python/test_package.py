@@ -181,13 +181,68 @@ def test_configuration_of_a_file(config_module, tmp_path):
         path.write_text(json.dumps({k: v for k, v in values.items() if k != name}))
         with pytest.raises(ValueError, match=f"Missing required config field: {name}"):
             config_module.MooncakeConfig.from_file(str(path))
-    path.write_text("[1]")
+        path.write_text(json.dumps({**values, name: None}))
+        with pytest.raises(ValueError, match=f"Missing required config field: {name}"):
+            config_module.MooncakeConfig.from_file(str(path))
+    for text in ("[1]", "{", ""):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="mooncake.json"):
+            config_module.MooncakeConfig.from_file(str(path))
+    with pytest.raises(OSError):
+        config_module.MooncakeConfig.from_file(str(tmp_path / "nothing"))
+
+
+FIELDS = [  # field, its variable, default, given, parsed
+    ("local_hostname", "MOONCAKE_LOCAL_HOSTNAME", "localhost", "h:1", "h:1"),
+    ("metadata_server", "MOONCAKE_TE_META_DATA_SERVER", "P2PHANDSHAKE", "http://m/metadata", "http://m/metadata"),
+    ("global_segment_size", "MOONCAKE_GLOBAL_SEGMENT_SIZE", 3355443200, "4 GB", 4 << 30),
+    ("local_buffer_size", "MOONCAKE_LOCAL_BUFFER_SIZE", 1073741824, "16mb", 16 << 20),
+    ("protocol", "MOONCAKE_PROTOCOL", "tcp", "RDMA", "rdma"),
+    ("device_name", "MOONCAKE_DEVICE", "", "mlx5_0", "mlx5_0"),
+    ("enable_ssd_offload", "MOONCAKE_OFFLOAD_ENABLED", False, "yes", True),
+    ("ssd_offload_path", "MOONCAKE_OFFLOAD_FILE_STORAGE_PATH", "", "/ssd", "/ssd"),
+    ("tenant_id", "MOONCAKE_TENANT_ID", "default", "t", "t"),
+    ("enable_client_http_server", "MOONCAKE_ENABLE_CLIENT_HTTP_SERVER", False, "1", True),
+    ("client_http_port", "MOONCAKE_CLIENT_HTTP_PORT", 9300, "9301", 9301),
+]
+
+
+@pytest.mark.parametrize("field, variable, default, given, parsed", FIELDS, ids=[row[0] for row in FIELDS])
+def test_each_field_of_the_configuration(config_module, monkeypatch, tmp_path, field, variable, default, given, parsed):
+    path = tmp_path / "mooncake.json"
+    required = {"local_hostname": "localhost", "metadata_server": "P2PHANDSHAKE", "master_server_address": "m:1"}
+    for value, want in [(given, parsed), (None, default)]:
+        if value is None and field in required:
+            continue
+        values = {**required, field: value} if value is not None else required
+        path.write_text(json.dumps(values))
+        assert getattr(config_module.MooncakeConfig.from_file(str(path)), field) == want
+    monkeypatch.setenv("MOONCAKE_MASTER", "m:1")
+    assert getattr(config_module.MooncakeConfig.load_from_env(), field) == default
+    monkeypatch.setenv(variable, given)
+    assert getattr(config_module.MooncakeConfig.load_from_env(), field) == parsed
+
+
+def test_null_is_as_good_as_none(config_module, tmp_path):
+    path = tmp_path / "mooncake.json"
+    values = {"local_hostname": "h", "metadata_server": "x", "master_server_address": "m:1", "tenant_id": None, "ssd_offload_path": None, "device_name": None,
+              "protocol": None, "enable_ssd_offload": None}
+    path.write_text(json.dumps(values))
+    config = config_module.MooncakeConfig.from_file(str(path))
+    assert (config.tenant_id, config.ssd_offload_path, config.device_name, config.protocol, config.enable_ssd_offload) == ("default", "", "", "tcp", False)
+
+
+@pytest.mark.parametrize("field, value", [("enable_ssd_offload", "notabool"), ("client_http_port", "http"), ("client_http_port", 65536), ("client_http_port", True),
+                                          ("global_segment_size", "50%"), ("local_buffer_size", -1)])
+def test_values_that_cannot_be(config_module, tmp_path, field, value):
+    path = tmp_path / "mooncake.json"
+    path.write_text(json.dumps({"local_hostname": "h", "metadata_server": "x", "master_server_address": "m:1", field: value}))
     with pytest.raises(ValueError):
         config_module.MooncakeConfig.from_file(str(path))
 
 
 def test_configuration_of_the_environment(config_module, monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="MOONCAKE_MASTER"):
+    with pytest.raises(ValueError, match="^Neither the environment variable 'MOONCAKE_CONFIG_PATH' nor 'MOONCAKE_MASTER' is set.$"):
         config_module.MooncakeConfig.load_from_env()
     monkeypatch.setenv("MOONCAKE_MASTER", "m:1")
     config = config_module.MooncakeConfig.load_from_env()
@@ -211,12 +266,12 @@ def test_configuration_of_the_environment(config_module, monkeypatch, tmp_path):
     assert config_module.MooncakeConfig.load_from_env().local_hostname == "file"
 
 
-@pytest.mark.parametrize("text, size", [("0", 0), ("1k", 1024), ("2KB", 2048), (" 3 mb ", 3 << 20), ("1.5g", 3 << 29), (".5t", 1 << 39), (7, 7), (1e3, 1000)])
+@pytest.mark.parametrize("text, size", [("0", 0), ("1k", 1024), ("2KB", 2048), (" 3 mb ", 3 << 20), ("1.5g", 3 << 29), (".5t", 1 << 39), (7, 7), (1e3, 1000), ("1e9", 10**9), ("1.5", 1), ("1.5E3 kb", 1536000)])
 def test_sizes(config_module, text, size):
     assert config_module.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1 x", "1e3", "0x10", "nan", -1, float("nan"), float("inf"), True, None, [1], "50%"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "1 x", "1e", "1e400", "99999999999 tb", "0x10", "nan", -1, float("nan"), float("inf"), True, None, [1], "50%"])
 def test_sizes_that_are_none(config_module, text):
     with pytest.raises(ValueError):
         config_module.parse_size(text)
@@ -233,19 +288,34 @@ def test_booleans_that_are_none(config_module, text):
         config_module.parse_bool(text)
 
 
-def test_the_command_becomes_the_packaged_binary(fake, tmp_path):
+@pytest.mark.parametrize("daemon", ["master", "client"])
+def test_the_command_becomes_the_packaged_binary(fake, tmp_path, daemon):
     package = tmp_path / "mooncake"
     package.mkdir()
     for name in ("__init__.py", "cli.py"):
         (package / name).write_text((PACKAGE / name).read_text())
-    binary = package / "mooncake_master"
-    command = [sys.executable, "-c", "import sys; from mooncake.cli import master; sys.exit(master())", "--a=b", "c d"]
+    binary = package / f"mooncake_{daemon}"
+    command = [sys.executable, "-c", f"import sys; from mooncake.cli import {daemon}; sys.exit({daemon}())", "--a=b", "c d"]
     missing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert missing.returncode == 127 and str(binary) in missing.stderr
     binary.write_text('#!/bin/sh\necho "$0" "$@"\nexit 5\n')
     binary.chmod(0o755)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (5, f"{binary} --a=b c d\n")
+
+
+def test_the_package_names_its_commands():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    scripts = {"mooncake", "mooncake_master", "mooncake_client", "mooncake_http_metadata_server", "mc_store_rest_server"}
+    assert set(project["scripts"]) == scripts
+    assert project["scripts"]["mc_store_rest_server"] == "mooncake.mooncake_store_service:sync_main"
+    for target in project["scripts"].values():
+        module, _, function = target.partition(":")
+        tree = ast.parse((PACKAGE / (module.removeprefix("mooncake.") + ".py")).read_text())
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, target
+    assert any(name.startswith("aiohttp") for name in project["dependencies"])
 
 
 # ---- BufferPool ----

@@ -73,7 +73,7 @@ NOT_SET_UP = [
     ("create_copy_task", ("k", ["s"]), ((0, 0), -1012)),
     ("create_move_task", ("k", "s", "t"), ((0, 0), -1012)),
     ("query_task", ((1, 2),), (None, -1012)),
-    ("setup_dummy", (1, 1, "127.0.0.1:1"), -1012),
+    ("setup_dummy", (1, 1, "127.0.0.1:1"), -900),
     ("alloc_from_mem_pool", (1,), 0),
     ("register_buffer", ("PTR", 4), -600),
     ("unregister_buffer", ("PTR",), -600),

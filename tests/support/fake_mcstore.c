@@ -7,9 +7,9 @@
  * (-9100), or 20 s passed key "!shrink…"     the first run after a begin finds a value of another size key "view:…"
  * handles are read-only, as views of a segment are
  *
- * setup refuses (-600) an empty host name, a protocol other than tcp and rpc_only, and the master "unreachable:1"; the
- * master "noport" gives -1. counters: what is alive ("gets", "handles", "objects", "registered") and the arguments of
- * the last put. */
+ * setup_dummy finds "dummy:1" alone (-900), its pool is 1 MiB. setup refuses (-600) an empty host name, a protocol
+ * other than tcp and rpc_only, and the master "unreachable:1"; the master "noport" gives -1. counters: what is alive
+ * ("gets", "handles", "objects", "registered") and the arguments of the last put. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +23,9 @@
 #include "mcstore/mcstore.h"
 
 #define NOT_FOUND (-704)
+#define NO_ANSWER (-900)
+
+static char g_pool[1 << 20]; /* of all stores that setup_dummy set up */
 
 typedef struct object {
     struct object *next;
@@ -41,6 +44,7 @@ typedef struct range {
 struct mcs_store {
     char hostname[300]; /* "" = not set up */
     uint64_t local_buffer;
+    uint64_t pool_left; /* of g_pool, from its end */
     pid_t pid;
     range_t *ranges;
 };
@@ -212,6 +216,33 @@ int mcs_store_setup(mcs_store_t *store, const mcs_setup_t *setup)
     store->local_buffer = setup->local_buffer_size;
     pthread_mutex_unlock(&g_lock);
     return 0;
+}
+
+int mcs_store_setup_dummy(mcs_store_t *store, uint64_t mem_pool_size, uint64_t local_buffer_size,
+                          const char *server_address)
+{
+    (void)mem_pool_size;
+    const mcs_setup_t setup = {.struct_size = sizeof(setup),
+                               .local_hostname = "localhost",
+                               .metadata_server = "P2PHANDSHAKE",
+                               .local_buffer_size = local_buffer_size,
+                               .protocol = "tcp",
+                               .master_server_addr = "fake:1"};
+    if (strcmp(server_address, "dummy:1") != 0) {
+        return NO_ANSWER;
+    }
+    int code = mcs_store_setup(store, &setup);
+    store->pool_left = code == 0 ? sizeof(g_pool) : 0;
+    return code;
+}
+
+void *mcs_store_pool_take(mcs_store_t *store, uint64_t size)
+{
+    if (store->hostname[0] == '\0' || size > store->pool_left) {
+        return NULL;
+    }
+    store->pool_left -= size;
+    return g_pool + store->pool_left;
 }
 
 int mcs_store_health_check(mcs_store_t *store)

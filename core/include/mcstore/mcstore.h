@@ -66,6 +66,15 @@ typedef struct mcs_setup {
  * says what and where. A store that is set up already is closed first when the arguments are valid. Fails within the
  * connect timeout (a few seconds). */
 MCSTORE_API int mcs_store_setup(mcs_store_t *store, const mcs_setup_t *setup);
+/* Set-up as a client of the mooncake_client of this host and user whose port is that of `server_address` (host:port):
+ * it is asked for the master's address, and the store is then one without a segment. It outlives that process. Comes
+ * with a pool of `mem_pool_size` bytes of memory, reserved when it is first used. 0; -900 when no such process answers;
+ * otherwise as mcs_store_setup. */
+MCSTORE_API int mcs_store_setup_dummy(mcs_store_t *store, uint64_t mem_pool_size, uint64_t local_buffer_size,
+                                      const char *server_address);
+/* Memory of that pool; NULL: not that much is left, or the store is not set up so. It stays valid until the store is
+ * destroyed or set up by mcs_store_setup_dummy again; there is no giving back. */
+MCSTORE_API void *mcs_store_pool_take(mcs_store_t *store, uint64_t size);
 /* Always 0. Unmounts, tells the master, joins the threads. Calls in other threads return MCS_INVALID_PARAMS. */
 MCSTORE_API int mcs_store_close(mcs_store_t *store);
 /* 0 healthy, 1 not set up, 2 master unreachable. */

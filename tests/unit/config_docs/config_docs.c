@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "client/daemon.h"
 #include "core/base/buf.h"
 #include "core/client/client_config.h"
 #include "master/master.h"
@@ -19,6 +20,9 @@ static const char g_head[] =
     "with keys named like\n"
     "the flags.\n\n";
 
+static const char g_daemon_head[] =
+    "\n`mooncake_client` takes flags and a file in the same way; the variables below hold for it, too.\n\n";
+
 static const char g_client_head[] = "\nThe client reads these from the environment at each `setup`; a bad value is "
                                     "warned about and the default kept.\n\n";
 
@@ -26,6 +30,8 @@ static void print_page(mcs_buf_t *page)
 {
     mcs_buf_printf(page, "%s", g_head);
     mcs_config_markdown(&mcs_master_config_table, page);
+    mcs_buf_printf(page, "%s", g_daemon_head);
+    mcs_config_markdown(&mcs_daemon_config_table, page);
     mcs_buf_printf(page, "%s", g_client_head);
     mcs_config_markdown(&mcs_client_config_table, page);
 }
