@@ -68,7 +68,7 @@ NOT_SET_UP = [
     ("allocate_and_mount_segment", (1,), {"ret": -600, "segment_ids": [], "allocated_size": 0}),
     ("unmount_and_free_segment", (["1-2"],), -600),
     ("unmount_segment", ([],), -600),
-    ("mount_segment", ("/x", 1), {"ret": -1012, "segment_ids": [], "allocated_size": 0}),
+    ("mount_segment", ("/x", 1), {"ret": -600, "segment_ids": []}),
     ("unmount_local_disk_segment", (), 0),
     ("create_copy_task", ("k", ["s"]), ((0, 0), -1012)),
     ("create_move_task", ("k", "s", "t"), ((0, 0), -1012)),
