@@ -372,6 +372,8 @@ static inline uint64_t svc_clock(const mcs_service_t *service)
 {
     return mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED);
 }
+/* What a verb's request consists of; NULL: no such request. */
+const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb);
 /* A message out of an arena; NULL: garbage, or no memory. */
 ProtobufCMessage *svc_unpack(const ProtobufCMessageDescriptor *type, mcs_arena_t *arena, const uint8_t *payload,
                              size_t len);
