@@ -563,6 +563,10 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
 /* The soft pin of a record that is about to be committed in place of `old` (0 = none): from a duration, or the old
  * one's, to a time. */
 void svc_record_settle_soft(mcs_service_t *service, svc_ref_t ref, svc_ref_t old, uint64_t now_ns);
+/* An upsert's value, just committed, stays as long as the key was promised: who was told that it exists shall get it.
+ */
+void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t lease_until_ns,
+                                     uint64_t now_ns);
 /* A block with the endings of the record's extents, or NULL. */
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record);
 /* When the owners may be asked for its extents: every lease has run out, plus the guard (rule 3). */
