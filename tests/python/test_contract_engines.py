@@ -326,12 +326,13 @@ def test_flexkv_asks_with_a_client_without_data_plane(real, master, donor):
 def test_flexkv_sets_up_in_the_worker_after_the_fork(real, master):
     script = f"""
 import os
-from mooncake.store import MooncakeDistributedStore
+from mooncake.store import MooncakeDistributedStore, ReplicateConfig
 child = os.fork()
 store = MooncakeDistributedStore()
 assert store.setup("127.0.0.1", "P2PHANDSHAKE", 16 << 20, 1 << 20, "tcp", "", {master.address!r}) == 0
-key = f"fork-{{os.getpid()}}"
-assert store.put(key, b"v") == 0 and store.get(key) == b"v"
+key, config = f"fork-{{os.getpid()}}", ReplicateConfig()
+config.preferred_segment = store.get_hostname()  # the other one leaves when it likes
+assert store.put(key, b"v", config) == 0 and store.get(key) == b"v"
 assert store.close() == 0
 if child:
     assert os.waitpid(child, 0)[1] == 0
