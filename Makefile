@@ -25,7 +25,7 @@ RUN_ENV = env PYTHONPATH=$(CURDIR)/$(BUILD)/python MCS_BUILD_DIR=$(CURDIR)/$(BUI
 
 export VENV
 
-.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan test-gpu cov lint format tidy \
+.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu cov lint format tidy \
 	bench bench-smoke soak wheel install clean distclean help
 
 all: build ## release build (the default)
@@ -62,6 +62,13 @@ test-asan: deps ## the C tests under AddressSanitizer and UndefinedBehaviorSanit
 
 test-tsan: deps ## the C tests without UCX under ThreadSanitizer
 	@tools/sanitize.sh tsan
+
+fuzz: deps ## libFuzzer over what parses foreign bytes: the seeds, and new inputs for half a minute
+	@tools/deps.sh build fuzz
+	@CC=clang cmake -B build/fuzz -DMCS_FUZZ=ON -DMCS_TESTS=OFF -DPython3_EXECUTABLE=$(PY) >build/configure-fuzz.log 2>&1 \
+		|| { cat build/configure-fuzz.log; exit 1; }
+	@cmake --build build/fuzz -j $(JOBS) --target fuzzers
+	@ctest --test-dir build/fuzz --output-on-failure -j $(JOBS) -L fuzz
 
 test-gpu: build ## the tests that need a GPU; says so and passes where there is none
 	@tools/test_gpu.sh $(BUILD)

@@ -148,6 +148,12 @@ static const svc_row_t *row_of(uint16_t verb)
     return NULL;
 }
 
+const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb)
+{
+    const svc_row_t *row = row_of(verb);
+    return row != NULL ? row->request : NULL;
+}
+
 static void *arena_alloc(void *arg, size_t size)
 {
     return mcs_arena_alloc(arg, size);

@@ -372,6 +372,8 @@ static inline uint64_t svc_clock(const mcs_service_t *service)
 {
     return mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED);
 }
+/* What a verb's request consists of; NULL: no such request. */
+const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb);
 /* A message out of an arena; NULL: garbage, or no memory. */
 ProtobufCMessage *svc_unpack(const ProtobufCMessageDescriptor *type, mcs_arena_t *arena, const uint8_t *payload,
                              size_t len);
@@ -561,6 +563,10 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
 /* The soft pin of a record that is about to be committed in place of `old` (0 = none): from a duration, or the old
  * one's, to a time. */
 void svc_record_settle_soft(mcs_service_t *service, svc_ref_t ref, svc_ref_t old, uint64_t now_ns);
+/* An upsert's value, just committed, stays as long as the key was promised: who was told that it exists shall get it.
+ */
+void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t lease_until_ns,
+                                     uint64_t now_ns);
 /* A block with the endings of the record's extents, or NULL. */
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record);
 /* When the owners may be asked for its extents: every lease has run out, plus the guard (rule 3). */

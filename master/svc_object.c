@@ -104,6 +104,19 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
     svc_recency_set_locked(&service->index, shard, ref, list);
 }
 
+void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t lease_until_ns,
+                                     uint64_t now_ns)
+{
+    svc_record_t *record = svc_record(&service->index, ref);
+    if (lease_until_ns <= now_ns) {
+        return;
+    }
+    record->lease_until_ns = lease_until_ns; /* without SVC_REC_LEASED: nobody has looked this value up */
+    if ((record->flags & SVC_REC_HARD) == 0) {
+        svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
+    }
+}
+
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record)
 {
     svc_pending_t *block = svc_pending_create(SVC_ENDINGS, record->replica_count);

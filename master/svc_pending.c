@@ -235,10 +235,12 @@ void svc_put_swap_locked(mcs_service_t *service, svc_pending_t *pending, uint64_
 {
     svc_shard_t *shard = pending->shard;
     svc_ref_t old = pending->record;
+    uint64_t lease_until_ns = svc_record(&service->index, old)->lease_until_ns;
     svc_record_settle_soft(service, pending->successor, old, now_ns);
     svc_record_uncount_locked(service, shard, old);
     svc_shard_replace_locked(&service->index, shard, old, pending->successor);
     svc_record_commit_locked(service, shard, pending->successor, now_ns);
+    svc_record_inherit_lease_locked(service, shard, pending->successor, lease_until_ns, now_ns);
     svc_pending_finish_locked(service, pending, MCS_OK);
     svc_record_free(service, old); /* after the chain by record has let go of it */
 }

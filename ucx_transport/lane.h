@@ -1,5 +1,6 @@
 /* A lane: one UCX worker of the calling side with its connections to owners. A caller checks a lane out of the pool
- * (pool.h), has it alone, drives it with its own thread, and puts it back; nobody progresses an idle lane.
+ * (pool.h), has it alone, drives it with its own thread, and puts it back; an idle lane is tidied once a second
+ * (transport.c).
  *
  * A connection is an endpoint to the owner's serving worker and what the hello agreed on. Requests in flight hang in
  * its slots; an answer is matched by connection, slot and number, so what comes late, twice or from nobody finds

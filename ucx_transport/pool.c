@@ -135,6 +135,7 @@ mcs_status_t ucxt_pool_take(ucxt_pool_t *pool, mcs_id_t owner, uint64_t deadline
         uint32_t index = choose_locked(pool, owner);
         if (index != NO_LANE) {
             pool->lanes[index].busy = true;
+            pool->lanes[index].used = true;
             mcs_mutex_unlock(&pool->lock);
             return make(pool, index, lane_out);
         }
@@ -154,14 +155,30 @@ mcs_status_t ucxt_pool_take(ucxt_pool_t *pool, mcs_id_t owner, uint64_t deadline
     }
 }
 
-ucxt_lane_t *ucxt_pool_try(ucxt_pool_t *pool, uint32_t index)
+static ucxt_lane_t *try_locked(ucxt_pool_t *pool, uint32_t index)
 {
-    mcs_mutex_lock(&pool->lock);
     ucxt_pool_lane_t *slot = &pool->lanes[index];
     ucxt_lane_t *lane = index < pool->max && !slot->busy ? slot->lane : NULL;
     if (lane != NULL) {
         slot->busy = true;
     }
+    return lane;
+}
+
+ucxt_lane_t *ucxt_pool_try(ucxt_pool_t *pool, uint32_t index)
+{
+    mcs_mutex_lock(&pool->lock);
+    ucxt_lane_t *lane = try_locked(pool, index);
+    mcs_mutex_unlock(&pool->lock);
+    return lane;
+}
+
+ucxt_lane_t *ucxt_pool_try_unused(ucxt_pool_t *pool, uint32_t index)
+{
+    mcs_mutex_lock(&pool->lock);
+    bool used = pool->lanes[index].used;
+    pool->lanes[index].used = false;
+    ucxt_lane_t *lane = used ? NULL : try_locked(pool, index);
     mcs_mutex_unlock(&pool->lock);
     return lane;
 }

@@ -14,6 +14,7 @@
 typedef struct ucxt_pool_lane {
     ucxt_lane_t *lane; /* NULL: not made yet */
     bool busy;
+    bool used; /* since the last ucxt_pool_try_unused */
     /* Owners that were forgotten while it was busy; more than fit: all of them. */
     uint32_t forget_count;
     mcs_id_t forget[UCXT_FORGET_LATER];
@@ -40,6 +41,8 @@ mcs_status_t ucxt_pool_take(ucxt_pool_t *pool, mcs_id_t owner, uint64_t deadline
                             ucxt_lane_t **lane_out) MCS_MUST_CHECK;
 /* Lane number `index` when it has been made and nobody has it, else NULL. */
 ucxt_lane_t *ucxt_pool_try(ucxt_pool_t *pool, uint32_t index);
+/* The same, and NULL also when somebody had it since the last such call. */
+ucxt_lane_t *ucxt_pool_try_unused(ucxt_pool_t *pool, uint32_t index);
 void ucxt_pool_give(ucxt_pool_t *pool, ucxt_lane_t *lane);
 bool ucxt_pool_is_wanted(ucxt_pool_t *pool);
 void ucxt_pool_forget(ucxt_pool_t *pool, mcs_id_t owner);

@@ -2,7 +2,9 @@
  *
  *   callers -> pool -> lane -> connection ~~~ UCX, TCP ~~~> serving worker -> owner ops
  *
- * A second thread, "mcs-connect", started by the first hint, connects idle lanes early so that no transfer pays for it.
+ * A second thread, "mcs-connect", connects idle lanes early so that no transfer pays for it, and once a second takes in
+ * what came to lanes that nobody used: UCX accepts connections for every worker, and what a stranger left behind would
+ * keep its descriptor until somebody makes progress there.
  */
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +22,8 @@
 #define AREA            "transport"
 #define SETTLE_NS       (UINT64_C(300) * 1000000) /* for connections to end in peace at a close */
 #define HINTS_MAX       1024
+#define TIDY_MS         1000
+#define TIDY_TURNS      64 /* of ucxt_worker_progress, for one lane: whoever floods it does not keep it */
 #define CONNECT_TURN_NS (UINT64_C(50) * 1000000) /* that a hint keeps an idle lane for */
 
 typedef struct hint {
@@ -63,11 +67,34 @@ static void connect_lane(mcs_transport_t *transport, ucxt_lane_t *lane, const hi
     ucxt_lane_reap(lane);
 }
 
+/* Not on lanes that are in use: their callers do it, and would be kept waiting. */
+static void tidy_lanes(mcs_transport_t *transport)
+{
+    for (uint32_t i = 0; i < transport->pool.max; i++) {
+        ucxt_lane_t *lane = ucxt_pool_try_unused(&transport->pool, i);
+        if (lane == NULL) {
+            continue;
+        }
+        if (lane->worker.ucp != NULL) {
+            for (int turn = 0; turn < TIDY_TURNS && ucxt_worker_progress(&lane->worker); turn++) {
+            }
+            ucxt_lane_reap(lane);
+        }
+        ucxt_pool_give(&transport->pool, lane);
+    }
+}
+
 static hint_t *next_hint(mcs_transport_t *transport)
 {
+    uint64_t tidy_ns = mcs_deadline_after_ms(TIDY_MS);
     mcs_mutex_lock(&transport->lock);
     while (mcs_list_empty(&transport->hints) && !transport->closing) {
-        mcs_cond_wait(&transport->changed, &transport->lock);
+        if (!mcs_cond_wait_until(&transport->changed, &transport->lock, tidy_ns)) {
+            mcs_mutex_unlock(&transport->lock);
+            tidy_lanes(transport);
+            tidy_ns = mcs_deadline_after_ms(TIDY_MS);
+            mcs_mutex_lock(&transport->lock);
+        }
     }
     hint_t *hint = NULL;
     if (!transport->closing) {
@@ -109,9 +136,6 @@ static void connect_early(mcs_transport_t *transport, mcs_id_t owner, const mcs_
     memcpy(hint->endpoint.bytes, endpoint->bytes, endpoint->len);
     mcs_mutex_lock(&transport->lock);
     bool room = !transport->closing && transport->hint_count < HINTS_MAX;
-    if (room && !transport->connector.started) {
-        room = mcs_thread_start(&transport->connector, "mcs-connect", connector_main, transport) == MCS_OK;
-    }
     if (room) {
         mcs_list_push_tail(&transport->hints, &hint->node);
         transport->hint_count++;
@@ -249,10 +273,11 @@ static mcs_status_t start_parts(mcs_transport_t *transport, const mcs_transport_
     const ucxt_stop_t stop = {.check = check_stop, .arg = transport};
     ucxt_lane_t *lane;
     status = ucxt_pool_take(&transport->pool, config->client, MCS_NEVER, &stop, &lane);
-    if (status == MCS_OK) {
-        ucxt_pool_give(&transport->pool, lane);
+    if (status != MCS_OK) {
+        return status;
     }
-    return status;
+    ucxt_pool_give(&transport->pool, lane);
+    return mcs_thread_start(&transport->connector, "mcs-connect", connector_main, transport);
 }
 
 static void free_transport(mcs_transport_t *transport)

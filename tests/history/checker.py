@@ -9,7 +9,8 @@ Between events the state may change by itself only so:
   - present -> None by loss, while a window of `Rules.lossy` is open (an owner killed, stopped or restarted, the master restarted);
   - present -> None by eviction when `Rules.evicts`, unless the value is hard-pinned or a reader has a lease on it. What is sure of leases is used: who
     read the value in an operation that began at t holds one to t + `Rules.lease` (give half the master's TTL: a read within half the lease
-    of an earlier one does not renew it).
+    of an earlier one does not renew it), and so does who was told that it exists, when only one value can have been there: exist and then get
+    inside the lease never misses.
 In a window of `Rules.hiding` (suspicion) a read may miss a value that stays, and a put may replace it.
 
 What the operations mean (`what`, `outcome`):
@@ -97,6 +98,7 @@ class _Search:
         self.configurations = {(None, frozenset())}
         self.windows = 0
         self.leases: dict[object, float] = {}
+        self.existed: dict[int, set] = collections.defaultdict(set)  # of an exist under way: the values that it can have been about
         self.now = 0.0
 
     def run(self) -> int:
@@ -118,6 +120,9 @@ class _Search:
                 before = self.configurations
                 self._note_lease(operation)
                 self._expand(number)
+                if self._note_existence(number, operation):
+                    self.configurations = before  # once more, knowing what cannot have been evicted since
+                    self._expand(number)
                 if not self.configurations:
                     raise Violation(self._report(operation, before))
                 del self.pending[number]
@@ -128,6 +133,14 @@ class _Search:
         if operation.what == "read" and len(operation.values) == 1 and operation.outcome == OK:
             value, = operation.values
             self.leases[value] = max(self.leases.get(value, 0.0), operation.begin + self.rules.lease)
+
+    def _note_existence(self, number, operation) -> bool:
+        values = self.existed.pop(number, ())
+        if operation.what != "exist" or operation.outcome != OK or len(values) != 1:
+            return False
+        value, = values
+        self.leases[value] = max(self.leases.get(value, 0.0), operation.begin + self.rules.lease)
+        return True
 
     def _may_vanish(self, value) -> bool:
         if self.windows:
@@ -161,6 +174,8 @@ class _Search:
     def _what_costs_nothing(self, state, done):
         """Whatever changes nothing and is true now may as well be now: what can follow is the same."""
         more = [n for n, o in self.pending.items() if n not in done and o.what in ("read", "exist") and state in _effects(o, state)]
+        for number in more:
+            self.existed[number].add(state)
         return done.union(more) if more else done
 
     def _report(self, culprit, before) -> str:

@@ -62,18 +62,21 @@ class History:
     def _add(self, process: Process, call: dict, n: int, result, at: float) -> None:
         what, key = call["what"], call["keys"][n]
         operation = Operation(process.name, what, call["at"], at)
-        if what in ("put", "upsert", "put_batch"):
+        if what in ("put", "upsert", "put_batch", "upsert_batch"):
             self._write(operation, process, call, n, result)
         elif what == "remove":
             operation.outcome = {0: OK, -704: MISSING, -706: LEASED, -703: NONE}.get(result, UNKNOWN)
+        elif what == "bulk":
+            operation.what = "remove"
+            operation.outcome = {0: OK, "none": NONE}.get(result, UNKNOWN)
         elif what == "is_exist":
             operation.what = "exist"
             operation.outcome = {1: OK, 0: MISSING}.get(result, NONE)
         else:
             self._read(operation, key, process, result)
-        shown = result if isinstance(result, int) or result is None else result[1] if result[0] == "failed" else result[0]
+        shown = result if isinstance(result, (int, str)) or result is None else result[1] if result[0] == "failed" else result[0]
         self.codes[what, shown] += 1
-        if operation.outcome == UNKNOWN:
+        if operation.outcome == UNKNOWN and result != "some":
             operation.end += AFTERLIFE
         missed = operation.outcome == MISSING and operation.what in ("read", "exist")
         if missed and any(a <= operation.end and operation.begin <= b for a, b in process.stopped):
@@ -81,7 +84,7 @@ class History:
         self.operations[key].append(operation)
 
     def _write(self, operation: Operation, process: Process, call: dict, n: int, result) -> None:
-        operation.what = "put" if call["what"] == "put_batch" else call["what"]
+        operation.what = call["what"].removesuffix("_batch")
         operation.value = f"{process.writer}.{call['values'][n]}"
         if call["hard"]:
             self.pinned.add(operation.value)
@@ -91,7 +94,7 @@ class History:
         if result == 0:
             operation.outcome = OK
         else:
-            operation.outcome = NONE if result in NO_EFFECT and call["what"] != "put_batch" else UNKNOWN
+            operation.outcome = NONE if result in NO_EFFECT and not call["what"].endswith("_batch") else UNKNOWN
 
     def _read(self, operation: Operation, key: str, process: Process, result) -> None:
         operation.what = "read"

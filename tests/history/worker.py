@@ -15,8 +15,9 @@ from tests.history import values
 
 MIB = 1 << 20
 LARGEST = 3 * MIB
-CALLS = {"put": 22, "upsert": 16, "get": 18, "get_into": 12, "get_batch": 6, "get_buffer": 6, "is_exist": 10, "batch_is_exist": 3, "remove": 7,
-         "force": 7, "batch_remove": 2, "put_batch": 3}
+CALLS = {"put": 20, "upsert": 14, "get": 16, "get_into": 10, "get_batch": 5, "get_buffer": 5, "is_exist": 6, "batch_is_exist": 3, "remove": 6,
+         "force": 6, "batch_remove": 2, "put_batch": 3, "upsert_batch": 2, "put_from": 3, "batch_get_into": 3, "batch_get_buffer": 2, "multi_buffers": 3,
+         "ranges": 2, "exist_then_get": 8, "put_session": 3, "get_session": 3, "by_pattern": 2, "remove_all": 0.3}
 
 
 class Journal:
@@ -103,14 +104,47 @@ class Thread:
     def do_upsert(self):
         self._write("upsert")
 
-    def do_put_batch(self):
+    def _write_batch(self, what: str, write) -> None:
         keys = self._some()
         numbers, sizes = [self.journal.number() for _ in keys], [_size(self.rng) for _ in keys]
         data = [values.make(self.journal.writer, n, s) for n, s in zip(numbers, sizes)]
         config, hard = self._config()
+        self.journal.call(what, keys, lambda: write(keys, data, config), list, values=numbers, sizes=sizes, hard=hard)
+
+    def do_put_batch(self):
         # One code for all: when it is not 0, nobody knows of which.
-        self.journal.call("put_batch", keys, lambda: self.store.put_batch(keys, data, config), lambda code: [code] * len(keys), values=numbers,
-                          sizes=sizes, hard=hard)
+        self._write_batch("put_batch", lambda keys, data, config: [self.store.put_batch(keys, data, config)] * len(keys))
+
+    def do_upsert_batch(self):
+        self._write_batch("upsert_batch", lambda keys, data, config: [self.store.upsert_batch(keys, data, config)] * len(keys))
+
+    def do_put_from(self):
+        """batch_put_from and batch_upsert_from: a code for each key."""
+        what = self.rng.choice(("put", "upsert"))
+        call = self.store.batch_put_from if what == "put" else self.store.batch_upsert_from
+
+        def write(keys, data, config):
+            buffers = [ctypes.create_string_buffer(one, len(one)) for one in data]
+            return call(keys, list(map(ctypes.addressof, buffers)), list(map(len, data)), config)
+        self._write_batch(what, write)
+
+    def do_put_session(self):
+        """The value is written when the session ends."""
+        number, size = self.journal.number(), _size(self.rng)
+        data = values.make(self.journal.writer, number, size)
+        config, hard = self._config()
+        key, source = self._key(), ctypes.create_string_buffer(data, size)
+        if self.store.batch_put_session_start([key], [size], config) != [0]:
+            return  # another thread of this process has it in session
+        half, at = size // 2, ctypes.addressof(source)
+        self.store.register_buffer(at, size)
+        written = [self.store.batch_put_from_multi_buffer_ranges([key], [[at + begin]], [[end - begin]], [[begin]])
+                   for begin, end in ((half, size), (0, half)) if begin < end]
+        self.store.unregister_buffer(at)
+        if sum(count for count, in written) != size or self.rng.random() < 0.1:
+            self.store.batch_put_session_revoke([key])
+            return
+        self.journal.call("put", [key], lambda: self.store.batch_put_session_end([key]), list, values=[number], sizes=[size], hard=hard)
 
     def do_get(self):
         key = self._key()
@@ -140,6 +174,53 @@ class Thread:
             if bytes(memoryview(handle)) != before:
                 self.journal.write(wrong=f"a view of {key} changed while it was held: {values.read(memoryview(handle))}", at=time.monotonic())
 
+    def do_batch_get_buffer(self):
+        keys = self._some()
+        self.journal.call("get", keys, lambda: self.store.batch_get_buffer(keys),
+                          lambda handles: [_told_of_bytes(None if h is None else memoryview(h)) for h in handles])
+
+    def _read_into(self, read) -> None:
+        """read(keys, addresses) fills one buffer of LARGEST bytes a key; the counts, or codes."""
+        keys = self._some()
+        buffers = [ctypes.create_string_buffer(LARGEST) for _ in keys]
+
+        def told(counts):
+            return [list(values.read(memoryview(b)[:n])) if n > 0 else ["missing", n] if n == -704 else ["failed", n] for b, n in zip(buffers, counts)]
+        self.journal.call("get_into", keys, lambda: read(keys, [ctypes.addressof(b) for b in buffers]), told)
+
+    def do_batch_get_into(self):
+        self._read_into(lambda keys, at: self.store.batch_get_into(keys, at, [LARGEST] * len(keys)))
+
+    def do_multi_buffers(self):
+        cut = self.rng.randint(1, LARGEST - 1)
+        self._read_into(lambda keys, at: self.store.batch_get_into_multi_buffers(keys, [[a, a + cut] for a in at], [[cut, LARGEST - cut]] * len(keys)))
+
+    def do_ranges(self):
+        """The first byte alone: it says little, but that there is one."""
+        key = self._key()
+        if self.registered:
+            self.journal.call("is_exist", [key], lambda: self.store.get_into_ranges([self.address], [[key]], [[[0]]], [[[0]]], [[[1]]]),
+                              lambda counts: [{1: 1, -704: 0}.get(counts[0][0][0], counts[0][0][0])])
+
+    def do_get_session(self):
+        """What it says of a key that was replaced meanwhile (-704) says nothing about the key now."""
+        key = self._key()
+        if not self.registered or self.store.batch_get_session_start([key]) != [0]:
+            return
+        size = self.store.get_size(key)
+        if size > 0:
+            def told(counts):
+                return [list(values.read(memoryview(self.target)[:size])) if counts[0] == size else ["failed", counts[0]]]
+            self.journal.call("get_session", [key], lambda: self.store.batch_get_into_multi_buffer_ranges([key], [[self.address]], [[size]], [[0]]), told)
+        self.store.batch_get_session_end([key])
+
+    def do_exist_then_get(self):
+        """What engines do: a get inside the lease that the answer came with."""
+        keys = self._some()
+        codes = self.journal.call("is_exist", keys, lambda: self.store.batch_is_exist(keys), list)
+        for key in [key for key, code in zip(keys, codes) if code == 1]:
+            self.journal.call("get", [key], lambda key=key: self.store.get(key), lambda data: [_told_of_bytes(data)])
+
     def do_is_exist(self):
         key = self._key()
         self.journal.call("is_exist", [key], lambda: self.store.is_exist(key), lambda code: [code])
@@ -160,6 +241,19 @@ class Thread:
         keys = self._some()
         force = self.rng.random() < 0.5
         self.journal.call("remove", keys, lambda: self.store.batch_remove(keys, force), list)
+
+
+    def _bulk(self, keys: list[str], remove) -> None:
+        """A count: when it is not that of all, nobody knows of which."""
+        self.journal.call("bulk", keys, remove, lambda count: [{len(keys): 0, 0: "none"}.get(count, "some")] * len(keys))
+
+    def do_by_pattern(self):
+        keys, force = self._some(), self.rng.random() < 0.5
+        self._bulk(keys, lambda: self.store.remove_by_regex(f"^({'|'.join(keys)})$", force))
+
+    def do_remove_all(self):
+        force = self.rng.random() < 0.3
+        self._bulk(self.settings["keys"], lambda: self.store.remove_all(force))
 
 
 def run(store, settings: dict) -> None:

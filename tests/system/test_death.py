@@ -217,7 +217,7 @@ def test_master_back_finds_its_clients_by_itself(master, start_peer):
         master.kill()
         master.restart()
         wait_until(lambda: sorted(master.segments()) == names, "every segment is mounted anew", 30)
-        assert all(peer.call("health_check") == 0 for peer in peers)
+        wait_until(lambda: all(peer.call("health_check") == 0 for peer in peers), "and every client knows that it is back", 10)
         assert master.admin("/get_all_keys")[1] == "", "without a journal the index is empty"
         assert peers[0].call("batch_is_exist", ["k0", "k1", "k2"]) == [0, 0, 0]
         assert peers[2].call("get", "k0") == b""

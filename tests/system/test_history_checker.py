@@ -40,6 +40,12 @@ GOOD = {
     "a failed remove, either way": (CALM, [op("put", 0, 1, "a"), op("remove", 2, 20, outcome=UNKNOWN), op("read", 3, 4, "a"), op("read", 5, 6)]),
     "eviction": (EVICTING, [op("put", 0, 1, "a"), op("read", 2, 3, "a"), op("read", 4, 5), op("remove", 6, 7, outcome=MISSING)]),
     "eviction after a lease": (Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("read", 2, 3, "a"), op("read", 8, 9)]),
+    "eviction after the lease of an exist": (Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("exist", 2, 3, True), op("read", 8, 9)]),
+    "eviction of another value than the one that existed": (
+        Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("exist", 2, 5, True), op("upsert", 3, 4, "b"), op("read", 6, 6.5)]),
+    "removal under the lease of an exist": (
+        Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("exist", 2, 3, True), op("remove", 4, 5), op("read", 6, 6.5)]),
+    "a bulk removal that took some": (CALM, [op("put", 0, 1, "a"), op("remove", 2, 3, outcome=UNKNOWN), op("read", 4, 5)]),
     "loss in a window": (Rules(lossy=[(3, 5)]), [op("put", 0, 1, "a"), op("read", 8, 9), op("put", 10, 11, "b"), op("read", 12, 13, "b")]),
     "a put whose value is lost in a window that closes before it returns": (Rules(lossy=[(3, 5)]), [op("put", 2, 7, "a"), op("read", 8, 9)]),
     "hidden and back": (Rules(hiding=[(3, 5)]), [op("put", 0, 1, "a"), op("read", 3.5, 4), op("exist", 4, 4.5, False), op("read", 6, 7, "a")]),
@@ -69,6 +75,11 @@ BAD = {
     "one value, removed twice": (CALM, [op("put", 0, 1, "a"), op("remove", 2, 9), op("remove", 3, 8)]),
     "a pinned value is evicted": (Rules(evicts=True, pinned=frozenset("a")), [op("put", 0, 1, "a"), op("read", 2, 3)]),
     "a leased value is evicted": (Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("read", 2, 3, "a"), op("read", 4, 5)]),
+    "evicted under the lease of an exist": (Rules(evicts=True, lease=5.0), [op("put", 0, 1, "a"), op("exist", 2, 3, True), op("read", 4, 5)]),
+    "evicted under the lease of an exist that began before an upsert ended": (
+        Rules(evicts=True, lease=5.0),
+        [op("put", 0, 1, "a"), op("upsert", 1.5, 3, "b"), op("read", 2, 2.1, "b"), op("exist", 2.5, 3.5, True), op("read", 6, 6.5)]),
+    "a bulk removal takes effect after its end": (CALM, [op("put", 0, 1, "a"), op("remove", 2, 3, outcome=UNKNOWN), op("read", 4, 5, "a"), op("read", 6, 7)]),
     "lost outside the windows": (Rules(lossy=[(3, 5)]), [op("put", 6, 7, "a"), op("read", 8, 9)]),
     "hidden outside the windows": (Rules(hiding=[(3, 5)]), [op("put", 0, 1, "a"), op("read", 6, 7)]),
     "a failed upsert twice": (EVICTING, [op("upsert", 0, 50, "a", UNKNOWN), op("read", 2, 3, "a"), op("remove", 4, 5), op("read", 6, 7, "a")]),

@@ -80,7 +80,8 @@ static void step_end(fixture_t *f, model_key_t *key, bool commit)
         assert_int_equal(commit ? rpc_end_one(&f->writer, key->new_id) : rpc_revoke_one(&f->writer, key->new_id),
                          MCS_OK);
         if (commit) {
-            *key = (model_key_t){.state = STORED, .size = key->new_size, .put_id = key->new_id};
+            *key = (model_key_t){
+                .state = STORED, .size = key->new_size, .put_id = key->new_id, .leased_until_ns = key->leased_until_ns};
         }
         key->upserting = false;
     } else if (key->state == OPEN) {

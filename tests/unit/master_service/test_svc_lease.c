@@ -106,6 +106,30 @@ static void a_forced_removal_of_a_cached_key_waits_for_its_owner(void **state)
     rpc_client_fini(&remover);
 }
 
+/* Exist and then get inside the lease never misses, whoever writes the key meanwhile. */
+static void an_upserts_value_keeps_the_lease_of_the_key(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t upsert = {.upsert = true};
+    assert_int_equal(rpc_store(&f->writer, "k", 400000, NULL), MCS_OK);
+    live(f, f->world.conf.default_kv_lease_ttl * 2);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+    uint64_t end_ns = mcs_now_ns() + f->world.service->lease_ns;
+    f->writer.idle = world_passing; /* owners are asked to strike the old value */
+    assert_int_equal(rpc_store(&f->writer, "k", 300000, &upsert), MCS_OK);
+    assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_ERR_OBJECT_HAS_LEASE);
+    f->world.conf.eviction_wait_ms = 0;
+    assert_int_equal(rpc_put_one(&f->writer, "large", 900000, NULL, NULL), MCS_ERR_NO_AVAILABLE_HANDLE);
+    settle(f);
+    rpc_object_t object;
+    assert_int_equal(rpc_lookup(&f->writer, "k", true, &object), MCS_OK);
+    assert_int_equal(object.object.payload_len, 300000);
+    live(f, (end_ns - mcs_now_ns()) / MCS_NS_PER_MS - 1);
+    assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_ERR_OBJECT_HAS_LEASE);
+    live(f, 2);
+    assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_OK);
+}
+
 static void a_key_being_put_cannot_be_removed(void **state)
 {
     fixture_t *f = *state;
@@ -228,6 +252,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_extend_a_lease_and_nothing_shortens_it, setup, teardown),
         cmocka_unit_test_setup_teardown(an_extent_is_asked_back_after_its_lease_and_the_guard, setup, teardown),
         cmocka_unit_test_setup_teardown(a_forced_removal_of_a_cached_key_waits_for_its_owner, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_upserts_value_keeps_the_lease_of_the_key, setup, teardown),
         cmocka_unit_test_setup_teardown(a_key_being_put_cannot_be_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(regular_expressions_are_searched_for, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_and_hard_expressions_are_refused, setup, teardown),

@@ -2,8 +2,12 @@
  */
 #include "rig.h"
 
+#include <netinet/in.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "core/base/clock.h"
 #include "core/base/rng.h"
@@ -399,6 +403,66 @@ static void endpoints_and_statuses_from_the_wire_are_checked(void **state)
     assert_int_equal(ucxt_endpoint_encode(13, address_bytes, sizeof(address_bytes), &endpoint), MCS_ERR_LIMIT);
 }
 
+/* The port of a listening TCP socket, 0 = it is none. */
+static uint16_t listening_port(int fd)
+{
+    struct sockaddr_in name;
+    socklen_t len = sizeof(name);
+    int listening = 0;
+    socklen_t listening_len = sizeof(listening);
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &listening_len) != 0 || listening == 0 ||
+        getsockname(fd, (struct sockaddr *)&name, &len) != 0 || name.sin_family != AF_INET) {
+        return 0;
+    }
+    return ntohs(name.sin_port);
+}
+
+static void visit(uint16_t port, const char *words, size_t len)
+{
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(port)};
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(send(fd, words, len, MSG_NOSIGNAL), (ssize_t)len);
+    close(fd);
+}
+
+/* UCX listens for each worker, also for the lanes, which nobody uses meanwhile. */
+static void strangers_who_leave_keep_no_descriptor(void **state)
+{
+    (void)state;
+    side_t quiet;
+    bool before[1024];
+    for (int fd = 0; fd < 1024; fd++) {
+        before[fd] = listening_port(fd) != 0;
+    }
+    side_open(&quiet, 1, NULL);
+    uint16_t ports[8];
+    uint32_t count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        if (!before[fd] && listening_port(fd) != 0) {
+            assert_true(count < MCS_ARRAY_LEN(ports));
+            ports[count++] = listening_port(fd);
+        }
+    }
+    assert_true(count >= 2); /* the serving worker's, and the first lane's */
+    uint32_t open_fds = count_open_fds();
+    static const char words[] = "GET / HTTP/1.1\r\n\r\n";
+    for (uint32_t i = 0; i < count; i++) {
+        for (size_t len = 0; len < sizeof(words); len++) {
+            visit(ports[i], words, len);
+        }
+    }
+    uint64_t end = mcs_now_ns() + 20 * MCS_NS_PER_SEC;
+    while (count_open_fds() > open_fds + 1) { /* UCX may keep an epoll set of its own */
+        assert_true(mcs_now_ns() < end);
+        sched_yield();
+    }
+    side_close(&quiet);
+    assert_others_are_served();
+}
+
 #define HOSTILE(test) cmocka_unit_test_setup_teardown(test, open_all, close_all)
 
 int main(void)
@@ -412,6 +476,7 @@ int main(void)
         HOSTILE(malformed_requests_cost_their_sender_the_connection),
         HOSTILE(a_store_that_is_no_whole_block_is_refused),
         HOSTILE(requests_beyond_what_may_wait_are_refused),
+        HOSTILE(strangers_who_leave_keep_no_descriptor),
         HOSTILE(endpoints_and_statuses_from_the_wire_are_checked),
     };
     return cmocka_run_group_tests_name("ucx hostile", tests, NULL, NULL);
