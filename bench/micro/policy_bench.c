@@ -18,10 +18,10 @@
 #include "core/base/alloc.h"
 #include "core/base/parse.h"
 
-#define PAYLOAD   4032u
-#define KEY_LEN   16u
+#define PAYLOAD    4032u
+#define KEY_LEN    16u
 #define LINE_BYTES ((size_t)16 << 20)
-#define BATCH     32u
+#define BATCH      32u
 
 typedef struct trace {
     uint32_t *ids;
@@ -199,10 +199,12 @@ static uint64_t replay_master(const trace_t *trace, const char *policy, uint32_t
     batch_t misses;
     uint64_t hits = 0;
     size_t at = 0;
+    /* More than a part of the segment at once would have to wait for itself. */
+    uint32_t most = MCS_MAX(MCS_MIN(BATCH, capacity / 4), 1u);
     bench_world_start(&world, configure, policy, capacity * mcs_extent_len(PAYLOAD));
     for (size_t r = 0; r < trace->request_count; r++) {
         while (at < trace->ends[r]) {
-            for (batch.count = 0; at < trace->ends[r] && batch.count < BATCH; at++) {
+            for (batch.count = 0; at < trace->ends[r] && batch.count < most; at++) {
                 batch_add(&batch, trace->ids[at]);
             }
             hits += look_up_batch(&world, &batch, &misses);
