@@ -43,7 +43,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release", help="build folder (default: build/release)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="folder of the results (default: build/bench)")
     parser.add_argument("--module", default="mooncake.store", help="module with the API of mooncake.store (default: %(default)s)")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has it")
+    parser.add_argument("--python", help="interpreter that has it (default: this one, with the build's module)")
+    parser.add_argument("--master", type=Path, help="its mooncake_master (default: the build's)")
     parser.add_argument("--trace", metavar="FILE", help="trace for the policies and the replay (default: a generated one)")
     parser.add_argument("--from", dest="source", type=Path, metavar="RESULTS", help="measure nothing; report these results")
     parser.add_argument("--page", type=Path, metavar="FILE", help="fill the tables between the markers of this page, and draw into img/ beside it")
@@ -63,7 +64,7 @@ def measure(args: argparse.Namespace) -> Results:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    place = Place(args.build.resolve(), args.out.resolve(), args.module, args.python)
+    place = Place(args.build.resolve(), args.out.resolve(), args.module, args.python, args.master)
     try:
         if size.peers and (why := peers.prepare_mooncake(place.folder)):
             say(f"mooncake: {why}")

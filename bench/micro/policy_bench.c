@@ -77,17 +77,39 @@ static void read_trace(trace_t *trace)
     }
 }
 
+/* Blocks looked up, and put, at once. More than a part of the segment would have to wait for itself. */
+static uint32_t batch_of(uint32_t capacity)
+{
+    return MCS_MAX(MCS_MIN(BATCH, capacity / 4), 1u);
+}
+
 /* ---- yardsticks ---- */
 
+/* As the master is used: what a batch finds is found before anything of it is taken in. */
 static uint64_t replay_sim(const trace_t *trace, const char *policy, uint32_t capacity)
 {
     policy_sim_t *sim = policy_sim_create(policy, trace->unique, capacity);
+    uint32_t most = batch_of(capacity);
+    uint32_t misses[BATCH];
     uint64_t hits = 0;
+    size_t at = 0;
     if (sim == NULL) {
         wire_die("unknown policy");
     }
-    for (size_t i = 0; i < trace->id_count; i++) {
-        hits += policy_sim_access(sim, trace->ids[i]);
+    for (size_t r = 0; r < trace->request_count; r++) {
+        while (at < trace->ends[r]) {
+            uint32_t missing = 0;
+            for (uint32_t n = 0; at < trace->ends[r] && n < most; n++, at++) {
+                if (policy_sim_has(sim, trace->ids[at])) {
+                    hits += policy_sim_access(sim, trace->ids[at]);
+                } else {
+                    misses[missing++] = trace->ids[at];
+                }
+            }
+            for (uint32_t i = 0; i < missing; i++) {
+                policy_sim_access(sim, misses[i]);
+            }
+        }
     }
     policy_sim_destroy(sim);
     return hits;
@@ -199,8 +221,7 @@ static uint64_t replay_master(const trace_t *trace, const char *policy, uint32_t
     batch_t misses;
     uint64_t hits = 0;
     size_t at = 0;
-    /* More than a part of the segment at once would have to wait for itself. */
-    uint32_t most = MCS_MAX(MCS_MIN(BATCH, capacity / 4), 1u);
+    uint32_t most = batch_of(capacity);
     bench_world_start(&world, configure, policy, capacity * mcs_extent_len(PAYLOAD));
     for (size_t r = 0; r < trace->request_count; r++) {
         while (at < trace->ends[r]) {

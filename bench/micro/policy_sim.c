@@ -22,6 +22,7 @@ typedef struct queue {
 } queue_t;
 
 struct policy_sim {
+    unsigned resident; /* queues 1 .. resident hold what is there, the others ghosts */
     bool (*access)(policy_sim_t *sim, uint32_t id);
     uint32_t capacity;
     uint32_t target; /* ARC: wanted size of RECENT */
@@ -204,14 +205,21 @@ policy_sim_t *policy_sim_create(const char *name, uint32_t ids, uint32_t capacit
 {
     static const struct {
         const char *name;
+        unsigned resident;
         bool (*access)(policy_sim_t *sim, uint32_t id);
-    } policies[] = {{"fifo", fifo_access}, {"lru", lru_access}, {"arc", arc_access}, {"s3fifo", s3_access}};
+    } policies[] = {{"fifo", RECENT, fifo_access},
+                    {"lru", RECENT, lru_access},
+                    {"arc", FREQUENT, arc_access},
+                    {"s3fifo", MAIN, s3_access}};
     policy_sim_t *sim = MCS_NEW(policy_sim_t);
     if (sim == NULL) {
         return NULL;
     }
     for (size_t i = 0; i < MCS_ARRAY_LEN(policies); i++) {
-        sim->access = strcmp(name, policies[i].name) == 0 ? policies[i].access : sim->access;
+        if (strcmp(name, policies[i].name) == 0) {
+            sim->access = policies[i].access;
+            sim->resident = policies[i].resident;
+        }
     }
     for (unsigned i = 0; i < QUEUES; i++) {
         sim->queues[i] = (queue_t){NONE, NONE, 0};
@@ -238,6 +246,11 @@ void policy_sim_destroy(policy_sim_t *sim)
         mcs_free(sim->freq);
         mcs_free(sim);
     }
+}
+
+bool policy_sim_has(const policy_sim_t *sim, uint32_t id)
+{
+    return sim->where[id] != NO_QUEUE && sim->where[id] <= sim->resident;
 }
 
 bool policy_sim_access(policy_sim_t *sim, uint32_t id)

@@ -15,6 +15,7 @@ typedef struct policy_sim policy_sim_t;
 /* Objects are numbered 0 .. ids - 1. NULL: an unknown name, or no memory. */
 policy_sim_t *policy_sim_create(const char *name, uint32_t ids, uint32_t capacity);
 void policy_sim_destroy(policy_sim_t *sim);
+bool policy_sim_has(const policy_sim_t *sim, uint32_t id);
 /* Uses the object, and takes it in when it is not there. True: it was there. */
 bool policy_sim_access(policy_sim_t *sim, uint32_t id);
 

@@ -94,17 +94,13 @@ def _copy_cost(results: Results) -> float:
 
 
 def _policy(results: Results) -> float:
-    """Of the best policy of the master: how many of the five capacities are at least 5 % (relative) above LRU; -1 when one is below."""
-    best = math.nan
-    lru = {row["case"]: row["value"] for row in results.rows("policies") if row["system"] == "lru"}
-    for name in {row["system"] for row in results.rows("policies") if row["system"].startswith("master:")}:
-        mine = {row["case"]: row["value"] for row in results.rows("policies") if row["system"] == name}
-        if mine.keys() != lru.keys():
-            continue
-        below = any(mine[c] < lru[c] - 0.05 for c in lru)  # its order within one request differs from the yardstick's
-        score = -1.0 if below else float(sum(mine[c] >= 1.05 * lru[c] for c in lru))
-        best = score if math.isnan(best) else max(best, score)
-    return best
+    """Of the best policy of the master: at how many capacities it is at least 5 % (relative) above the master's LRU; -1 when it is below at one."""
+    rows = results.rows("policies")
+    found = {name: {row["case"]: row["value"] for row in rows if row["system"] == name} for name in {row["system"] for row in rows}}
+    lru = found.get("master:lru", {})
+    scores = [-1.0 if any(mine[c] < lru[c] for c in lru) else float(sum(mine[c] >= 1.05 * lru[c] for c in lru))
+              for name, mine in found.items() if name.startswith("master:") and mine.keys() == lru.keys() and lru]
+    return max(scores, default=math.nan)
 
 
 HOST, OWN, TCP, NETS = "store, same host", "store, own segment", "store, tcp", "store, two networks"

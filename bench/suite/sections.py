@@ -33,12 +33,12 @@ class Size:
     latency: int = 2000             # single calls a sample
     small: int = 8192               # 4 KiB objects a sample of batches
     pings: int = 4000
-    loop_seconds: float = 1.0
+    loop_seconds: float = 0.5
     keys: tuple[int, ...] = (1000, 1_000_000, 10_000_000)
     memory_keys: int = 10_000_000
     peer_keys: int = 200_000
     lookups: int = 300_000
-    policy_requests: int = 3000
+    policy_requests: int = 1500
     setup_segment: int = 1 << 30
     misses: int = 20_000
     ops: int = 20_000
@@ -47,8 +47,8 @@ class Size:
     peers: bool = True
 
 
-QUICK = Size(rounds=2, work=32 * MIB, segment=160 * MIB, latency=300, small=1024, pings=500, loop_seconds=0.3, keys=(1000, 50_000),
-             memory_keys=50_000, peer_keys=5000, lookups=20_000, policy_requests=150, setup_segment=64 * MIB, misses=20_000, ops=2000,
+QUICK = Size(rounds=2, work=32 * MIB, segment=160 * MIB, latency=300, small=1024, pings=500, loop_seconds=0.1, keys=(1000, 50_000),
+             memory_keys=50_000, peer_keys=5000, lookups=20_000, policy_requests=60, setup_segment=64 * MIB, misses=20_000, ops=2000,
              trace_requests=60, bulk=(("1 MiB", MIB, 1), ("256 x 64 KiB", 64 * KIB, 256)))
 
 
@@ -63,7 +63,7 @@ class Run:
         try:
             into.append(make())
         except (Missing, WorkerError, OSError) as error:
-            text = str(error).strip().splitlines()[-1]
+            text = systems.reason(error)
             self.say(f"{name}: {text}")
             self.results.missing(section, name, text)
 
@@ -113,7 +113,7 @@ def _stop(running: list) -> None:
 
 def _failed(run: Run, section: str, system: System, running: list[System], error: WorkerError) -> None:
     """A system that failed is out of this section; its row says why."""
-    text = str(error).strip().splitlines()[-1]
+    text = systems.reason(error)
     run.say(f"{system.name}: {text}")
     run.results.missing(section, system.name, text)
     running.remove(system)
@@ -228,7 +228,7 @@ def _latency(run: Run, system: System, turn: int) -> None:
     for op, one in found.items():
         if turn >= 0:
             run.results.add("small", "one", op, system.name, turn, one["us"]["p50"], "us", bad=_bad(system.path, one), p99=one["us"]["p99"],
-                            p999=one["us"]["p99.9"], cpu_per_gb=one["cpu"] / one["bytes"] * GB,
+                            p999=one["us"]["p99.9"], rate=one["count"] / one["seconds"] / 1e3, cpu_per_gb=one["cpu"] / one["bytes"] * GB,
                             asked=one["asked"] / one["count"] if "asked" in one else None)
 
 
@@ -242,23 +242,26 @@ def _rates(run: Run, system: System, turn: int) -> None:
 
 
 def _open_loops(run: Run, running: list[System]) -> None:
-    """Calls at the times of a Poisson process at 50, 80 and 95 % of what the closed loop reached: what a call waits behind others counts."""
-    for system in list(running):
-        for op in ("get", "put"):
-            row = run.results.find("small", "one", op, system.name)
-            if row is None or not row["value"] > 0:
-                continue
-            peak = 1e6 / row["value"]
-            for share in (50, 80, 95):
-                rate = min(peak * share / 100, run.size.small * 8 / run.size.loop_seconds)
+    """Calls at the times of a Poisson process at 50, 80 and 95 % of the closed loop's rate: what a call waits behind others counts."""
+    for turn in range(min(run.size.rounds, 3)):
+        for share in (50, 80, 95):
+            for system in list(running):
                 try:
-                    found = system.worker.call("open_loop", "open", op, 4 * KIB, rate, run.size.loop_seconds, share, system.helpers)
+                    for op in ("get", "put"):
+                        _open_loop(run, system, op, share, turn)
                 except WorkerError as error:
                     _failed(run, "small", system, running, error)
-                    return
-                run.results.add("small", f"open loop, {share} % of peak", op, system.name, 0, found["us"]["p50"], "us",
-                                bad=_bad(system.path, found), p99=found["us"]["p99"], p999=found["us"]["p99.9"], rate=rate / 1e3)
-    run.say("small: open loops")
+        run.say(f"small: open loops, round {turn + 1}")
+
+
+def _open_loop(run: Run, system: System, op: str, share: int, turn: int) -> None:
+    row = run.results.find("small", "one", op, system.name)
+    if row is None or not row.get("rate", 0) > 0:
+        return
+    rate = row["rate"] * 1e3 * share / 100
+    found = system.worker.call("open_loop", "open", op, 4 * KIB, rate, run.size.loop_seconds, share + turn, system.helpers)
+    run.results.add("small", f"open loop, {share} % of peak", op, system.name, turn, found["us"]["p50"], "us", bad=_bad(system.path, found),
+                    p99=found["us"]["p99"], p999=found["us"]["p99.9"], rate=rate / 1e3)
 
 
 # ---- first use, misses, views ----
@@ -308,6 +311,8 @@ def _first_use_one(run: Run, system: System, turn: int) -> None:
 def master(run: Run) -> None:
     """Requests on a running master, without data: rates, latencies, memory, eviction."""
     section = "master"
+    if not run.place.own:
+        return run.results.missing(section, run.place.module, "the load generator speaks this build's RPC only")
     try:
         run.place.micro("master_load")
         for keys in run.size.keys:
@@ -319,7 +324,7 @@ def master(run: Run) -> None:
         _master_eviction(run)
         run.say("master: eviction")
     except (Missing, WorkerError) as error:
-        run.results.missing(section, "mooncake_master", str(error).strip().splitlines()[-1])
+        run.results.missing(section, "mooncake_master", systems.reason(error))
     if run.size.peers:
         _peer_memory(run)
 
@@ -416,31 +421,46 @@ def _evicted(port: int) -> int:
 
 
 def _master_eviction(run: Run) -> None:
-    """Puts beyond the watermark while single keys are looked up; the same puts with room, before, say what is the puts' own doing."""
+    """Puts beyond the watermark while single keys are looked up, and the same puts with room: what is left over is eviction's doing."""
     keys = run.size.memory_keys
-    part = max(keys // 50, 20_000)
-    ratio = 10_000 / keys if keys > 10_000 else 0.1
-    load = Load(run, f"--eviction_ratio={ratio}", "--eviction_high_watermark_ratio=0.9", segment=int((keys + part) / 0.9) * 4096)
+    part = max(keys // 100, 10_000)
+    ratio = 10_000 / keys if keys > 100_000 else 0.1
+    load = Load(run, f"--eviction_ratio={ratio}", "--eviction_high_watermark_ratio=0.9", segment=int(keys / 0.9) * 4096)
+    case = f"lookup beside puts, {_count(keys)} there"
     try:
-        pid, port = load.master.pid, load.master.metrics_port
-        load.ask(f"put 0 {keys - part} 56 2 4 128")
-        quiet = load.ask(f"mixed {keys - part} {part} 56 1 1 128")
-        before, house = _evicted(port), _house_ns(pid)
-        time.sleep(0.2)
-        idle = (_house_ns(pid) - house) / 0.2
-        house, wall = _house_ns(pid), time.monotonic()
-        busy = load.ask(f"mixed {keys} {2 * part} 56 1 1 128")
-        load.ask("settle 300")
-        work = _house_ns(pid) - house - idle * (time.monotonic() - wall)
-        evicted = _evicted(port) - before
-        for op, found in (("puts with room", quiet), ("puts that evict", busy)):
-            run.results.add("master", f"lookup beside puts, {_count(keys)} there", op, "mooncake_master", 0, found["p50_us"], "us", p99=found["p99_us"],
-                            p999=found["p999_us"])
-        if evicted > 0:
-            run.results.add("master", f"eviction, {_count(keys)} there", "work for 10,000", "mooncake_master", 0, work / evicted * 10_000 / 1e6, "ms",
-                            evicted=evicted)
+        pid, port, end = load.master.pid, load.master.metrics_port, keys - 2000
+        load.ask(f"put 0 {end} 56 2 4 128")
+        for turn in range(run.size.rounds):
+            # The oldest keys go, so that there is room for as many; the second lot then has to push others out.
+            load.ask(f"remove {turn * part} {part} 56 2 4 128")
+            load.ask("settle 300")
+            evicted, quiet = _evicted(port), load.ask(f"mixed {end} {part} 56 1 1 128")
+            if _evicted(port) == evicted:
+                _lookup_row(run, case, "puts with room", turn, quiet)
+            idle = _house_share(pid)
+            evicted, house, wall = _evicted(port), _house_ns(pid), time.monotonic()
+            busy = load.ask(f"mixed {end + part} {part} 56 1 1 128")
+            load.ask("settle 300")
+            work = _house_ns(pid) - house - idle * (time.monotonic() - wall)
+            evicted = _evicted(port) - evicted
+            end += 2 * part
+            if evicted > 0:
+                _lookup_row(run, case, "puts that evict", turn, busy)
+                run.results.add("master", f"eviction, {_count(keys)} there", "work for 10,000", "mooncake_master", turn, work / evicted * 10_000 / 1e6,
+                                "ms", evicted=evicted)
     finally:
         load.stop()
+
+
+def _lookup_row(run: Run, case: str, op: str, turn: int, found: dict) -> None:
+    run.results.add("master", case, op, "mooncake_master", turn, found["p50_us"], "us", p99=found["p99_us"], p999=found["p999_us"])
+
+
+def _house_share(pid: int) -> float:
+    """What housekeeping takes when there is nothing to do: nanoseconds a second."""
+    before, began = _house_ns(pid), time.monotonic()
+    time.sleep(0.2)
+    return (_house_ns(pid) - before) / (time.monotonic() - began)
 
 
 def _peer_memory(run: Run) -> None:
@@ -456,7 +476,7 @@ def _peer_memory(run: Run) -> None:
             run.results.add("master", f"memory, {_count(keys)} keys of 56", "full", "mooncake", 0, (rss_bytes(system.master.pid) - base) / keys,
                             "bytes/key", rate=keys / found["seconds"] / 1e3)
     except WorkerError as error:
-        run.results.missing("master", "mooncake", str(error).strip().splitlines()[-1])
+        run.results.missing("master", "mooncake", systems.reason(error))
     finally:
         _stop(running)
 

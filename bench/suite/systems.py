@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,23 @@ class Missing(Exception):
     """This system cannot be measured here; the text says why."""
 
 
-class Place:
-    """Where the processes of a run put their logs and sockets, which build they come from, and the module under test."""
+def reason(error: Exception) -> str:
+    """The one line of an error's text that says most."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    telling = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line.strip())]
+    return (telling or lines)[-1].strip()
 
-    def __init__(self, build: Path, folder: Path, module: str = "mooncake.store", python: str = sys.executable):
-        self.build, self.folder, self.module, self.python = build, folder, module, python
+
+class Place:
+    """Where the processes of a run put their logs and sockets, which build they come from, and the module under test.
+
+    Another module than the build's needs an interpreter that has it, and its master's binary.
+    """
+
+    def __init__(self, build: Path, folder: Path, module: str = "mooncake.store", python: str | None = None, master: Path | None = None):
+        self.build, self.folder, self.module, self.python = build, folder, module, python or sys.executable
+        self.own = master is None and python is None
+        self.master = master or build / "master" / "mooncake_master"
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = folder / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -37,11 +50,6 @@ class Place:
     @property
     def ipc(self) -> str:
         return self._ipc.name
-
-    @property
-    def own(self) -> bool:
-        """The module is that of the build."""
-        return self.module == "mooncake.store" and self.python == sys.executable
 
     def micro(self, name: str) -> Path:
         path = self.build / "bench" / "micro" / name
@@ -79,19 +87,22 @@ class System:
 # ---- the store ----
 
 def start_master(place: Place, *flags: str, host: str = "127.0.0.1", prefix: list[str] | None = None) -> Server:
-    binary = place.build / "master" / "mooncake_master"
-    if not binary.exists():
-        raise Missing(f"{binary} is not built")
+    if not place.master.exists():
+        raise Missing(f"{place.master} is not there")
     port, metrics = free_port(), free_port()
-    server = Server([str(binary), f"--rpc_port={port}", f"--rpc_address={host}", f"--metrics_port={metrics}", f"--metrics_host={host}",
-                     "--enable_metric_reporting=false", f"--ipc_dir={place.ipc}", *flags],
-                    port, place.log("master"), host, prefix, ready="Master service started on port")
+    ours = [f"--ipc_dir={place.ipc}"] if place.own else []
+    # In another network nobody can ask from here whether it answers; ours says so when all is bound.
+    server = Server([str(place.master), f"--rpc_port={port}", f"--rpc_address={host}", f"--metrics_port={metrics}", f"--metrics_host={host}",
+                     "--enable_metric_reporting=false", *ours, *flags], port, place.log("master"), host, prefix,
+                    ready="Master service started on port" if place.own else "")
     server.metrics_port = metrics
     return server
 
 
 def _store_env(place: Place, memcpy: bool, more: dict[str, str] | None) -> dict[str, str]:
-    env = {"PYTHONPATH": str(place.build / "python"), "MC_STORE_MEMCPY": "1" if memcpy else "0", "MC_STORE_IPC_DIR": place.ipc}
+    env = {"MC_STORE_MEMCPY": "1" if memcpy else "0", "MC_STORE_IPC_DIR": place.ipc}
+    if place.own:
+        env["PYTHONPATH"] = str(place.build / "python")
     return env | (more or {})
 
 
@@ -152,7 +163,7 @@ def mooncake(place: Place, name: str, path: str, segment: int, work: int) -> Sys
         return system
     except WorkerError as error:
         system.stop()
-        raise Missing(f"the wheel does not run here: {str(error).strip().splitlines()[-1]}") from error
+        raise Missing(f"the wheel does not run here: {reason(error)}") from error
     except BaseException:
         system.stop()
         raise
