@@ -42,6 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-peers", action="store_true", help="without Mooncake, Redis and memcached")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release", help="build folder (default: build/release)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="folder of the results (default: build/bench)")
+    parser.add_argument("--peers", type=Path, default=ROOT / "build" / "bench", help="folder of the wheel's environment (default: build/bench)")
     parser.add_argument("--module", default="mooncake.store", help="module with the API of mooncake.store (default: %(default)s)")
     parser.add_argument("--python", help="interpreter that has it (default: this one, with the build's module)")
     parser.add_argument("--master", type=Path, help="its mooncake_master (default: the build's)")
@@ -64,9 +65,9 @@ def measure(args: argparse.Namespace) -> Results:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    place = Place(args.build.resolve(), args.out.resolve(), args.module, args.python, args.master)
+    place = Place(args.build.resolve(), args.out.resolve(), args.module, args.python, args.master, args.peers.resolve())
     try:
-        if size.peers and (why := peers.prepare_mooncake(place.folder)):
+        if size.peers and (why := peers.prepare_mooncake(place.peers)):
             say(f"mooncake: {why}")
         run = Run(place, size, results, say, args.trace)
         for name in args.only or SECTIONS:

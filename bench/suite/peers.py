@@ -23,6 +23,7 @@ def _works(python: Path) -> str:
 def prepare_mooncake(folder: Path) -> str:
     """Makes the environment when it is not there (the one thing that needs the network). Returns "" or why not."""
     venv = _venv(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     python = venv / "bin" / "python"
     if python.exists() and _works(python) == "":
         return ""

@@ -35,10 +35,12 @@ class Place:
     Another module than the build's needs an interpreter that has it, and its master's binary.
     """
 
-    def __init__(self, build: Path, folder: Path, module: str = "mooncake.store", python: str | None = None, master: Path | None = None):
+    def __init__(self, build: Path, folder: Path, module: str = "mooncake.store", python: str | None = None, master: Path | None = None,
+                 peers_folder: Path | None = None):
         self.build, self.folder, self.module, self.python = build, folder, module, python or sys.executable
         self.own = master is None and python is None
         self.master = master or build / "master" / "mooncake_master"
+        self.peers = peers_folder or folder
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = folder / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -139,7 +141,7 @@ def store(place: Place, name: str, path: str, segment: int, work: int, env: dict
 
 def mooncake(place: Place, name: str, path: str, segment: int, work: int) -> System:
     """The wheel of the original from PyPI, in its own environment, with its own master."""
-    python = peers.mooncake_python(place.folder)
+    python = peers.mooncake_python(place.peers)
     if isinstance(python, str):
         raise Missing(python)
     system = System(name, path)
