@@ -10,6 +10,7 @@ Exit status: 0; 1 when a byte was wrong or a figure did not stand up to the coun
 
 import argparse
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -87,6 +88,7 @@ def write_page(page: Path, results: Results, judged: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is stopped, namespaces go
     results = Results.read(args.source) if args.source else measure(args)
     judged = goals.judge(results)
     print(report.everything(results, judged))

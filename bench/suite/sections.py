@@ -549,11 +549,14 @@ def policies(run: Run) -> None:
 
 def master_policies(place: Place) -> list[str]:
     """Names that the master's --help lists for --eviction_policy."""
-    done = subprocess.run([str(place.build / "master" / "mooncake_master"), "--help"], capture_output=True, text=True)
-    match = re.search(r"eviction_policy \((?:[^:)]*: )?([^)]*)\)", done.stdout)
-    names = re.findall(r"\b[a-z][a-z0-9_]*\b", match[1]) if match else []
-    known = [n for n in names if n not in ("or", "and", "order", "of", "eviction", "the")]
-    return known or ["lru"]
+    return policy_names(subprocess.run([str(place.master), "--help"], capture_output=True, text=True).stdout)
+
+
+def policy_names(text: str) -> list[str]:
+    """"--eviction_policy (NAME (what it is) or NAME) type: …": what stands in brackets of its own is no name."""
+    match = re.search(r"eviction_policy \((.*?)\) type:", text, re.S)
+    words = re.findall(r"[a-z][a-z0-9_]*", re.sub(r"\([^)]*\)", " ", match[1].rpartition(":")[2])) if match else []
+    return [word for word in words if word not in ("or", "and")] or ["lru"]
 
 
 # ---- a trace through the whole store ----

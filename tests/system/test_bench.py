@@ -120,6 +120,13 @@ def test_goals_take_the_worst_case_and_know_what_was_not_measured():
     assert judged["same host, 1-16 MiB put_from / memcpy"]["met"] is None
 
 
+@pytest.mark.parametrize("text, names", [
+    ("  --eviction_policy (order of eviction: lru) type: string default: lru\n", ["lru"]),
+    ("  --eviction_policy (adaptive (LRU that\n protects) or lru) type: string\n --x (or else) type:", ["adaptive", "lru"]), ("nothing", ["lru"])])
+def test_the_masters_policies_are_read_off_its_help(text, names):
+    assert sections.policy_names(text) == names
+
+
 @pytest.mark.parametrize("better, score", [([1, 2, 5, 10, 20], 0), ([2, 3, 5, 10, 20], 2), ([9, 9, 9, 10, 19], -1)])
 def test_the_policy_goal_wants_never_below_and_twice_above(better, score):
     results = Results()
