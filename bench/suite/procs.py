@@ -56,12 +56,6 @@ def sockets_between(one: int, other: int) -> int:
     return len(_tcp_ends(one) & theirs)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def end(process: subprocess.Popen, patience: float = 10) -> None:
     """SIGTERM, then SIGKILL: this process only."""
     if process.poll() is None:

@@ -84,7 +84,7 @@ def _stores(run: Run, section: str, into: list[System], own: bool = True, tcp: b
         return
     run.start(section, "store, tcp", lambda: systems.store(p, "store, tcp", "tcp", s.segment, s.work), into)
     if others and p.own:
-        found = systems.other_ucx(p)
+        found = systems.other_ucx()
         loaded = systems.loaded_ucx(into[-1].worker.pid) if into and into[-1].path == "tcp" else ""
         if found and loaded and found[0] != loaded:
             name = f"store, tcp, UCX {'.'.join(found[0].split('.')[:2])}"

@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from harness import free_port
+
 from . import peers
-from .procs import LineProcess, Server, Worker, WorkerError, cpu_seconds, free_port
+from .procs import LineProcess, Server, Worker, WorkerError, cpu_seconds
 
 MIB = 1 << 20
 _numbers = itertools.count(1)
@@ -235,12 +237,11 @@ class Ceilings:
 
 # ---- UCX ----
 
-def other_ucx(place: Place) -> tuple[str, str] | None:
-    """(version, path) of the distribution's UCX when the store would load a newer one by itself: the store is measured with both."""
-    path = Path("/usr/lib/x86_64-linux-gnu/libucp.so.0")
-    if not path.exists():
-        return None
-    return ucx_version(str(path)), "system"
+def other_ucx() -> tuple[str, str] | None:
+    """Version of the distribution's UCX, and what MC_STORE_UCX_LIB calls it; None when there is none."""
+    folders = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
+    path = next((p for p in (Path(folder) / "libucp.so.0" for folder in folders) if p.exists()), None)
+    return (ucx_version(str(path)), "system") if path else None
 
 
 def ucx_version(library: str) -> str:
