@@ -86,9 +86,15 @@ def write_page(page: Path, results: Results, judged: list[dict]) -> None:
     report.plot(results, page.parent / "img")
 
 
+def _on_sigterm(*_) -> None:
+    """What runs is stopped, namespaces go, what was measured is written; once, or a second signal would stop that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is stopped, namespaces go
+    signal.signal(signal.SIGTERM, _on_sigterm)
     results = Results.read(args.source) if args.source else measure(args)
     judged = goals.judge(results)
     print(report.everything(results, judged))
