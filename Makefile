@@ -26,7 +26,7 @@ RUN_ENV = env PYTHONPATH=$(CURDIR)/$(BUILD)/python MCS_BUILD_DIR=$(CURDIR)/$(BUI
 export VENV
 
 .PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu cov lint format tidy \
-	bench bench-smoke soak wheel install clean distclean help
+	bench bench-quick bench-docs bench-smoke bench-instructions bench-deps bench-replay soak wheel install clean distclean help
 
 all: build ## release build (the default)
 
@@ -90,7 +90,26 @@ format: deps-lint ## clang-format every C file in place
 bench-smoke: build ## put/get GB/s of 4 KiB, 64 KiB, 1 MiB beside memcpy
 	@$(RUN_ENV) $(PY) bench/bench_smoke.py
 
-bench: bench-smoke ## bench-smoke and a trace replay (TRACE=file.jsonl for a real one)
+# Peers and plots are worth having, not needed: without network the rows of what is missing say so.
+bench-deps: build
+	@tools/deps.sh build test bench || echo "bench: some peers are missing; their rows will say so"
+	@$(PY) -c 'import matplotlib' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-bench.txt \
+		|| echo "bench: no matplotlib, no plots"
+
+bench: bench-deps ## the benchmark suite, beside memcpy, raw sockets, Mooncake, Redis, memcached (TRACE=file.jsonl, BENCH_ARGS="--only bulk")
+	@$(RUN_ENV) $(PY) bench/run.py --build $(BUILD) $(if $(TRACE),--trace "$(TRACE)") $(BENCH_ARGS)
+
+bench-quick: bench-deps ## the same in small: does everything run? (under two minutes; no figures to be quoted)
+	@$(RUN_ENV) $(PY) bench/run.py --build $(BUILD) --out build/bench-quick --quick $(BENCH_ARGS)
+
+bench-docs: bench-deps ## runs the suite and writes docs/performance.md and docs/img (RESULTS=file: from results that are there)
+	@$(RUN_ENV) $(PY) bench/run.py --build $(BUILD) --page docs/performance.md $(if $(TRACE),--trace "$(TRACE)") \
+		$(if $(RESULTS),--from "$(RESULTS)") $(BENCH_ARGS)
+
+bench-instructions: bench-deps ## instructions of single operations by callgrind, against bench/baseline.json (UPDATE=1 writes it)
+	@$(PY) bench/instructions.py --build $(BUILD) $(if $(UPDATE),--update)
+
+bench-replay: build ## a trace replay against several clients (TRACE=file.jsonl for a real one)
 	@$(RUN_ENV) $(PY) bench/trace_replay.py $(if $(TRACE),--trace "$(TRACE)")
 
 soak: build ## for SOAK_SECONDS (default 600): half a replayed trace, every byte verified, half the history test with faults
@@ -113,4 +132,4 @@ distclean: clean ## remove everything that was made, .venv too
 	@rm -rf $(VENV)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

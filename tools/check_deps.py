@@ -68,7 +68,7 @@ def check_file(path: str) -> list[str]:
     problems = []
     for line, is_system, target in includes(read(path)):
         where = f"{path}:{line}: "
-        project = target.startswith(("core/", "master/", "ucx_transport/", "gpu/", "python/", "client/", "mcstore/"))
+        project = target.startswith(("core/", "master/", "ucx_transport/", "gpu/", "python/", "client/", "mcstore/", "bench/"))
         if not is_system and not project and not free:
             problems.append(f'{where}"{target}": quoted includes are paths from the top of the tree')
         elif project and resolve(target) is None:

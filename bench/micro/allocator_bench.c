@@ -1,6 +1,6 @@
 /* The extent allocator under the loads that the design names: how full a segment gets, and what a call costs.
  *
- *   allocator_bench [--quick]
+ *   allocator_bench [--json] [--quick]
  *
  * Utilisation: fill to the first refusal, then churn for ten capacities the way the master does: a request that finds
  * no hole evicts at random until it fits. Printed are the fill of the first refusal and the mean and minimum over the
@@ -24,6 +24,7 @@ typedef struct item {
     uint64_t len;
 } item_t;
 
+static bool g_json; /* a line a row instead of the tables */
 static uint64_t g_seed = 0x9e3779b97f4a7c15u;
 
 /* xorshift64*: the same run every time. */
@@ -148,10 +149,15 @@ static bool run_load(const load_t *load, uint64_t capacity)
     mcs_allocator_stats(set.allocator, &stats);
     double mean = sum / (double)MCS_MAX(refusals, (uint64_t)1);
     bool ok = first >= load->goal_fill && mean >= load->goal_churn;
-    printf("%-28s  first refusal %6.2f %%   after churn mean %6.2f %%  min %6.2f %%   %8" PRIu64
-           " extents  %5.1f B each  %s\n",
-           load->name, first * 100, mean * 100, low * 100, stats.extents,
-           (double)stats.memory_bytes / (double)stats.extents, ok ? "ok" : "BELOW GOAL");
+    if (g_json) {
+        printf("{\"load\": \"%s\", \"fill\": %.5f, \"churn\": %.5f, \"churn_min\": %.5f}\n", load->name, first, mean,
+               low);
+    } else {
+        printf("%-28s  first refusal %6.2f %%   after churn mean %6.2f %%  min %6.2f %%   %8" PRIu64
+               " extents  %5.1f B each  %s\n",
+               load->name, first * 100, mean * 100, low * 100, stats.extents,
+               (double)stats.memory_bytes / (double)stats.extents, ok ? "ok" : "BELOW GOAL");
+    }
     mcs_allocator_destroy(set.allocator);
     mcs_free(set.items);
     return ok;
@@ -224,8 +230,13 @@ static bool run_time(size_t population, bool mixed, size_t groups, double goal_n
     double p50 = (double)times[middle] / GROUP;
     double p99 = (double)times[late] / GROUP;
     bool ok = p50 <= goal_ns;
-    printf("%9zu extents, %-7s  p50 %6.1f ns   p99 %6.1f ns a call   %s\n", population, mixed ? "mixed" : "uniform",
-           p50, p99, ok ? "ok" : "BELOW GOAL");
+    if (g_json) {
+        printf("{\"extents\": %zu, \"sizes\": \"%s\", \"p50_ns\": %.1f, \"p99_ns\": %.1f}\n", population,
+               mixed ? "mixed" : "uniform", p50, p99);
+    } else {
+        printf("%9zu extents, %-7s  p50 %6.1f ns   p99 %6.1f ns a call   %s\n", population, mixed ? "mixed" : "uniform",
+               p50, p99, ok ? "ok" : "BELOW GOAL");
+    }
     mcs_allocator_destroy(set.allocator);
     mcs_free(set.items);
     mcs_free(times);
@@ -234,13 +245,21 @@ static bool run_time(size_t population, bool mixed, size_t groups, double goal_n
 
 int main(int argc, char **argv)
 {
-    bool quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
+    bool quick = false;
     bool ok = true;
-    printf("utilisation of a %s segment\n", quick ? "2 GiB" : "16 GiB");
+    for (int i = 1; i < argc; i++) {
+        quick |= strcmp(argv[i], "--quick") == 0;
+        g_json |= strcmp(argv[i], "--json") == 0;
+    }
+    if (!g_json) {
+        printf("utilisation of a %s segment\n", quick ? "2 GiB" : "16 GiB");
+    }
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_loads); i++) {
         ok &= run_load(&g_loads[i], quick ? 2 * MCS_GIB : 16 * MCS_GIB);
     }
-    printf("time of a call\n");
+    if (!g_json) {
+        printf("time of a call\n");
+    }
     static const size_t populations[] = {1000, 10000, 100000, 1000000};
     for (size_t i = 0; i < MCS_ARRAY_LEN(populations) - (quick ? 1 : 0); i++) {
         /* A million extents do not fit into the cache: then it is the memory's latency that is measured, and no goal.
