@@ -197,8 +197,8 @@ static PyObject *read_head(int fd, uint64_t *data_offset_out)
 {
     uint64_t len;
     struct stat file;
-    if (fstat(fd, &file) != 0 || !S_ISREG(file.st_mode) || !read_range(fd, 0, (char *)&len, sizeof(len)) || len > HEADER_MAX ||
-        len > (uint64_t)file.st_size - sizeof(len)) {
+    if (fstat(fd, &file) != 0 || !S_ISREG(file.st_mode) || !read_range(fd, 0, (char *)&len, sizeof(len)) ||
+        len > HEADER_MAX || len > (uint64_t)file.st_size - sizeof(len)) {
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);

@@ -5,19 +5,15 @@
  * DLPack was taught booleans, unsigned and 8-bit types one after another. */
 #include "python/src/tensor.h"
 
-/* Without an exception where it is not there. */
-static PyObject *loaded_torch(void)
-{
-    PyObject *sys_modules = PyImport_GetModuleDict(); /* borrowed */
-    PyObject *torch = sys_modules != NULL ? PyDict_GetItemString(sys_modules, "torch") : NULL;
-    return torch != NULL && torch != Py_None ? Py_NewRef(torch) : NULL;
-}
-
 PyObject *mpy_torch(mpy_state_t *state)
 {
-    PyObject *torch = loaded_torch();
-    if (torch != NULL || state->no_torch) {
-        return torch;
+    PyObject *modules = PyImport_GetModuleDict(); /* borrowed, and so is what is in it */
+    PyObject *torch = modules != NULL ? PyDict_GetItemString(modules, "torch") : NULL;
+    if (torch != NULL) {
+        return torch != Py_None ? Py_NewRef(torch) : NULL; /* None: somebody forbids it */
+    }
+    if (state->no_torch) {
+        return NULL;
     }
     torch = PyImport_ImportModule("torch");
     if (torch == NULL && PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {

@@ -1,7 +1,7 @@
 /* What a put of a tensor was given: any object with elements in memory, in the order in which its producer's speed and
  * truth are known:
  *
- *   the C exchange table of DLPack 1.3   borrows the tensor, no capsule, no call of Python (torch 2.10 and later)
+ *   the C exchange table of DLPack 1.3   borrows the tensor, no capsule, no call of Python (recent torch)
  *   torch's own attributes               what torch cannot say by DLPack in its older versions
  *   __dlpack__                           versioned, or legacy from old producers
  *   the buffer protocol                  what has elements of a type we know; not bytes and bytearray: those are put
