@@ -192,7 +192,6 @@ class StoredTensor:
     def __dlpack_device__(self) -> Tuple[int, int]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-@final
 class ParallelAxis:
     kind: str
     rank: int
@@ -202,12 +201,10 @@ class ParallelAxis:
     stage_id: Optional[int]
     def __init__(self, **attributes: Any) -> None: ...
 
-@final
 class TensorParallelism:
     axes: List[ParallelAxis]
     def __init__(self, **attributes: Any) -> None: ...
 
-@final
 class ReadTarget:
     mode: str
     parallelism: Optional[TensorParallelism]

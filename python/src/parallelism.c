@@ -191,7 +191,7 @@ static PyType_Slot axis_slots[] = {
 static PyType_Spec axis_spec = {
     .name = "mooncake.store.ParallelAxis",
     .basicsize = sizeof(mpy_axis_t),
-    .flags = Py_TPFLAGS_DEFAULT,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = axis_slots,
 };
 
@@ -234,7 +234,7 @@ static int axes_set(PyObject *self, PyObject *value, void *closure)
     PyObject *module = list != NULL ? mpy_module_of_type(Py_TYPE(self)) : NULL;
     PyObject *type = module != NULL ? mpy_state_of_module(module)->axis_type : NULL;
     for (Py_ssize_t i = 0; type != NULL && i < PyList_Size(list); i++) {
-        if ((PyObject *)Py_TYPE(PyList_GetItem(list, i)) != type) {
+        if (!PyObject_TypeCheck(PyList_GetItem(list, i), (PyTypeObject *)type)) {
             mpy_wrong_type("TensorParallelism", "axes", "a list of ParallelAxis", value);
             type = NULL;
         }
@@ -292,7 +292,7 @@ static PyType_Slot axes_slots[] = {
 static PyType_Spec axes_spec = {
     .name = "mooncake.store.TensorParallelism",
     .basicsize = sizeof(mpy_axes_t),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = axes_slots,
 };
 
@@ -364,7 +364,8 @@ static int target_set_parallelism(PyObject *self, PyObject *value, void *closure
     if (module == NULL) {
         return -1;
     }
-    if (value != Py_None && (PyObject *)Py_TYPE(value) != mpy_state_of_module(module)->parallelism_type) {
+    PyObject *type = mpy_state_of_module(module)->parallelism_type;
+    if (value != Py_None && (type == NULL || !PyObject_TypeCheck(value, (PyTypeObject *)type))) {
         mpy_wrong_type("ReadTarget", "parallelism", "TensorParallelism or None", value);
         return -1;
     }
@@ -415,7 +416,7 @@ static PyType_Slot target_slots[] = {
 static PyType_Spec target_spec = {
     .name = "mooncake.store.ReadTarget",
     .basicsize = sizeof(mpy_target_t),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = target_slots,
 };
 

@@ -77,12 +77,14 @@ static bool write_all(int fd, const char *bytes, uint64_t len)
 /* False: errno says why, and nothing is left. Without the GIL. */
 static bool write_file(const char *path, const char *head, size_t head_len, const char *data, uint64_t data_len)
 {
-    char *beside = mcs_asprintf("%s.%d.part", path, (int)getpid());
+    static unsigned g_saves; /* names of files at once differ; no more than that: relaxed */
+    unsigned number = __atomic_add_fetch(&g_saves, 1, __ATOMIC_RELAXED);
+    char *beside = mcs_asprintf("%s.%d-%u.part", path, (int)getpid(), number);
     if (beside == NULL) {
         errno = ENOMEM;
         return false;
     }
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     bool whole = fd >= 0 && write_all(fd, head, head_len) && write_all(fd, data, data_len);
     int error = errno;
     if (fd >= 0 && close(fd) != 0 && whole) {

@@ -92,16 +92,17 @@ static int export_typed(PyObject *self, Py_buffer *view, int flags)
         const char *in;
         char *out; /* the field wants a char *; nobody writes there */
     } format = {.in = row->format};
-    *view = (Py_buffer){.buf = tensor->data,
-                        .obj = Py_NewRef(self),
-                        .len = (Py_ssize_t)tensor->bytes,
-                        .itemsize = row->size,
-                        .readonly = tensor->readonly,
-                        .ndim = tensor->ndim,
-                        .format = (flags & PyBUF_FORMAT) != 0 ? format.out : NULL,
-                        .shape = (flags & PyBUF_ND) != 0 ? block : NULL,
-                        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? block + MCS_TENSOR_DIMS_MAX : NULL,
-                        .internal = block};
+    *view = (Py_buffer){
+        .buf = tensor->data,
+        .obj = Py_NewRef(self),
+        .len = (Py_ssize_t)tensor->bytes,
+        .itemsize = row->size,
+        .readonly = tensor->readonly,
+        .ndim = tensor->ndim,
+        .format = (flags & PyBUF_FORMAT) != 0 ? format.out : NULL,
+        .shape = (flags & PyBUF_ND) != 0 && tensor->ndim > 0 ? block : NULL,
+        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES && tensor->ndim > 0 ? block + MCS_TENSOR_DIMS_MAX : NULL,
+        .internal = block};
     return 0;
 }
 

@@ -126,7 +126,7 @@ def test_elements_into_a_tensor_that_is_there(pair):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_tp_shards(pair, dim):
     writer, reader = pair
-    key, data = fresh(), noise(1200, 800)
+    key, data = fresh(), noise(1000, 800)  # 1000 runs of a row: as many pieces
     assert writer.put_tensor_with_tp(key, data, tp_size=4, split_dim=dim) == 0
     parts = np.split(data, 4, axis=dim)
     buffer, address = room_of(304 + data.nbytes)

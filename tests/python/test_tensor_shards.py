@@ -332,6 +332,12 @@ def test_the_types_hold_their_values(fake):
     assert (target.mode, target.parallelism) == ("as_stored", None)
     target.mode, target.parallelism = "FULL", parallelism
     assert (target.mode, target.parallelism) == ("full", parallelism)
+    class Own(fake.ParallelAxis):
+        def __init__(self, rank):
+            super().__init__(kind="tp", rank=rank, size=2, split_dim=0)
+
+    parallelism.axes = [Own(1)]
+    assert parallelism.axes[0].rank == 1
     kept = weakref.ref(value := Writer(0, 1))
     parallelism.axes.extend([target, value])  # a cycle
     del axes, parallelism, target, value

@@ -91,14 +91,15 @@ static void gathering_is_what_an_index_loop_copies(void **state)
 {
     (void)state;
     uint64_t rng = 7;
-    static uint32_t memory[16384];
-    for (uint32_t i = 0; i < MCS_ARRAY_LEN(memory); i++) {
-        memory[i] = i;
+    static uint8_t memory[1 << 17];
+    for (size_t i = 0; i < sizeof(memory); i++) {
+        memory[i] = (uint8_t)next(&rng);
     }
-    for (int round = 0; round < 2000; round++) {
-        mcs_tensor_view_t view = {.dtype = MCS_DTYPE_UINT32, .ndim = (int32_t)(next(&rng) % 5)};
-        int64_t step = 4;
-        int64_t first = 8192;
+    static const mcs_dtype_t dtypes[] = {MCS_DTYPE_UINT8, MCS_DTYPE_FLOAT16, MCS_DTYPE_INT32, MCS_DTYPE_FLOAT64};
+    for (int round = 0; round < 4000; round++) {
+        mcs_tensor_view_t view = {.dtype = dtypes[round % 4], .ndim = (int32_t)(next(&rng) % 5)};
+        const int64_t size = mcs_dtype_row(view.dtype)->size;
+        int64_t step = size;
         int32_t order[4] = {0, 1, 2, 3};
         for (int32_t i = view.ndim - 1; i > 0; i--) {
             int32_t j = (int32_t)(next(&rng) % (uint64_t)(i + 1));
@@ -106,7 +107,7 @@ static void gathering_is_what_an_index_loop_copies(void **state)
             order[i] = order[j];
             order[j] = kept;
         }
-        view.bytes = 4;
+        view.bytes = (uint64_t)size;
         for (int32_t i = 0; i < view.ndim; i++) {
             view.shape[order[i]] = 1 + (int64_t)(next(&rng) % 4);
             step *= 1 + (int64_t)(next(&rng) % 2);
@@ -114,18 +115,18 @@ static void gathering_is_what_an_index_loop_copies(void **state)
             step *= view.shape[order[i]];
             view.bytes *= (uint64_t)view.shape[order[i]];
         }
-        view.data = &memory[first];
-        uint32_t copied[256];
+        view.data = &memory[1 << 16];
+        uint8_t copied[2048];
         assert_true(view.bytes <= sizeof(copied));
         mcs_tensor_view_gather(&view, copied);
-        for (uint64_t at = 0; at < view.bytes / 4; at++) {
+        for (uint64_t at = 0; at < view.bytes / (uint64_t)size; at++) {
             int64_t offset = 0;
             uint64_t left = at;
             for (int32_t i = view.ndim - 1; i >= 0; i--) {
                 offset += (int64_t)(left % (uint64_t)view.shape[i]) * view.strides[i];
                 left /= (uint64_t)view.shape[i];
             }
-            assert_int_equal(copied[at], (uint32_t)(first + offset / 4));
+            assert_memory_equal(&copied[at * (uint64_t)size], (const uint8_t *)view.data + offset, (size_t)size);
         }
         if (mcs_tensor_view_contiguous(&view)) {
             assert_memory_equal(copied, view.data, view.bytes);
