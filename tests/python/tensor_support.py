@@ -13,6 +13,9 @@ try:
 except ImportError:
     ml_dtypes = None
 
+# numpy before 2.1 takes legacy capsules alone, which are copies of what is read-only, and no booleans.
+VERSIONED_NUMPY = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)
+
 # In the order of the codes on the wire.
 DTYPES = (
     "float32 float64 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool float16 bfloat16 float8_e4m3fn float8_e5m2"

@@ -323,7 +323,7 @@ def test_an_attribute_that_is_no_capsule_is_passed_over(store, books):
 def test_numpy_takes_and_gives(store, no_torch):
     data = np.arange(24, dtype=np.int64).reshape(2, 3, 4)
     store.put_tensor("view:k", data)
-    if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1):
+    if ts.VERSIONED_NUMPY:
         shown = np.from_dlpack(store.get_dlpack("view:k"))
         assert not shown.flags.writeable and (shown == data).all() and store.counters()["handles"] == 1
         copied = np.from_dlpack(store.get_dlpack("view:k"), copy=True)

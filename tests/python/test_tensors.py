@@ -33,8 +33,9 @@ def test_every_element_type_of_numpy_comes_back(store, name):
         assert ts.same(put(store, key, data), data)
         assert store.get(key) == ts.header(name, shape) + ts.bytes_of(data)
         assert ts.same(store.get_tensor(key), data)
-        back = np.from_dlpack(store.get_tensor(key))
-        assert back.dtype == data.dtype and back.shape == data.shape and (back == data).all()
+        if ts.VERSIONED_NUMPY or name != "bool":
+            back = np.from_dlpack(store.get_tensor(key))
+            assert back.dtype == data.dtype and back.shape == data.shape and (back == data).all()
         assert (np.asarray(store.get_dlpack(key)) == data).all()
 
 
@@ -162,7 +163,7 @@ def test_the_memory_of_a_tensor_lives_as_long_as_what_shows_it(store):
     shown = np.from_dlpack(store.get_dlpack("view:k"))
     again = np.asarray(store.get_dlpack("view:k"))
     raw = store.get_dlpack("view:k").data
-    assert store.counters()["handles"] == 3
+    assert store.counters()["handles"] == (3 if ts.VERSIONED_NUMPY else 2)
     store.close()
     assert (shown == data).all() and (again == data).all() and bytes(raw) == data.tobytes()
     del shown, again, raw
