@@ -21,6 +21,7 @@ PROJECT = [
     (r"core/wire/", ["core/base/", "core/wire/"]),
     (r"core/include/mcstore/", ["mcstore/"]),
     (r"core/ops/", ["core/base/", "core/wire/", "core/ops/"]),
+    (r"core/tensor/", ["core/base/", "core/tensor/"]),
     (r"core/segment/", ["core/base/", "core/wire/", "core/ops/", "core/segment/"]),
     (r"core/client/", ["core/", "mcstore/"]),
     # The main of libmcstore.so.
@@ -28,7 +29,7 @@ PROJECT = [
     (r"ucx_transport/", ["core/base/", "core/wire/", "core/ops/", "ucx_transport/"]),
     (r"gpu/", ["core/base/", "core/ops/", "gpu/"]),
     (r"master/", ["core/base/", "core/wire/", "core/ops/embed.h", "core/ops/http.h", "master/"]),
-    (r"python/src/", ["core/base/", "mcstore/", "python/src/"]),
+    (r"python/src/", ["core/base/", "core/tensor/", "mcstore/", "python/src/"]),
     # The main of the client daemon.
     (r"client/main\.c$", [""]),
     (r"client/", ["core/base/", "mcstore/", "client/", "master/http_server.h"]),

@@ -165,6 +165,57 @@ class MooncakeHostMemAllocator:
     def alloc(self, size: SupportsIndex) -> int: ...
     def free(self, ptr: SupportsIndex) -> int: ...
 
+@final
+class StoredTensor:
+    """A tensor in host memory, in C order; read-only where it shows the stored elements themselves."""
+
+    @property
+    def shape(self) -> Tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def data(self) -> memoryview: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: Optional[Tuple[int, int]] = None,
+        dl_device: Optional[Tuple[int, int]] = None,
+        copy: Optional[bool] = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> Tuple[int, int]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class ParallelAxis:
+    kind: str
+    rank: int
+    size: int
+    split_dim: Optional[int]
+    expert_id: Optional[int]
+    stage_id: Optional[int]
+    def __init__(self, **attributes: Any) -> None: ...
+
+class TensorParallelism:
+    axes: List[ParallelAxis]
+    def __init__(self, **attributes: Any) -> None: ...
+
+class ReadTarget:
+    mode: str
+    parallelism: Optional[TensorParallelism]
+    def __init__(self, **attributes: Any) -> None: ...
+
+# torch.Tensor, or StoredTensor where torch is not installed
+_Tensor = Any
+
+def _serialize_tensor(tensor: Any) -> Tuple[bytes, int, int, Any]: ...
+def _deserialize_tensor(bytes: Buffer) -> _Tensor: ...
+def _tensor_metadata_size() -> int: ...
 def bind_to_numa_node(node: SupportsIndex) -> None: ...
 def get_alloc_func_addr() -> int: ...
 def get_free_func_addr() -> int: ...
@@ -273,6 +324,187 @@ class MooncakeDistributedStore:
         all_src_offsets: Sequence[Sequence[_Pointers]],
         all_sizes: Sequence[Sequence[_Pointers]],
     ) -> List[List[List[int]]]: ...
+    # tensors
+    def put_tensor(self, key: _Key, tensor: Any) -> int: ...
+    def upsert_tensor(self, key: _Key, tensor: Any) -> int: ...
+    def pub_tensor(self, key: _Key, tensor: Any, config: ReplicateConfig = ...) -> int: ...
+    def upsert_pub_tensor(self, key: _Key, tensor: Any, config: ReplicateConfig = ...) -> int: ...
+    def batch_put_tensor(self, keys: Sequence[_Key], tensors_list: Sequence[Any]) -> List[int]: ...
+    def batch_upsert_tensor(self, keys: Sequence[_Key], tensors_list: Sequence[Any]) -> List[int]: ...
+    def batch_pub_tensor(
+        self, keys: Sequence[_Key], tensors_list: Sequence[Any], config: ReplicateConfig = ...
+    ) -> List[int]: ...
+    def batch_upsert_pub_tensor(
+        self, keys: Sequence[_Key], tensors_list: Sequence[Any], config: ReplicateConfig = ...
+    ) -> List[int]: ...
+    def put_tensor_from(self, key: _Key, buffer_ptr: SupportsIndex, size: SupportsIndex) -> int: ...
+    def upsert_tensor_from(self, key: _Key, buffer_ptr: SupportsIndex, size: SupportsIndex) -> int: ...
+    def batch_put_tensor_from(self, keys: Sequence[_Key], buffer_ptrs: _Pointers, sizes: _Pointers) -> List[int]: ...
+    def batch_upsert_tensor_from(self, keys: Sequence[_Key], buffer_ptrs: _Pointers, sizes: _Pointers) -> List[int]: ...
+    def get_tensor(self, key: _Key, device: Any = None) -> _Tensor: ...
+    def batch_get_tensor(self, keys: Sequence[_Key]) -> List[_Tensor]: ...
+    def get_dlpack(self, key: _Key, device: Any = None) -> Any: ...
+    def get_tensor_into(self, key: _Key, buffer_ptr: SupportsIndex, size: SupportsIndex) -> _Tensor: ...
+    def batch_get_tensor_into(
+        self, keys: Sequence[_Key], buffer_ptrs: _Pointers, sizes: _Pointers
+    ) -> List[_Tensor]: ...
+    def get_tensor_into_cuda(self, key: _Key, tensor: Any) -> int: ...
+    def batch_get_tensor_into_cuda(self, keys: Sequence[_Key], tensors_list: Sequence[Any]) -> List[int]: ...
+    def put_tensor_with_tp(
+        self,
+        key: _Key,
+        tensor: Any,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> int: ...
+    def batch_put_tensor_with_tp(
+        self,
+        base_keys: Sequence[_Key],
+        tensors_list: Sequence[Any],
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> List[int]: ...
+    def pub_tensor_with_tp(
+        self,
+        key: _Key,
+        tensor: Any,
+        config: ReplicateConfig = ...,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> int: ...
+    def batch_pub_tensor_with_tp(
+        self,
+        base_keys: Sequence[_Key],
+        tensors_list: Sequence[Any],
+        config: ReplicateConfig = ...,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> List[int]: ...
+    def put_tensor_with_tp_from(
+        self,
+        key: _Key,
+        buffer_ptr: SupportsIndex,
+        size: SupportsIndex,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> int: ...
+    def batch_put_tensor_with_tp_from(
+        self,
+        base_keys: Sequence[_Key],
+        buffer_ptrs: _Pointers,
+        sizes: _Pointers,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> List[int]: ...
+    def get_tensor_with_tp(
+        self, key: _Key, tp_rank: SupportsIndex = 0, tp_size: SupportsIndex = 1, split_dim: SupportsIndex = 0
+    ) -> _Tensor: ...
+    def batch_get_tensor_with_tp(
+        self, base_keys: Sequence[_Key], tp_rank: SupportsIndex = 0, tp_size: SupportsIndex = 1
+    ) -> List[_Tensor]: ...
+    def get_tensor_with_tp_into(
+        self,
+        key: _Key,
+        buffer_ptr: SupportsIndex,
+        size: SupportsIndex,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+        split_dim: SupportsIndex = 0,
+    ) -> _Tensor: ...
+    def batch_get_tensor_with_tp_into(
+        self,
+        base_keys: Sequence[_Key],
+        buffer_ptrs: _Pointers,
+        sizes: _Pointers,
+        tp_rank: SupportsIndex = 0,
+        tp_size: SupportsIndex = 1,
+    ) -> List[_Tensor]: ...
+    def put_tensor_with_parallelism(
+        self,
+        key: _Key,
+        tensor: Any,
+        parallelism: Any = None,
+        config: ReplicateConfig = ...,
+        writer_partition: Any = None,
+    ) -> int: ...
+    def upsert_tensor_with_parallelism(
+        self,
+        key: _Key,
+        tensor: Any,
+        parallelism: Any = None,
+        config: ReplicateConfig = ...,
+        writer_partition: Any = None,
+    ) -> int: ...
+    def batch_put_tensor_with_parallelism(
+        self,
+        keys: Sequence[_Key],
+        tensors_list: Sequence[Any],
+        parallelisms: Optional[Sequence[Any]] = None,
+        config: ReplicateConfig = ...,
+        writer_partitions: Optional[Sequence[Any]] = None,
+    ) -> List[int]: ...
+    def batch_upsert_tensor_with_parallelism(
+        self,
+        keys: Sequence[_Key],
+        tensors_list: Sequence[Any],
+        parallelisms: Optional[Sequence[Any]] = None,
+        config: ReplicateConfig = ...,
+        writer_partitions: Optional[Sequence[Any]] = None,
+    ) -> List[int]: ...
+    def put_tensor_with_parallelism_from(
+        self,
+        key: _Key,
+        buffer_ptr: SupportsIndex,
+        size: SupportsIndex,
+        parallelism: Any = None,
+        config: ReplicateConfig = ...,
+        writer_partition: Any = None,
+    ) -> int: ...
+    def upsert_tensor_with_parallelism_from(
+        self,
+        key: _Key,
+        buffer_ptr: SupportsIndex,
+        size: SupportsIndex,
+        parallelism: Any = None,
+        config: ReplicateConfig = ...,
+        writer_partition: Any = None,
+    ) -> int: ...
+    def batch_put_tensor_with_parallelism_from(
+        self,
+        keys: Sequence[_Key],
+        buffer_ptrs: _Pointers,
+        sizes: _Pointers,
+        parallelisms: Optional[Sequence[Any]] = None,
+        config: ReplicateConfig = ...,
+        writer_partitions: Optional[Sequence[Any]] = None,
+    ) -> List[int]: ...
+    def batch_upsert_tensor_with_parallelism_from(
+        self,
+        keys: Sequence[_Key],
+        buffer_ptrs: _Pointers,
+        sizes: _Pointers,
+        parallelisms: Optional[Sequence[Any]] = None,
+        config: ReplicateConfig = ...,
+        writer_partitions: Optional[Sequence[Any]] = None,
+    ) -> List[int]: ...
+    def get_tensor_with_parallelism(self, key: _Key, target: Any = None) -> _Tensor: ...
+    def batch_get_tensor_with_parallelism(
+        self, keys: Sequence[_Key], targets: Optional[Sequence[Any]] = None
+    ) -> List[_Tensor]: ...
+    def get_tensor_with_parallelism_into(
+        self, key: _Key, buffer_ptr: SupportsIndex, size: SupportsIndex, target: Any = None
+    ) -> _Tensor: ...
+    def batch_get_tensor_with_parallelism_into(
+        self, keys: Sequence[_Key], buffer_ptrs: _Pointers, sizes: _Pointers, targets: Optional[Sequence[Any]] = None
+    ) -> List[_Tensor]: ...
+    def save_tensor_to_safetensor(self, key: _Key, file_name: Any = None) -> int: ...
+    def load_tensor_from_safetensor(self, key: Optional[_Key] = None, file_name: Any = ...) -> _Tensor: ...
     # pieces of values, over several calls
     def batch_get_session_start(self, keys: Sequence[_Key]) -> List[int]: ...
     def batch_get_into_multi_buffer_ranges(

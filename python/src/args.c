@@ -124,6 +124,28 @@ bool mpy_u64(const char *name, const char *param, PyObject *value, uint64_t *out
     return true;
 }
 
+bool mpy_i32(const char *name, const char *param, PyObject *value, int32_t *out)
+{
+    static const char want[] = "an int from -2**31 to 2**31-1";
+    PyObject *number = PyNumber_Index(value);
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            return mpy_wrong_type(name, param, want, value);
+        }
+        return false;
+    }
+    long long converted = PyLong_AsLongLong(number);
+    Py_DECREF(number);
+    if (PyErr_Occurred() != NULL || converted < INT32_MIN || converted > INT32_MAX) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "%s(): argument '%s' must be %s: out of range", name, param, want);
+        return false;
+    }
+    *out = (int32_t)converted;
+    return true;
+}
+
 bool mpy_bool(const char *name, const char *param, PyObject *value, bool *out)
 {
     /* the API's documentation has config.prefer_alloc_in_same_node = "True" */

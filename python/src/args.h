@@ -26,6 +26,8 @@ bool mpy_bind_tuple(const mpy_sig_t *sig, PyObject *args, PyObject *kwargs, PyOb
 bool mpy_wrong_type(const char *name, const char *param, const char *want, PyObject *got);
 
 bool mpy_u64(const char *name, const char *param, PyObject *value, uint64_t *out);
+/* The same, of 32 bits with a sign. */
+bool mpy_i32(const char *name, const char *param, PyObject *value, int32_t *out);
 /* bool, int, None, what defines __bool__ (numpy's), and the words "True" and "False". */
 bool mpy_bool(const char *name, const char *param, PyObject *value, bool *out);
 /* str (its UTF-8) or bytes, without a null character; valid as long as `value`. */

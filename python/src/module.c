@@ -8,6 +8,7 @@
 #include "python/src/host_memory.h"
 #include "python/src/mpy.h"
 #include "python/src/store.h"
+#include "python/src/tensor_functions.h"
 
 #include <stdio.h>
 
@@ -95,6 +96,13 @@ static PyMethodDef module_methods[] = {
                "Address of void *alloc(ssize_t size, int device, void *stream): host memory in huge pages."),
     MPY_NOARGS("get_free_func_addr", mpy_get_free_func_addr,
                "Address of void free(void *ptr, ssize_t size, int device, void *stream)."),
+    {"_serialize_tensor", mpy_serialize_tensor, METH_O,
+     "_serialize_tensor(tensor)\n--\n\n(header, address of the elements, their bytes, what keeps them): header and "
+     "elements, one after\nanother, are the tensor as an object of the store. ValueError for what is no tensor."},
+    {"_deserialize_tensor", mpy_deserialize_tensor, METH_O,
+     "_deserialize_tensor(bytes)\n--\n\nThe tensor of header and elements. ValueError for anything else."},
+    MPY_NOARGS("_tensor_metadata_size", mpy_tensor_metadata_size,
+               "_tensor_metadata_size()\n--\n\nBytes of a tensor's header."),
     {"_close_all", mpy_store_close_all, METH_NOARGS, "Closes every store that is set up; runs at interpreter exit."},
     {NULL, NULL, 0, NULL},
 };
@@ -171,6 +179,7 @@ static int module_exec(PyObject *module)
     if (mpy_enums_init(module, state) != 0 || mpy_config_init(module, state) != 0 ||
         mpy_handle_init(module, state) != 0 || mpy_lease_init(module, state) != 0 ||
         mpy_descriptors_init(module, state) != 0 || mpy_host_memory_init(module, state) != 0 ||
+        mpy_tensor_init(module, state) != 0 || mpy_parallelism_init(module, state) != 0 ||
         mpy_store_init(module, state) != 0) {
         return -1;
     }
@@ -195,6 +204,10 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->disk_descriptor_type);
     Py_VISIT(state->replica_type);
     Py_VISIT(state->allocator_type);
+    Py_VISIT(state->tensor_type);
+    Py_VISIT(state->axis_type);
+    Py_VISIT(state->parallelism_type);
+    Py_VISIT(state->target_type);
     for (size_t i = 0; i < MPY_ENUM_COUNT; i++) {
         Py_VISIT(state->enum_types[i]);
     }
@@ -216,6 +229,10 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->disk_descriptor_type);
     Py_CLEAR(state->replica_type);
     Py_CLEAR(state->allocator_type);
+    Py_CLEAR(state->tensor_type);
+    Py_CLEAR(state->axis_type);
+    Py_CLEAR(state->parallelism_type);
+    Py_CLEAR(state->target_type);
     for (size_t i = 0; i < MPY_ENUM_COUNT; i++) {
         Py_CLEAR(state->enum_types[i]);
     }

@@ -43,9 +43,14 @@ typedef struct mpy_state {
     PyObject *disk_descriptor_type;
     PyObject *replica_type;
     PyObject *allocator_type;
+    PyObject *tensor_type;
+    PyObject *axis_type;
+    PyObject *parallelism_type;
+    PyObject *target_type;
     PyObject *enum_types[MPY_ENUM_COUNT];
     struct mpy_store *live; /* stores that are set up: closed at interpreter exit */
     pid_t setup_pid;        /* of the process in which the first setup ran, 0 = none yet */
+    bool no_torch;          /* looked for and not found */
 } mpy_state_t;
 
 extern PyModuleDef mpy_module_def;
@@ -60,6 +65,8 @@ int mpy_config_init(PyObject *module, mpy_state_t *state);
 int mpy_handle_init(PyObject *module, mpy_state_t *state);
 int mpy_lease_init(PyObject *module, mpy_state_t *state);
 int mpy_descriptors_init(PyObject *module, mpy_state_t *state);
+int mpy_tensor_init(PyObject *module, mpy_state_t *state);
+int mpy_parallelism_init(PyObject *module, mpy_state_t *state);
 int mpy_store_init(PyObject *module, mpy_state_t *state);
 
 /* Makes a type of `spec`, keeps it in *type_out and adds it to the module under its name. */

@@ -450,6 +450,7 @@ static bool take_segments(mpy_placement_t *p)
     }
     p->c.preferred_segments = p->segments;
     p->c.preferred_segment_count = count;
+    p->listed_segments = listed;
     return text != NULL;
 }
 

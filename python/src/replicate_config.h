@@ -8,7 +8,8 @@
  */
 typedef struct mpy_placement {
     mcs_replicate_config_t c;
-    bool unavailable; /* asks for a tier that does not exist here: the call's result is MCS_INVALID_PARAMS */
+    bool unavailable;       /* asks for a tier that does not exist here: the call's result is MCS_INVALID_PARAMS */
+    size_t listed_segments; /* in preferred_segments, without the deprecated single one */
     const char **segments;
     mcs_bytes_t *groups;
     PyObject *refs[3];

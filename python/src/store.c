@@ -230,6 +230,121 @@ static PyMethodDef store_methods[] = {
     METHOD(batch_get_into_multi_buffers, "($self, keys, all_buffer_ptrs, all_sizes, prefer_alloc_in_same_node=False)",
            "Each value is spread over its buffers in order: a list of sizes and negative codes."),
 
+    METHOD(
+        put_tensor, "($self, key, tensor)",
+        "Stores a tensor: of torch, numpy, cupy, jax, anything with DLPack or a typed buffer. Header and elements go "
+        "as they\n"
+        "are; elements that are not in C order are copied once. Returns 0 (also when the key exists), or as put; "
+        "-600 for what\n"
+        "is no tensor: other types, more than 8 dimensions."),
+    METHOD(upsert_tensor, "($self, key, tensor)", "As put_tensor, but replaces an existing value."),
+    METHOD(pub_tensor, "($self, key, tensor, config=...)",
+           "put_tensor with a ReplicateConfig, whose preferred_segments are none or one for each replica (-600)."),
+    METHOD(upsert_pub_tensor, "($self, key, tensor, config=...)", "As pub_tensor, but replaces an existing value."),
+    METHOD(batch_put_tensor, "($self, keys, tensors_list)",
+           "put_tensor for many keys: a list of codes. Lists of different length: -600 for each key."),
+    METHOD(batch_upsert_tensor, "($self, keys, tensors_list)", "As batch_put_tensor, but replaces existing values."),
+    METHOD(batch_pub_tensor, "($self, keys, tensors_list, config=...)", "pub_tensor for many keys: a list of codes."),
+    METHOD(batch_upsert_pub_tensor, "($self, keys, tensors_list, config=...)",
+           "As batch_pub_tensor, but replaces existing values."),
+    METHOD(put_tensor_from, "($self, key, buffer_ptr, size)",
+           "Stores the tensor at an address: header and elements, as get_tensor_into leaves them, size bytes in all. "
+           "-600 for\n"
+           "anything else."),
+    METHOD(upsert_tensor_from, "($self, key, buffer_ptr, size)", "As put_tensor_from, but replaces an existing value."),
+    METHOD(batch_put_tensor_from, "($self, keys, buffer_ptrs, sizes)",
+           "put_tensor_from for many keys: a list of codes."),
+    METHOD(batch_upsert_tensor_from, "($self, keys, buffer_ptrs, sizes)",
+           "As batch_put_tensor_from, but replaces existing values."),
+    METHOD(get_tensor, "($self, key, device=None)",
+           "The tensor in memory of its own: a torch.Tensor, or a StoredTensor where torch is not installed. None when "
+           "there is\n"
+           "none. device 'cuda:N': a torch tensor there."),
+    METHOD(batch_get_tensor, "($self, keys)", "get_tensor for many keys: a list."),
+    METHOD(get_dlpack, "($self, key, device=None)",
+           "The tensor as a StoredTensor, for from_dlpack of any library: on this host the stored elements themselves, "
+           "read-only,\n"
+           "without a copy. None when there is none. device 'cuda:N': a torch tensor there."),
+    METHOD(get_tensor_into, "($self, key, buffer_ptr, size)",
+           "Reads header and elements to an address with room for size bytes. A tensor on that memory, or None."),
+    METHOD(batch_get_tensor_into, "($self, keys, buffer_ptrs, sizes)",
+           "get_tensor_into for many keys: a list. Lists of different length, or not set up: -600 for each key."),
+    METHOD(get_tensor_into_cuda, "($self, key, tensor)",
+           "Reads the elements into a contiguous tensor of the same type and size. Returns their bytes, or a negative "
+           "code."),
+    METHOD(batch_get_tensor_into_cuda, "($self, keys, tensors_list)", "get_tensor_into_cuda for many keys: a list."),
+
+    METHOD(put_tensor_with_tp, "($self, key, tensor, tp_rank=0, tp_size=1, split_dim=0)",
+           "Splits a tensor along split_dim into tp_size equal shards and stores them all, under key_tp_0, key_tp_1, "
+           "...; tp_rank\n"
+           "changes nothing. 1: the tensor under the key. -600 unless the dimension is divisible."),
+    METHOD(batch_put_tensor_with_tp, "($self, base_keys, tensors_list, tp_rank=0, tp_size=1, split_dim=0)",
+           "put_tensor_with_tp for many keys: a list of codes."),
+    METHOD(pub_tensor_with_tp, "($self, key, tensor, config=..., tp_rank=0, tp_size=1, split_dim=0)",
+           "put_tensor_with_tp with a ReplicateConfig, as in pub_tensor."),
+    METHOD(batch_pub_tensor_with_tp, "($self, base_keys, tensors_list, config=..., tp_rank=0, tp_size=1, split_dim=0)",
+           "pub_tensor_with_tp for many keys: a list of codes."),
+    METHOD(put_tensor_with_tp_from, "($self, key, buffer_ptr, size, tp_rank=0, tp_size=1, split_dim=0)",
+           "put_tensor_with_tp of a whole tensor at an address."),
+    METHOD(batch_put_tensor_with_tp_from, "($self, base_keys, buffer_ptrs, sizes, tp_rank=0, tp_size=1, split_dim=0)",
+           "put_tensor_with_tp_from for many keys: a list of codes."),
+    METHOD(get_tensor_with_tp, "($self, key, tp_rank=0, tp_size=1, split_dim=0)",
+           "The shard of one rank, or None. Its dimension stands in the shard: split_dim is not looked at."),
+    METHOD(batch_get_tensor_with_tp, "($self, base_keys, tp_rank=0, tp_size=1)",
+           "get_tensor_with_tp for many keys: a list."),
+    METHOD(get_tensor_with_tp_into, "($self, key, buffer_ptr, size, tp_rank=0, tp_size=1, split_dim=0)",
+           "get_tensor_into for the shard of one rank."),
+    METHOD(batch_get_tensor_with_tp_into, "($self, base_keys, buffer_ptrs, sizes, tp_rank=0, tp_size=1)",
+           "get_tensor_with_tp_into for many keys: a list. Lists of different length: -600 for each key."),
+
+    METHOD(
+        put_tensor_with_parallelism, "($self, key, tensor, parallelism=None, config=..., writer_partition=None)",
+        "Stores a tensor, or one shard of it: of a TensorParallelism (with one TP axis the tensor is the shard; with "
+        "more axes,\n"
+        "the whole, of which the TP axis's part is stored), or of one writer of several (an object with rank, size, "
+        "split_dim;\n"
+        "the tensor is the whole). docs/tensors.md has the keys. -600 for axes that make no sense, or both."),
+    METHOD(upsert_tensor_with_parallelism, "($self, key, tensor, parallelism=None, config=..., writer_partition=None)",
+           "As put_tensor_with_parallelism, but replaces existing values."),
+    METHOD(batch_put_tensor_with_parallelism,
+           "($self, keys, tensors_list, parallelisms=None, config=..., writer_partitions=None)",
+           "put_tensor_with_parallelism for many keys: a list of codes."),
+    METHOD(batch_upsert_tensor_with_parallelism,
+           "($self, keys, tensors_list, parallelisms=None, config=..., writer_partitions=None)",
+           "As batch_put_tensor_with_parallelism, but replaces existing values."),
+    METHOD(put_tensor_with_parallelism_from,
+           "($self, key, buffer_ptr, size, parallelism=None, config=..., writer_partition=None)",
+           "put_tensor_with_parallelism of a tensor at an address."),
+    METHOD(upsert_tensor_with_parallelism_from,
+           "($self, key, buffer_ptr, size, parallelism=None, config=..., writer_partition=None)",
+           "As put_tensor_with_parallelism_from, but replaces existing values."),
+    METHOD(batch_put_tensor_with_parallelism_from,
+           "($self, keys, buffer_ptrs, sizes, parallelisms=None, config=..., writer_partitions=None)",
+           "put_tensor_with_parallelism_from for many keys: a list of codes."),
+    METHOD(batch_upsert_tensor_with_parallelism_from,
+           "($self, keys, buffer_ptrs, sizes, parallelisms=None, config=..., writer_partitions=None)",
+           "As batch_put_tensor_with_parallelism_from, but replaces existing values."),
+    METHOD(get_tensor_with_parallelism, "($self, key, target=None)",
+           "What a ReadTarget names, or None: the value as it is stored; a shard, made of the shards there are if need "
+           "be; or the\n"
+           "whole tensor."),
+    METHOD(batch_get_tensor_with_parallelism, "($self, keys, targets=None)",
+           "get_tensor_with_parallelism for many keys, with a list of targets or none: a list."),
+    METHOD(get_tensor_with_parallelism_into, "($self, key, buffer_ptr, size, target=None)",
+           "get_tensor_with_parallelism into memory at an address: header and elements."),
+    METHOD(batch_get_tensor_with_parallelism_into, "($self, keys, buffer_ptrs, sizes, targets=None)",
+           "get_tensor_with_parallelism_into for many keys: a list."),
+
+    METHOD(save_tensor_to_safetensor, "($self, key, file_name=None)",
+           "Writes a tensor to a safetensors file, under its key (and to a file of that name without file_name). "
+           "Returns 0, -1100\n"
+           "(no such tensor), or -600 (the file cannot be written)."),
+    METHOD(
+        load_tensor_from_safetensor, "($self, key=None, file_name=...)",
+        "Reads the tensor of that name, or the only one, of a safetensors file, stores it under the key (without one "
+        "under the\n"
+        "file's name) and returns it. None when there is none."),
+
     METHOD(get_into_ranges, "($self, buffer_ptrs, all_keys, all_dst_offsets, all_src_offsets, all_sizes)",
            "Pieces of values into registered buffers. all_keys[i][j] is a key whose pieces go to buffer i; piece k is "
            "the\n"

@@ -112,5 +112,53 @@ MPY_STORE_METHOD(create_move_task);
 MPY_STORE_METHOD(query_task);
 MPY_STORE_METHOD(setup_dummy);
 MPY_STORE_METHOD(alloc_from_mem_pool);
+/* store_tensor_put.c */
+MPY_STORE_METHOD(put_tensor);
+MPY_STORE_METHOD(upsert_tensor);
+MPY_STORE_METHOD(pub_tensor);
+MPY_STORE_METHOD(upsert_pub_tensor);
+MPY_STORE_METHOD(batch_put_tensor);
+MPY_STORE_METHOD(batch_upsert_tensor);
+MPY_STORE_METHOD(batch_pub_tensor);
+MPY_STORE_METHOD(batch_upsert_pub_tensor);
+MPY_STORE_METHOD(put_tensor_from);
+MPY_STORE_METHOD(upsert_tensor_from);
+MPY_STORE_METHOD(batch_put_tensor_from);
+MPY_STORE_METHOD(batch_upsert_tensor_from);
+MPY_STORE_METHOD(put_tensor_with_tp);
+MPY_STORE_METHOD(batch_put_tensor_with_tp);
+MPY_STORE_METHOD(pub_tensor_with_tp);
+MPY_STORE_METHOD(batch_pub_tensor_with_tp);
+MPY_STORE_METHOD(put_tensor_with_tp_from);
+MPY_STORE_METHOD(batch_put_tensor_with_tp_from);
+MPY_STORE_METHOD(put_tensor_with_parallelism);
+MPY_STORE_METHOD(upsert_tensor_with_parallelism);
+MPY_STORE_METHOD(batch_put_tensor_with_parallelism);
+MPY_STORE_METHOD(batch_upsert_tensor_with_parallelism);
+MPY_STORE_METHOD(put_tensor_with_parallelism_from);
+MPY_STORE_METHOD(upsert_tensor_with_parallelism_from);
+MPY_STORE_METHOD(batch_put_tensor_with_parallelism_from);
+MPY_STORE_METHOD(batch_upsert_tensor_with_parallelism_from);
+/* store_tensor_get.c */
+MPY_STORE_METHOD(get_tensor);
+MPY_STORE_METHOD(batch_get_tensor);
+MPY_STORE_METHOD(get_dlpack);
+MPY_STORE_METHOD(get_tensor_with_tp);
+MPY_STORE_METHOD(batch_get_tensor_with_tp);
+/* store_tensor_into.c */
+MPY_STORE_METHOD(get_tensor_into);
+MPY_STORE_METHOD(batch_get_tensor_into);
+MPY_STORE_METHOD(get_tensor_with_tp_into);
+MPY_STORE_METHOD(batch_get_tensor_with_tp_into);
+MPY_STORE_METHOD(get_tensor_into_cuda);
+MPY_STORE_METHOD(batch_get_tensor_into_cuda);
+/* store_tensor_parallel.c */
+MPY_STORE_METHOD(get_tensor_with_parallelism);
+MPY_STORE_METHOD(batch_get_tensor_with_parallelism);
+MPY_STORE_METHOD(get_tensor_with_parallelism_into);
+MPY_STORE_METHOD(batch_get_tensor_with_parallelism_into);
+/* store_safetensors.c */
+MPY_STORE_METHOD(save_tensor_to_safetensor);
+MPY_STORE_METHOD(load_tensor_from_safetensor);
 
 #endif

@@ -1,121 +1,19 @@
 /* get, get_batch: the library writes straight into the bytes objects that are returned. get_buffer, batch_get_buffer:
  * handles. */
 #include "python/src/buffer_handle.h"
-#include "python/src/store.h"
+#include "python/src/fetch.h"
 
 #include "core/base/alloc.h"
 
-/* An object may be replaced by one of another size between the lookup and the read; then the read fails and is begun
- * again. Each time somebody's upsert has gone forward; a miss would be wrong (rule 2). */
-#define GET_RETRIES   32
-#define LEASE_EXPIRED (-707)
-
-/* The bytes objects of one get, one for each key: NULL until there is a size. */
-typedef struct fetched {
-    size_t count;
-    PyObject **objects;
-    struct iovec *buffers;
-    int64_t *results;
-} fetched_t;
-
-static void drop_fetched(fetched_t *f)
+static PyObject *make_bytes(size_t size, void **memory_out)
 {
-    for (size_t i = 0; f->objects != NULL && i < f->count; i++) {
-        Py_XDECREF(f->objects[i]);
-    }
-    mcs_free(f->objects);
-    mcs_free(f->buffers);
-    mcs_free(f->results);
-}
-
-static bool make_fetched(size_t count, fetched_t *out)
-{
-    fetched_t f = {.count = count,
-                   .objects = mpy_calloc(count, sizeof(*f.objects)),
-                   .buffers = mpy_calloc(count, sizeof(*f.buffers)),
-                   .results = mpy_calloc(count, sizeof(*f.results))};
-    if (f.objects == NULL || f.buffers == NULL || f.results == NULL) {
-        drop_fetched(&f);
-        return false;
-    }
-    *out = f;
-    return true;
-}
-
-/* New memory for each object that was found. */
-static bool allocate_objects(const mcs_get_t *get, fetched_t *f)
-{
-    for (size_t i = 0; i < f->count; i++) {
-        int64_t size = mcs_get_object_size(get, i);
-        f->results[i] = size;
-        f->buffers[i] = (struct iovec){0};
-        Py_CLEAR(f->objects[i]);
-        if (size < 0) {
-            continue;
-        }
-        f->objects[i] = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-        if (f->objects[i] == NULL) {
-            return false;
-        }
-        f->buffers[i] = (struct iovec){.iov_base = PyBytes_AsString(f->objects[i]), .iov_len = (size_t)size};
-    }
-    return true;
-}
-
-/* One lookup and read of all keys. False: an exception. *found_out false: nothing could be looked up. */
-static bool fetch_once(mpy_store_t *self, const mcs_bytes_t *keys, fetched_t *f, bool *found_out)
-{
-    mpy_call_t call;
-    mpy_call_begin(&call);
-    mcs_get_t *get = mcs_get_begin(self->store, keys, f->count);
-    bool ok = mpy_call_end(&call);
-    *found_out = get != NULL;
-    if (get == NULL) {
-        return ok;
-    }
-    ok = ok && allocate_objects(get, f);
-    mpy_call_begin(&call);
-    if (ok) {
-        mcs_get_run(get, f->buffers, f->results);
-    }
-    mcs_get_end(get);
-    return mpy_call_end(&call) && ok;
-}
-
-static bool is_whole(const fetched_t *f, size_t i)
-{
-    return f->objects[i] != NULL && f->results[i] == (int64_t)f->buffers[i].iov_len;
-}
-
-/* A failure that another lookup may turn into a success: the value was there, and changed under the read. */
-static bool changed_meanwhile(const fetched_t *f, size_t i)
-{
-    return f->objects[i] != NULL && (f->results[i] == MCS_INVALID_PARAMS || f->results[i] == LEASE_EXPIRED);
-}
-
-/* Fills f->objects; NULL where there is nothing to return. False: an exception. */
-static bool fetch(mpy_store_t *self, const mcs_bytes_t *keys, fetched_t *f)
-{
-    bool found;
-    if (!fetch_once(self, keys, f, &found)) {
-        return false;
-    }
-    for (size_t i = 0; i < f->count; i++) {
-        fetched_t one = {.count = 1, .objects = &f->objects[i], .buffers = &f->buffers[i], .results = &f->results[i]};
-        for (int again = 0; found && again < GET_RETRIES && changed_meanwhile(&one, 0); again++) {
-            if (!fetch_once(self, &keys[i], &one, &found)) {
-                return false;
-            }
-        }
-        if (!is_whole(f, i)) {
-            Py_CLEAR(f->objects[i]);
-        }
-    }
-    return true;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    *memory_out = bytes != NULL ? PyBytes_AsString(bytes) : NULL;
+    return bytes;
 }
 
 /* The object, or b"" for every failure. */
-static PyObject *take_bytes(fetched_t *f, size_t i)
+static PyObject *take_bytes(mpy_fetch_t *f, size_t i)
 {
     PyObject *bytes = f->objects[i];
     f->objects[i] = NULL;
@@ -128,16 +26,16 @@ MPY_STORE_METHOD(get)
     static const mpy_sig_t sig = {"get", 1, params};
     PyObject *given[MPY_PARAMS_MAX];
     mpy_key_t key;
-    fetched_t f;
+    mpy_fetch_t f;
     PyObject *answer = NULL;
     if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key("get", "key", given[0], &key)) {
         return NULL;
     }
-    if (make_fetched(1, &f)) {
-        if (fetch(mpy_store_of(self), &key.bytes, &f)) {
+    if (mpy_fetch_init(1, &f)) {
+        if (mpy_fetch_run(mpy_store_of(self), &key.bytes, make_bytes, &f)) {
             answer = take_bytes(&f, 0);
         }
-        drop_fetched(&f);
+        mpy_fetch_drop(&f);
     }
     mpy_key_drop(&key);
     return answer;
@@ -149,7 +47,7 @@ MPY_STORE_METHOD(get_batch)
     static const mpy_sig_t sig = {"get_batch", 1, params};
     PyObject *given[MPY_PARAMS_MAX];
     mpy_keys_t keys;
-    fetched_t f;
+    mpy_fetch_t f;
     PyObject *list = NULL;
     if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_keys("get_batch", "keys", given[0], &keys)) {
         return NULL;
@@ -157,8 +55,8 @@ MPY_STORE_METHOD(get_batch)
     /* documented: one b"" when nothing can come */
     bool nothing = keys.count == 0 || !mpy_store_of(self)->ready;
     size_t count = nothing ? 1 : keys.count;
-    if (make_fetched(count, &f)) {
-        if (nothing || fetch(mpy_store_of(self), keys.items, &f)) {
+    if (mpy_fetch_init(count, &f)) {
+        if (nothing || mpy_fetch_run(mpy_store_of(self), keys.items, make_bytes, &f)) {
             list = PyList_New((Py_ssize_t)count);
         }
         for (size_t i = 0; list != NULL && i < count; i++) {
@@ -167,7 +65,7 @@ MPY_STORE_METHOD(get_batch)
                 Py_CLEAR(list);
             }
         }
-        drop_fetched(&f);
+        mpy_fetch_drop(&f);
     }
     mpy_keys_drop(&keys);
     return list;

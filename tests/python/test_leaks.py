@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+import numpy as np
 import pytest
 from python_support import SETUP, run_python
 
@@ -35,7 +36,33 @@ def calls(fake, store):
         refused(fake.ReplicateConfig, nothing=1)
         refused(setattr, made, "preferred_segments", ["a", 1])
 
+    array = np.arange(512, dtype=np.int64)
+    axes = fake.TensorParallelism(axes=[fake.ParallelAxis(kind="tp", rank=0, size=2, split_dim=0)]) if store else None
+    bad_axes = fake.TensorParallelism() if store else None
+    writer = type("Writer", (), {"rank": 0, "size": 2, "split_dim": 0})
+
+    def target(mode, parallelism=None):
+        return fake.ReadTarget(mode=mode, parallelism=parallelism)
+
     return {
+        "put_tensor": lambda: (store.upsert_tensor("t", array), store.put_tensor("t", array.reshape(8, 64).T), store.batch_put_tensor(["t", "u"], [array, None])),
+        "get_tensor": lambda: (store.put_tensor("t", array), store.get_tensor("t"), store.batch_get_tensor(["t", "x", "key"]), store.get_dlpack("t"), store.get_dlpack("key")),
+        "dlpack": lambda: (
+            store.upsert_tensor("t", array), np.from_dlpack(store.get_dlpack("t")), store.get_dlpack("t").__dlpack__(), store.get_dlpack("t").__dlpack__(max_version=(1, 0), copy=True),
+            refused(store.get_dlpack("t").__dlpack__, stream=1), memoryview(store.get_dlpack("t")), bytes(store.get_dlpack("t").data), repr(store.get_dlpack("t")),
+        ),  # fmt: skip
+        "tensors at addresses": lambda: (store.put_tensor("t", array[:100]), store.get_tensor_into("t", P, 4096), store.get_tensor_into("u", P, 4096), store.put_tensor_from("v", P, 4096), store.put_tensor_from("v", 0, 1)),
+        "tp": lambda: (
+            store.batch_put_tensor_with_tp(["t", "u"], [array, array[:3]], tp_size=2), store.get_tensor_with_tp("t", 1, 2), store.batch_get_tensor_with_tp(["t", "x"], 0, 2),
+            store.get_tensor_with_tp_into("t", P, 4096, 0, 2), refused(store.put_tensor_with_tp, "t", array, "x"),
+        ),  # fmt: skip
+        "parallelism": lambda: (
+            store.put_tensor_with_parallelism("p", array, axes), store.put_tensor_with_parallelism("p", array, bad_axes), store.put_tensor_with_parallelism("w", array, None, writer_partition=writer),
+            store.get_tensor_with_parallelism("p", target("shard", axes)), store.get_tensor_with_parallelism("p", target("full", axes)),
+            store.get_tensor_with_parallelism_into("w", P, 4096, target("full")), store.batch_get_tensor_with_parallelism(["w", "t"], [target("full"), 5]),
+            refused(fake.ReadTarget, mode="x"), refused(fake.ParallelAxis, rank="x"), repr(target("full", axes)), refused(store.put_tensor_with_parallelism, "p", array, axes, 5),
+        ),  # fmt: skip
+        "serialize": lambda: (store.upsert_tensor("t", array), fake._serialize_tensor(array), refused(fake._serialize_tensor, 1), fake._deserialize_tensor(store.get("t")), refused(fake._deserialize_tensor, b"")),
         "put": lambda: store.put("key", value, config),
         "put strided": lambda: store.put("key", strided),
         "upsert": lambda: store.upsert("key", value),

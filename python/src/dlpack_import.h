@@ -1,0 +1,13 @@
+/* The consumer's side of DLPack, and torch's own attributes: the first steps of mpy_source_take. */
+#ifndef MPY_DLPACK_IMPORT_H
+#define MPY_DLPACK_IMPORT_H
+
+#include "python/src/tensor_source.h"
+
+/* MPY_REFUSED for an object that has none of it, or of which it says nothing that can be stored. */
+mpy_take_t mpy_dlpack_take(PyObject *object, mpy_source_t *out);
+
+/* A source of what a view describes; a copy when it is not in C order. Holds a reference to `owner`. */
+mpy_take_t mpy_source_from_view(const mcs_tensor_view_t *view, bool on_device, PyObject *owner, mpy_source_t *out);
+
+#endif

@@ -1,0 +1,214 @@
+/* get_tensor_with_parallelism, its batch, and both into memory of the caller's: a shard or the whole of a tensor,
+ * whatever shards it was stored in. */
+#include "python/src/tensor_into.h"
+
+#include <string.h>
+
+#include "core/base/alloc.h"
+
+/* Each time a shard was replaced between the look at its header and the read. */
+#define READ_RETRIES 4
+
+/* Memory for a tensor that is made of shards. */
+typedef struct room {
+    char *bytes;     /* header, then elements */
+    PyObject *owner; /* NULL: the caller's */
+    bool too_small;
+} room_t;
+
+/* `address` 0: new memory. False: an exception. */
+static bool make_room(mpy_store_t *self, const mpy_found_t *found, uint64_t address, uint64_t size, room_t *out)
+{
+    room_t room = {0};
+    void *memory = NULL;
+    uint64_t needed = MCS_TENSOR_HEADER_SIZE + found->result.data_bytes;
+    if (address == 0) {
+        room.owner = mpy_tensor_memory(needed, &memory);
+        if (room.owner == NULL) {
+            return false;
+        }
+    } else {
+        memory = (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
+        room.too_small = size < needed || !mpy_room_is_there(self, address, needed);
+    }
+    room.bytes = memory;
+    *out = room;
+    return true;
+}
+
+/* *again_out: it changed meanwhile. */
+static bool read_shards(mpy_store_t *self, const mpy_found_t *found, uint64_t address, uint64_t size,
+                        PyObject **tensor_out, bool *again_out)
+{
+    room_t room;
+    int64_t code = MCS_INVALID_PARAMS;
+    if (!make_room(self, found, address, size, &room)) {
+        return false;
+    }
+    bool ok = room.too_small || mpy_shards_read(self, found, room.bytes + MCS_TENSOR_HEADER_SIZE, &code);
+    *again_out = !room.too_small && code != 0;
+    if (ok && code == 0) {
+        memcpy(room.bytes, &found->result, MCS_TENSOR_HEADER_SIZE);
+        *tensor_out = mpy_tensor_new(mpy_store_state(self), &found->result, room.bytes + MCS_TENSOR_HEADER_SIZE, false,
+                                     room.owner);
+        ok = *tensor_out != NULL;
+    }
+    Py_XDECREF(room.owner);
+    return ok;
+}
+
+static bool is_expected(const void *arg, const mcs_tensor_header_t *header)
+{
+    const mpy_found_t *found = arg;
+    return !found->has_expected || mcs_parallelism_matches(&found->expected, header);
+}
+
+static bool read_object(mpy_store_t *self, const mpy_found_t *found, uint64_t address, uint64_t size,
+                        PyObject **tensor_out, bool *again_out)
+{
+    mcs_tensor_header_t header;
+    bool ok = address != 0 ? mpy_tensors_into(self, &found->key, &address, &size, 1, is_expected, found, tensor_out)
+                           : mpy_tensors_fetch(self, &found->key, 1, &header, tensor_out, NULL);
+    if (ok && address == 0 && *tensor_out != NULL && !is_expected(found, &header)) {
+        Py_CLEAR(*tensor_out);
+        *again_out = true;
+    }
+    return ok;
+}
+
+/* *tensor_out: NULL when there is none. False: an exception. */
+static bool read_target(mpy_store_t *self, mcs_bytes_t key, const mpy_read_target_t *target, uint64_t address,
+                        uint64_t size, PyObject **tensor_out)
+{
+    bool ok = true;
+    bool again = true;
+    *tensor_out = NULL;
+    for (int tries = 0; ok && again && *tensor_out == NULL && tries < READ_RETRIES; tries++) {
+        mpy_found_t found;
+        if (!mpy_tensor_find(self, key, target, &found)) {
+            return false;
+        }
+        again = false;
+        if (found.there) {
+            ok = found.in_shards ? read_shards(self, &found, address, size, tensor_out, &again)
+                                 : read_object(self, &found, address, size, tensor_out, &again);
+        }
+        mpy_found_drop(&found);
+    }
+    return ok;
+}
+
+/* A torch tensor, or None. */
+static PyObject *get_one(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *target_object,
+                         uint64_t address, uint64_t size)
+{
+    mpy_read_target_t target;
+    PyObject *tensor = NULL;
+    mpy_take_t taken = mpy_read_target_take(name, target_object, &target);
+    if (taken == MPY_RAISED || (taken == MPY_TAKEN && !read_target(self, key, &target, address, size, &tensor))) {
+        return NULL;
+    }
+    return mpy_tensor_answer(mpy_store_state(self), tensor);
+}
+
+MPY_STORE_METHOD(get_tensor_with_parallelism)
+{
+    static const char *const params[] = {"key", "target", NULL};
+    static const mpy_sig_t sig = {"get_tensor_with_parallelism", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_key_t key;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key(sig.name, "key", given[0], &key)) {
+        return NULL;
+    }
+    PyObject *answer = get_one(mpy_store_of(self), sig.name, key.bytes, given[1], 0, 0);
+    mpy_key_drop(&key);
+    return answer;
+}
+
+MPY_STORE_METHOD(get_tensor_with_parallelism_into)
+{
+    static const char *const params[] = {"key", "buffer_ptr", "size", "target", NULL};
+    static const mpy_sig_t sig = {"get_tensor_with_parallelism_into", 3, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    uint64_t address;
+    uint64_t size;
+    mpy_key_t key;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_u64(sig.name, "buffer_ptr", given[1], &address) ||
+        !mpy_u64(sig.name, "size", given[2], &size) || !mpy_key(sig.name, "key", given[0], &key)) {
+        return NULL;
+    }
+    PyObject *answer =
+        address != 0 ? get_one(mpy_store_of(self), sig.name, key.bytes, given[3], address, size) : Py_NewRef(Py_None);
+    mpy_key_drop(&key);
+    return answer;
+}
+
+/* ---- batches ---- */
+
+/* A list of one target for each key, or none at all; anything else is an answer of None for each. */
+static bool targets_fit(PyObject *targets, size_t count)
+{
+    bool listed = targets != NULL && targets != Py_None;
+    return !listed || ((PyList_Check(targets) || PyTuple_Check(targets)) && (size_t)PySequence_Size(targets) == count);
+}
+
+/* `addresses` NULL: new memory. */
+static PyObject *get_batch(mpy_store_t *self, const char *name, const mpy_keys_t *keys, const mpy_numbers_t *addresses,
+                           const mpy_numbers_t *sizes, PyObject *targets)
+{
+    bool fits = targets_fit(targets, keys->count) &&
+                (addresses == NULL || (addresses->count == keys->count && sizes->count == keys->count));
+    bool listed = fits && targets != NULL && targets != Py_None;
+    PyObject *taken = listed ? PySequence_Tuple(targets) : NULL;
+    PyObject *list = !listed || taken != NULL ? PyList_New((Py_ssize_t)keys->count) : NULL;
+    for (size_t i = 0; list != NULL && i < keys->count; i++) {
+        PyObject *target = listed ? PyTuple_GetItem(taken, (Py_ssize_t)i) : NULL;
+        bool none = !fits || (addresses != NULL && addresses->items[i] == 0);
+        PyObject *item = none ? Py_NewRef(Py_None)
+                              : get_one(self, name, keys->items[i], target, addresses != NULL ? addresses->items[i] : 0,
+                                        sizes != NULL ? sizes->items[i] : 0);
+        if (item == NULL || PyList_SetItem(list, (Py_ssize_t)i, item) != 0) {
+            Py_CLEAR(list);
+        }
+    }
+    Py_XDECREF(taken);
+    return list;
+}
+
+MPY_STORE_METHOD(batch_get_tensor_with_parallelism)
+{
+    static const char *const params[] = {"keys", "targets", NULL};
+    static const mpy_sig_t sig = {"batch_get_tensor_with_parallelism", 1, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_keys_t keys;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_keys(sig.name, "keys", given[0], &keys)) {
+        return NULL;
+    }
+    bool plain = given[1] == NULL || given[1] == Py_None;
+    PyObject *list = plain ? mpy_tensors_get(mpy_store_of(self), keys.items, keys.count, 0, 1)
+                           : get_batch(mpy_store_of(self), sig.name, &keys, NULL, NULL, given[1]);
+    mpy_keys_drop(&keys);
+    return list;
+}
+
+MPY_STORE_METHOD(batch_get_tensor_with_parallelism_into)
+{
+    static const char *const params[] = {"keys", "buffer_ptrs", "sizes", "targets", NULL};
+    static const mpy_sig_t sig = {"batch_get_tensor_with_parallelism_into", 3, params};
+    PyObject *given[MPY_PARAMS_MAX];
+    mpy_keys_t keys = {0};
+    mpy_numbers_t addresses = {0};
+    mpy_numbers_t sizes = {0};
+    PyObject *list = NULL;
+    if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
+        return NULL;
+    }
+    if (mpy_keys(sig.name, "keys", given[0], &keys) && mpy_numbers(sig.name, "buffer_ptrs", given[1], &addresses) &&
+        mpy_numbers(sig.name, "sizes", given[2], &sizes)) {
+        list = get_batch(mpy_store_of(self), sig.name, &keys, &addresses, &sizes, given[3]);
+    }
+    mpy_keys_drop(&keys);
+    mpy_numbers_drop(&addresses);
+    mpy_numbers_drop(&sizes);
+    return list;
+}

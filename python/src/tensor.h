@@ -1,0 +1,48 @@
+/* mooncake.store.StoredTensor: a tensor in host memory, in C order, that other libraries take without a copy: by DLPack
+ * (both generations of it) and by the buffer protocol. What get_dlpack gives back, and get_tensor where torch is not
+ * installed; the torch tensors of get_tensor stand on one. */
+#ifndef MPY_TENSOR_H
+#define MPY_TENSOR_H
+
+#include "core/tensor/dlpack.h"
+#include "core/tensor/layout.h"
+#include "python/src/args.h"
+
+typedef struct mpy_tensor {
+    PyObject_HEAD mcs_dtype_t dtype;
+    int32_t ndim;
+    int64_t shape[MCS_TENSOR_DIMS_MAX];
+    int64_t strides[MCS_TENSOR_DIMS_MAX]; /* in elements */
+    uint64_t bytes;
+    void *data; /* never NULL */
+    bool readonly;
+    PyObject *owner; /* keeps the memory (a capsule, a BufferHandle); NULL: it is the caller's own */
+} mpy_tensor_t;
+
+static inline mpy_tensor_t *mpy_tensor_of(PyObject *self)
+{
+    return (mpy_tensor_t *)(void *)self;
+}
+
+/* The tensor of a parsed header, its elements at `data`. Holds a reference to `owner` (may be NULL). */
+PyObject *mpy_tensor_new(mpy_state_t *state, const mcs_tensor_header_t *header, void *data, bool readonly,
+                         PyObject *owner);
+/* A capsule that owns `size` bytes at *memory_out. Byte MCS_TENSOR_HEADER_SIZE of it is aligned to 64: there the
+ * elements begin. */
+PyObject *mpy_tensor_memory(size_t size, void **memory_out);
+
+/* dlpack_export.c */
+PyObject *mpy_tensor_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *mpy_tensor_dlpack_device(PyObject *self, PyObject *unused);
+
+/* tensor_result.c: the tensor as the caller gets it. */
+
+/* A torch.Tensor on the same memory; where torch is not installed the StoredTensor itself. Takes `tensor` over. It must
+ * be writable: torch has no read-only tensors. */
+PyObject *mpy_tensor_result(mpy_state_t *state, PyObject *tensor);
+/* The module torch; NULL without an exception where it is not installed. */
+PyObject *mpy_torch(mpy_state_t *state);
+/* torch.float32 and so on. */
+PyObject *mpy_torch_dtype(PyObject *torch, mcs_dtype_t dtype);
+
+#endif
