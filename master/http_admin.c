@@ -137,6 +137,9 @@ static const mcs_http_route_t g_routes[] = {
     {"GET", "/query_segment", mcs_i_admin_query_segment},
     {"GET", "/api/v1/segments/status", mcs_i_admin_segment_status},
     {"POST", "/api/v1/remove_all", handle_remove_all},
+    {"POST", "/api/v1/drain_jobs", mcs_i_admin_drain_start},
+    {"GET", "/api/v1/drain_jobs/query", mcs_i_admin_drain_query},
+    {"POST", "/api/v1/drain_jobs/cancel", mcs_i_admin_drain_cancel},
 };
 
 /* A page that names the others. */
