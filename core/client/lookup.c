@@ -146,10 +146,12 @@ mcs_status_t mcs_lookup_learn(mcs_client_t *client, const mcs_located_t *located
     const uint8_t *at = located->replicas->data;
     for (size_t i = 0; status == MCS_OK && i < n; i++) {
         mcs_col_replica_t replicas[MCS_REPLICAS_MAX];
-        mcs_found_t found = found_of(located, i, replicas);
-        if (found.replica_count > 0) {
-            memcpy(replicas, at, found.replica_count * sizeof(*replicas));
-            at += (found.replica_count + found.leaving_count) * sizeof(*replicas);
+        mcs_col_object_t object;
+        memcpy(&object, located->objects->data + i * sizeof(object), sizeof(object));
+        if (object.replica_count > 0) {
+            memcpy(replicas, at, object.replica_count * sizeof(*replicas));
+            at += object.replica_count * sizeof(*replicas);
+            mcs_found_t found = found_of(located, i, replicas);
             mcs_lookup_cache_put(client->lookup_cache, key_at(arg, from + i), &found, true);
         }
     }

@@ -42,6 +42,7 @@ typedef struct mpy_state {
     PyObject *memory_descriptor_type;
     PyObject *disk_descriptor_type;
     PyObject *replica_type;
+    PyObject *task_type;
     PyObject *allocator_type;
     PyObject *enum_types[MPY_ENUM_COUNT];
     struct mpy_store *live; /* stores that are set up: closed at interpreter exit */
@@ -60,6 +61,7 @@ int mpy_config_init(PyObject *module, mpy_state_t *state);
 int mpy_handle_init(PyObject *module, mpy_state_t *state);
 int mpy_lease_init(PyObject *module, mpy_state_t *state);
 int mpy_descriptors_init(PyObject *module, mpy_state_t *state);
+int mpy_tasks_init(PyObject *module, mpy_state_t *state);
 int mpy_store_init(PyObject *module, mpy_state_t *state);
 
 /* Makes a type of `spec`, keeps it in *type_out and adds it to the module under its name. */

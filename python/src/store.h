@@ -107,10 +107,11 @@ MPY_STORE_METHOD(unmount_and_free_segment);
 MPY_STORE_METHOD(mount_segment);
 MPY_STORE_METHOD(unmount_segment);
 MPY_STORE_METHOD(unmount_local_disk_segment);
+MPY_STORE_METHOD(setup_dummy);
+MPY_STORE_METHOD(alloc_from_mem_pool);
+/* store_tasks.c */
 MPY_STORE_METHOD(create_copy_task);
 MPY_STORE_METHOD(create_move_task);
 MPY_STORE_METHOD(query_task);
-MPY_STORE_METHOD(setup_dummy);
-MPY_STORE_METHOD(alloc_from_mem_pool);
 
 #endif

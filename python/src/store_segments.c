@@ -242,68 +242,6 @@ MPY_STORE_METHOD(unmount_local_disk_segment)
 
 /* ---- what is not here ---- */
 
-static PyObject *no_task(const char *name)
-{
-    return Py_BuildValue("((ii)L)", 0, 0, (long long)not_supported(name, "objects are not copied between segments"));
-}
-
-MPY_STORE_METHOD(create_copy_task)
-{
-    static const char *const params[] = {"key", "targets", NULL};
-    static const mpy_sig_t sig = {"create_copy_task", 2, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    mpy_key_t key;
-    mpy_keys_t targets;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key(sig.name, params[0], given[0], &key)) {
-        return NULL;
-    }
-    mpy_key_drop(&key);
-    if (!mpy_keys(sig.name, params[1], given[1], &targets)) {
-        return NULL;
-    }
-    mpy_keys_drop(&targets);
-    return no_task(sig.name);
-}
-
-MPY_STORE_METHOD(create_move_task)
-{
-    static const char *const params[] = {"key", "source", "target", NULL};
-    static const mpy_sig_t sig = {"create_move_task", 3, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
-        return NULL;
-    }
-    for (size_t i = 0; i < 3; i++) {
-        mpy_key_t text;
-        if (!mpy_key(sig.name, params[i], given[i], &text)) {
-            return NULL;
-        }
-        mpy_key_drop(&text);
-    }
-    return no_task(sig.name);
-}
-
-MPY_STORE_METHOD(query_task)
-{
-    static const char *const params[] = {"task_id", NULL};
-    static const mpy_sig_t sig = {"query_task", 1, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    mpy_numbers_t id;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_numbers(sig.name, params[0], given[0], &id)) {
-        return NULL;
-    }
-    bool pair = id.count == 2;
-    mpy_numbers_drop(&id);
-    if (!pair) {
-        mpy_wrong_type(sig.name, params[0], "tuple of two ints", given[0]);
-        return NULL;
-    }
-    return Py_BuildValue("(OL)", Py_None, (long long)not_supported(sig.name, "there are no tasks"));
-}
-
 MPY_STORE_METHOD(setup_dummy)
 {
     static const char *const params[] = {"mem_pool_size", "local_buffer_size", "server_address", NULL};
