@@ -118,7 +118,7 @@ static void lookup_one(void *arg, svc_shard_t *shard, uint32_t i)
         object->status = MCS_ERR_OBJECT_NOT_FOUND; /* on suspect owners only (rule 7) */
         return;
     }
-    if (record->leaving_count > 0) {
+    if (record->leaving_count > 0 && !job->no_lease) {
         add_leaving(job, record, job->first[i]);
         object->replica_count = job->found_count - job->first[i];
     }
