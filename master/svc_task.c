@@ -11,6 +11,7 @@
 #define SOON_NS     (20 * MCS_NS_PER_MS)  /* what stands in the way is short */
 #define LATER_NS    (100 * MCS_NS_PER_MS) /* after the first failure; doubles */
 #define LATER_STEPS 5u
+#define RETELL_NS   MCS_NS_PER_SEC /* an executor may have had no memory for what it was told */
 #define BATCH       64u
 
 /* ---- life ---- */
@@ -158,9 +159,9 @@ static void enter_state_locked(mcs_service_t *service, svc_task_t *task, svc_tas
 }
 
 /* Its session hears of it at the next turn. */
-static void tell_locked(svc_task_t *task)
+static void tell_locked(mcs_service_t *service, svc_task_t *task)
 {
-    task->told = true;
+    task->told_ns = svc_clock(service);
     __atomic_store_n(&task->session->tasks, 1, __ATOMIC_RELEASE);
     __atomic_store_n(&task->session->tell, 1, __ATOMIC_RELEASE);
 }
@@ -180,7 +181,7 @@ mcs_status_t svc_task_submit(mcs_service_t *service, svc_task_t *task, svc_sessi
         task->next = *bucket;
         *bucket = task;
         enter_state_locked(service, task, SVC_TASK_PENDING);
-        tell_locked(task);
+        tell_locked(service, task);
     }
     mcs_mutex_unlock(&tasks->lock);
     if (status != MCS_OK) {
@@ -208,7 +209,7 @@ void svc_tasks_resume(mcs_service_t *service, const svc_session_t *session)
     {
         svc_task_t *task = MCS_CONTAINER_OF(node, svc_task_t, node);
         if (task->session == session) {
-            task->told = false;
+            task->told_ns = 0;
             found = true;
         }
     }
@@ -241,7 +242,7 @@ uint32_t svc_task_take(mcs_service_t *service, svc_session_t *session, uint32_t 
             continue;
         }
         if (tasks->processing_count + count >= limit) {
-            task->told = false; /* told again when there is room */
+            task->told_ns = 0; /* told again when there is room */
         } else if (count == max) {
             *more = true;
         } else {
@@ -297,7 +298,7 @@ static void again_locked(mcs_service_t *service, svc_task_t *task, uint64_t afte
 {
     enter_state_locked(service, task, SVC_TASK_PENDING);
     task->not_before_ns = svc_clock(service) + after_ns;
-    task->told = false;
+    task->told_ns = 0;
     *drop = task->session;
     task->session = NULL;
 }
@@ -414,8 +415,9 @@ static uint32_t collect(mcs_service_t *service, chore_t *chores)
         if (!task->busy && count < BATCH && judge_pending_locked(service, task, clock_ns, &chores[count])) {
             make_busy_locked(task);
             count++;
-        } else if (!task->busy && !task->told && room && task->session != NULL && clock_ns >= task->not_before_ns) {
-            tell_locked(task);
+        } else if (!task->busy && room && task->session != NULL && clock_ns >= task->not_before_ns &&
+                   (task->told_ns == 0 || clock_ns >= task->told_ns + RETELL_NS)) {
+            tell_locked(service, task);
         }
     }
     MCS_LIST_FOR_EACH(node, &tasks->processing)
@@ -448,7 +450,7 @@ static void assign(mcs_service_t *service, svc_task_t *task)
     task->session = session;
     task->client = session->client;
     task->busy = false;
-    tell_locked(task);
+    tell_locked(service, task);
     mcs_mutex_unlock(&tasks->lock);
     svc_session_put(old);
     svc_task_put(task);

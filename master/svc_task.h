@@ -45,7 +45,7 @@ struct svc_task {
     bool busy;
     bool left;              /* a unit whose replica could only be left */
     bool expired;           /* has waited too long: no more tries */
-    bool told;              /* its session knows that something waits */
+    uint64_t told_ns;       /* service clock: when its session was told last; 0 = not */
     uint32_t attempts;      /* that failed */
     svc_session_t *session; /* referenced: waits for, or works in; NULL = to be assigned */
     mcs_id_t client;

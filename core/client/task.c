@@ -206,7 +206,8 @@ static void judge(batch_t *batch, item_t *item)
             mcs_put_round_doubt(inflight, move->replica->generation);
         }
         if (move->status != MCS_OK) {
-            status = move->status;
+            /* The transport's deadline is a failed transfer; what the master calls a timeout is its own. */
+            status = move->status == MCS_ERR_RPC_TIMEOUT ? MCS_ERR_TRANSFER_FAIL : move->status;
             mcs_debug(AREA, "replica in segment %s not written: %s",
                       move->route->peer != NULL ? move->route->peer->name : "unknown", mcs_status_name(status));
         }
