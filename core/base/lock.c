@@ -9,7 +9,7 @@
 #include "core/base/log.h"
 
 #ifndef NDEBUG
-#define HELD_MAX 32
+#define HELD_MAX 128
 typedef struct held {
     const void *lock;
     mcs_rank_t rank;
