@@ -254,6 +254,25 @@ uint32_t svc_task_take(mcs_service_t *service, svc_session_t *session, uint32_t 
     return count;
 }
 
+void svc_task_abandon(mcs_service_t *service, const svc_session_t *session)
+{
+    svc_tasks_t *tasks = service->tasks;
+    bool found = false;
+    mcs_mutex_lock(&tasks->lock);
+    MCS_LIST_FOR_EACH(node, &tasks->processing)
+    {
+        svc_task_t *task = MCS_CONTAINER_OF(node, svc_task_t, node);
+        if (task->session == session && !task->busy) {
+            task->abandoned = true;
+            found = true;
+        }
+    }
+    mcs_mutex_unlock(&tasks->lock);
+    if (found) {
+        stir(service);
+    }
+}
+
 svc_task_t *svc_task_take_running(mcs_service_t *service, const svc_session_t *session, mcs_id_t id, uint64_t put_id)
 {
     svc_tasks_t *tasks = service->tasks;
@@ -273,6 +292,7 @@ void svc_task_running(mcs_service_t *service, svc_task_t *task, uint64_t put_id,
     svc_tasks_t *tasks = service->tasks;
     mcs_mutex_lock(&tasks->lock);
     task->busy = false;
+    task->abandoned = false;
     task->put_id = put_id;
     task->payload_len = payload_len;
     enter_state_locked(service, task, SVC_TASK_PROCESSING);
@@ -399,6 +419,10 @@ static bool judge_processing_locked(const mcs_service_t *service, svc_task_t *ta
     }
     chore->what = OVERDUE;
     chore->status = MCS_ERR_RPC_TIMEOUT;
+    if (task->abandoned) {
+        chore->status = MCS_ERR_RPC_FAIL;
+        return true;
+    }
     return service->polled_ns >= task->since_ns + service->conf->processing_task_timeout_sec * MCS_NS_PER_SEC;
 }
 
@@ -467,9 +491,8 @@ static void do_chore(mcs_service_t *service, const chore_t *chore)
         svc_task_settle(service, task, task->last != MCS_OK ? task->last : MCS_ERR_RPC_TIMEOUT);
         break;
     case OVERDUE:
-        mcs_info(SVC_AREA, "task %llu-%llu of client %s: no outcome in %llu s", (unsigned long long)task->id.hi,
-                 (unsigned long long)task->id.lo, task->session->host_name,
-                 (unsigned long long)service->conf->processing_task_timeout_sec);
+        mcs_info(SVC_AREA, "task %llu-%llu of client %s taken back: %s", (unsigned long long)task->id.hi,
+                 (unsigned long long)task->id.lo, task->session->host_name, mcs_status_name(chore->status));
         svc_task_revoke(service, task, task->put_id, false, MCS_ERR_RPC_TIMEOUT);
         svc_task_settle(service, task, chore->status);
         break;

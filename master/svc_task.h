@@ -43,6 +43,7 @@ struct svc_task {
     svc_task_t *next; /* in its bucket */
     svc_task_state_t state;
     bool busy;
+    bool abandoned;         /* PROCESSING, but its executor does not work on it */
     bool left;              /* a unit whose replica could only be left */
     bool expired;           /* has waited too long: no more tries */
     uint64_t told_ns;       /* service clock: when its session was told last; 0 = not */
@@ -85,6 +86,8 @@ svc_task_t *svc_task_create(svc_task_type_t type, const char *key, uint32_t key_
 mcs_status_t svc_task_submit(mcs_service_t *service, svc_task_t *task, svc_session_t *session) MCS_MUST_CHECK;
 /* Up to `max` tasks that wait for the session, marked busy and referenced. *more: others wait. */
 uint32_t svc_task_take(mcs_service_t *service, svc_session_t *session, uint32_t max, svc_task_t **tasks, bool *more);
+/* The session works on none of the tasks that run in it: they are tried again, and their reservations revoked. */
+void svc_task_abandon(mcs_service_t *service, const svc_session_t *session);
 /* The task with this id that runs in the session under this reservation, marked busy and referenced; or NULL. */
 svc_task_t *svc_task_take_running(mcs_service_t *service, const svc_session_t *session, mcs_id_t id, uint64_t put_id);
 /* Ends being busy, and the worker's reference. Running: the reservation was made. Else by what happened: MCS_OK:

@@ -217,6 +217,9 @@ mcs_status_t svc_fetch_tasks(svc_call_t *call)
         mcs_metric_add(call->service->metrics, fetch_tasks_failures, status != MCS_ERR_AGAIN);
         return status == MCS_ERR_AGAIN ? MCS_OK : status;
     }
+    if (request->idle) {
+        svc_task_abandon(call->service, call->session);
+    }
     bool more;
     size_t count = 0;
     uint32_t taken = svc_task_take(call->service, call->session, max, tasks, &more);

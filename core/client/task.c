@@ -20,6 +20,7 @@
 #define ARENA_CHUNK ((size_t)16384)
 #define ARENA_MAX   ((size_t)64 << 20)
 #define MAP_MS      1000
+#define RETRY_MS    200 /* after a fetch or an end that failed */
 
 struct mcs_tasks {
     mcs_client_t *client;
@@ -127,6 +128,7 @@ static mcs_status_t fetch(batch_t *batch)
     }
     request.sequence = &sequence;
     request.max = MCS_TASK_BATCH;
+    request.idle = true; /* one batch is ended before the next is asked for */
     mcs_call_t call = {.verb = MCS_VERB_FETCH_TASKS,
                        .request = &request.base,
                        .sequence = &sequence,
@@ -283,7 +285,7 @@ static void report(const batch_t *batch, const Mcs__Wire__StatusColumn *column)
     }
 }
 
-static void end_all(const batch_t *batch)
+static mcs_status_t end_all(const batch_t *batch)
 {
     mcs_col_task_end_t records[MCS_TASK_BATCH];
     for (size_t i = 0; i < batch->count; i++) {
@@ -308,18 +310,19 @@ static void end_all(const batch_t *batch)
     if (status == MCS_OK) {
         report(batch, (const Mcs__Wire__StatusColumn *)(const void *)reply.message);
     } else {
-        mcs_debug(AREA, "end of %zu tasks: %s; the master finds out by itself", batch->count, mcs_status_name(status));
+        mcs_debug(AREA, "end of %zu tasks: %s", batch->count, mcs_status_name(status));
     }
     mcs_reply_fini(&reply);
+    return status;
 }
 
-/* False: there is nothing more to do now. */
-static bool run_batch(mcs_client_t *client)
+/* MCS_OK: there may be more. MCS_ERR_AGAIN: there is nothing more to do now. Others: to be tried again, later. */
+static mcs_status_t run_batch(mcs_client_t *client)
 {
     mcs_inflight_t *inflight = mcs_session_inflight(client->session);
     batch_t *batch = MCS_NEW(batch_t);
     if (batch == NULL) {
-        return false; /* the master tells again */
+        return MCS_ERR_NO_MEMORY;
     }
     mcs_put_round_t round;
     batch->client = client;
@@ -331,14 +334,16 @@ static bool run_batch(mcs_client_t *client)
         mcs_routes_t routes;
         mcs_routes_init(&routes, client);
         write_all(batch, &routes);
-        end_all(batch);
+        status = end_all(batch);
         mcs_routes_fini(&routes);
     }
     mcs_put_round_end(inflight, &round);
-    bool more = status == MCS_OK && (batch->more || batch->count > 0);
+    if (status == MCS_OK && !batch->more && batch->count == 0) {
+        status = MCS_ERR_AGAIN;
+    }
     mcs_arena_fini(&batch->arena);
     mcs_free(batch);
-    return more;
+    return status;
 }
 
 /* ---- the thread ---- */
@@ -352,12 +357,18 @@ static void tasks_main(void *arg)
 {
     mcs_tasks_t *tasks = arg;
     while (!stopping(tasks)) {
-        if (__atomic_exchange_n(&tasks->wanted, 0, __ATOMIC_ACQ_REL) != 0) {
-            while (!stopping(tasks) && run_batch(tasks->client)) {
-            }
-            continue;
-        }
         uint64_t next_ns = mcs_client_drop_drained(tasks->client);
+        if (__atomic_exchange_n(&tasks->wanted, 0, __ATOMIC_ACQ_REL) != 0) {
+            mcs_status_t status = MCS_OK;
+            while (!stopping(tasks) && status == MCS_OK) {
+                status = run_batch(tasks->client);
+            }
+            if (status == MCS_ERR_AGAIN) {
+                continue;
+            }
+            __atomic_store_n(&tasks->wanted, 1, __ATOMIC_RELEASE); /* the master may wait for what we have lost */
+            next_ns = MCS_MIN(next_ns, mcs_deadline_after_ms(RETRY_MS));
+        }
         (void)mcs_event_wait(&tasks->wake, next_ns);
     }
 }

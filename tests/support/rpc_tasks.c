@@ -98,7 +98,7 @@ static void take_task(const Mcs__Wire__TaskAssignment *from, rpc_task_t *task)
     memcpy(task->targets, from->targets.data, from->targets.len);
 }
 
-uint32_t rpc_fetch_tasks(rpc_client_t *client, uint32_t max, rpc_task_t *tasks)
+static uint32_t fetch(rpc_client_t *client, uint32_t max, bool idle, rpc_task_t *tasks)
 {
     Mcs__Wire__Sequence sequence;
     Mcs__Wire__FetchTasks request = MCS__WIRE__FETCH_TASKS__INIT;
@@ -106,6 +106,7 @@ uint32_t rpc_fetch_tasks(rpc_client_t *client, uint32_t max, rpc_task_t *tasks)
     next_sequence(client, &sequence);
     request.sequence = &sequence;
     request.max = max;
+    request.idle = idle;
     mcs_status_t status =
         rpc_call(client, MCS_VERB_FETCH_TASKS, &request.base, &mcs__wire__fetch_tasks_reply__descriptor, &message);
     if (status != MCS_OK) {
@@ -119,6 +120,16 @@ uint32_t rpc_fetch_tasks(rpc_client_t *client, uint32_t max, rpc_task_t *tasks)
     }
     protobuf_c_message_free_unpacked(message, NULL);
     return count;
+}
+
+uint32_t rpc_fetch_tasks(rpc_client_t *client, uint32_t max, rpc_task_t *tasks)
+{
+    return fetch(client, max, false, tasks);
+}
+
+uint32_t rpc_fetch_tasks_idle(rpc_client_t *client, uint32_t max, rpc_task_t *tasks)
+{
+    return fetch(client, max, true, tasks);
 }
 
 int32_t rpc_end_task(rpc_client_t *client, const rpc_task_t *task, mcs_status_t status, uint32_t flags)

@@ -34,6 +34,8 @@ typedef struct rpc_task {
 } rpc_task_t;
 /* How many came, at most `max`. */
 uint32_t rpc_fetch_tasks(rpc_client_t *client, uint32_t max, rpc_task_t *tasks);
+/* The same by an executor that says that it works on nothing. */
+uint32_t rpc_fetch_tasks_idle(rpc_client_t *client, uint32_t max, rpc_task_t *tasks);
 /* The answer for that task. */
 int32_t rpc_end_task(rpc_client_t *client, const rpc_task_t *task, mcs_status_t status, uint32_t flags);
 /* Fetches and ends well what there is for the client; how many. */

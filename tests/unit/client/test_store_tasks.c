@@ -397,7 +397,7 @@ static void no_lost_allocation_costs_an_object(void **state)
     snprintf(names[1], 300, "%s", name_of(second));
     put_in(first, "k", 100000, 1, names[0]);
     mcs_log_set_level(MCS_LOG_OFF);
-    for (uint64_t nth = 2; nth <= 40; nth += 9) { /* of the caller's, the executor's or the master's */
+    for (uint64_t nth = 2; nth <= 40; nth += 3) { /* of the caller's, the executor's or the master's */
         mcs_task_id_t id = {0, 0};
         int at = settled(first, names);
         mcs_fault_arm(MCS_FAULT_ALLOC, nth);

@@ -601,6 +601,27 @@ static void an_executor_that_reconnects_is_told_again(void **state)
     assert_string_equal(places(t, "k"), "ac");
 }
 
+static void what_an_idle_executor_has_lost_is_taken_back_and_given_again(void **state)
+{
+    tasks_t *t = *state;
+    rpc_client_t *owner = &t->f->owner;
+    mcs_id_t id;
+    rpc_task_t task;
+    store_in(t, "k", 1000, A);
+    assert_int_equal(rpc_copy_task(&t->f->writer, "k", to_c, &id), MCS_OK);
+    rpc_task_t lost = fetch_one(owner);
+    assert_int_equal(rpc_fetch_tasks_idle(owner, 1, &task), 0);
+    pass(t, 100);
+    assert_int_equal(rpc_task_status(owner, id), PENDING);
+    assert_int_equal(rpc_end_task(owner, &lost, MCS_OK, 0), MCS_ERR_OBJECT_NO_REPLICATION_TASK);
+    task = fetch_later(t, owner);
+    assert_int_equal(rpc_end_task(owner, &task, MCS_OK, 0), MCS_OK);
+    assert_int_equal(rpc_fetch_tasks_idle(owner, 1, &task), 0);
+    pass(t, 100);
+    assert_int_equal(rpc_task_status(owner, id), SUCCESS);
+    assert_int_equal(tasks_settle(t), 2 * mcs_extent_len(1000));
+}
+
 /* ---- repeats and limits ---- */
 
 static void a_repeated_fetch_gets_the_same_tasks(void **state)
@@ -793,6 +814,7 @@ int main(void)
         TEST(a_copy_to_two_places_of_which_one_is_lost_keeps_the_other),
         TEST(a_task_that_finds_no_room_is_tried_again_and_then_fails),
         TEST(an_executor_that_reconnects_is_told_again),
+        TEST(what_an_idle_executor_has_lost_is_taken_back_and_given_again),
         TEST(a_repeated_fetch_gets_the_same_tasks),
         TEST_WITH(tasks_are_bounded_in_every_state, setup_small_limits),
         TEST_WITH(no_lost_allocation_costs_an_object_or_an_extent, setup_short_tasks),
