@@ -1,5 +1,7 @@
 """Contract: copies and moves of replicas (create_copy_task, create_move_task, query_task)."""
 
+import ctypes
+
 import pytest
 from contract_support import MIB, Memory, fresh, new_store, pattern
 from python_support import wait_until
@@ -69,15 +71,18 @@ def test_a_get_session_goes_on_over_a_move(real, trio):
     key, value = fresh(), pattern(100_000)
     put_on(real, trio[0], key, value)
     reader = trio[1]
+    memory = Memory(len(value))
+    assert reader.register_buffer(memory.ptr, memory.size) == 0
     assert reader.batch_get_session_start([key]) == [0]
     for source, target in ((0, 2), (2, 0), (0, 2)):
         task, code = reader.create_move_task(key, names(trio)[source], names(trio)[target])
         assert code == 0
         assert end_of(real, reader, task).status == real.TaskStatus.SUCCESS
-        memory = Memory(len(value))
+        ctypes.memset(memory.ptr, 0, memory.size)
         assert reader.batch_get_into_multi_buffer_ranges([key], [[memory.ptr]], [[memory.size]], [[0]]) == [memory.size]
         assert bytes(memory) == value
     assert reader.batch_get_session_end([key]) == 0
+    assert reader.unregister_buffer(memory.ptr) == 0
 
 
 def test_failed_creations_give_zeros_and_a_code(real, trio):
