@@ -205,6 +205,9 @@ static const mcs_http_route_t g_routes[] = {
     {"PUT", "/api/v1/log_level", handle_set_log_level},
     {"GET", "/api/v1/clients", mcs_i_admin_clients},
     {"GET", "/api/v1/dashboard", mcs_i_admin_dashboard_json},
+    {"POST", "/api/v1/drain_jobs", mcs_i_admin_drain_start},
+    {"GET", "/api/v1/drain_jobs/query", mcs_i_admin_drain_query},
+    {"POST", "/api/v1/drain_jobs/cancel", mcs_i_admin_drain_cancel},
 };
 
 /* What probes and a browser ask for without a token: nothing of what is stored. */

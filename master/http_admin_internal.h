@@ -1,4 +1,4 @@
-/* What http_admin.c, http_listing.c and http_dashboard.c share. Not for others. */
+/* What http_admin.c, http_listing.c, http_dashboard.c and http_tasks.c share. Not for others. */
 #ifndef MCS_MASTER_HTTP_ADMIN_INTERNAL_H
 #define MCS_MASTER_HTTP_ADMIN_INTERNAL_H
 
@@ -25,5 +25,10 @@ void mcs_i_admin_all_segments(void *arg, mcs_http_request_t *request);
 void mcs_i_admin_segments_detail(void *arg, mcs_http_request_t *request);
 void mcs_i_admin_query_segment(void *arg, mcs_http_request_t *request);
 void mcs_i_admin_segment_status(void *arg, mcs_http_request_t *request);
+
+/* http_tasks.c; `arg` is the mcs_http_admin_t. */
+void mcs_i_admin_drain_start(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_drain_query(void *arg, mcs_http_request_t *request);
+void mcs_i_admin_drain_cancel(void *arg, mcs_http_request_t *request);
 
 #endif

@@ -54,7 +54,13 @@ typedef struct mcs_master_config {
     uint64_t client_ttl;       /* seconds */
     uint64_t put_start_discard_timeout_sec;
     uint64_t put_start_release_timeout_sec;
-    uint64_t lease_guard_ms; /* added to a lease before its extent is asked back */
+    uint64_t max_total_pending_tasks;
+    uint64_t max_total_processing_tasks;
+    uint64_t max_total_finished_tasks; /* kept for query_task */
+    uint64_t pending_task_timeout_sec;
+    uint64_t processing_task_timeout_sec;
+    uint64_t max_retry_attempts; /* of a task; passes of a drain job that move nothing */
+    uint64_t lease_guard_ms;     /* added to a lease before its extent is asked back */
     char *memory_allocator;
     char *allocation_strategy;
     uint64_t max_objects; /* 0 = no limit */

@@ -41,6 +41,10 @@ static const svc_row_t g_rows[] = {
     {MCS_VERB_REPLICA_CLEAR, true, false, &mcs__wire__replica_clear__descriptor, svc_replica_clear},
     {MCS_VERB_REMOVE_REGEX, true, false, &mcs__wire__remove_regex__descriptor, svc_remove_regex},
     {MCS_VERB_REMOVE_ALL, true, false, &mcs__wire__remove_all__descriptor, svc_remove_all},
+    {MCS_VERB_CREATE_TASK, true, false, &mcs__wire__create_task__descriptor, svc_create_task},
+    {MCS_VERB_QUERY_TASK, true, false, &mcs__wire__query_task__descriptor, svc_query_task},
+    {MCS_VERB_FETCH_TASKS, true, false, &mcs__wire__fetch_tasks__descriptor, svc_fetch_tasks},
+    {MCS_VERB_END_TASKS, true, false, &mcs__wire__end_tasks__descriptor, svc_end_tasks},
     {MCS_VERB_RELEASED, true, true, &mcs__wire__released__descriptor, svc_released},
     {MCS_VERB_STRUCK, true, true, &mcs__wire__struck__descriptor, svc_struck},
     {MCS_VERB_REVOKE_ACK, true, true, &mcs__wire__revoke_ack__descriptor, svc_revoke_ack},
@@ -301,12 +305,18 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     if (status != MCS_OK) {
         goto err_segments;
     }
+    status = svc_tasks_init(service);
+    if (status != MCS_OK) {
+        goto err_groups;
+    }
     mcs_mutex_init(&service->lock, MCS_RANK_SESSIONS, "sessions");
     mcs_mutex_init(&service->parked_lock, MCS_RANK_WAITERS, "parked");
     mcs_cond_init(&service->bulk_done);
     *service_out = service;
     return MCS_OK;
 
+err_groups:
+    svc_groups_fini(service);
 err_segments:
     svc_segments_fini(&service->segments);
 err_index:
@@ -359,6 +369,7 @@ void mcs_service_destroy(mcs_service_t *service)
     svc_sessions_end_all(service);
     clear_index(service);
     svc_release_deferred_tick(service);
+    svc_tasks_fini(service);
     svc_groups_fini(service);
     svc_segments_fini(&service->segments);
     svc_policy_fini(&service->policy);

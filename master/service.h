@@ -83,6 +83,39 @@ mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint
 /* Count of removed objects, or a status. */
 int64_t mcs_service_remove_all(mcs_service_t *service, bool force);
 
+/* Drain jobs (svc_drain.c): move every replica out of the segments of these names. */
+typedef struct mcs_service_drain_ask {
+    const char *const *segments;
+    size_t segment_count;
+    const char *const *targets; /* names of segments that may take; none: all others */
+    size_t target_count;
+    uint64_t max_concurrency; /* moves at a time */
+} mcs_service_drain_ask_t;
+/* MCS_ERR_INVALID_PARAMS, MCS_ERR_SEGMENT_NOT_FOUND, MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS (another job drains one of
+ * them), MCS_ERR_TASK_PENDING_LIMIT_EXCEEDED. */
+mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_drain_ask_t *ask, mcs_id_t *id_out)
+    MCS_MUST_CHECK;
+typedef struct mcs_service_drain {
+    char *segments; /* names, one after another, each with its end */
+    size_t segment_count;
+    uint32_t status; /* CREATED 0, PLANNING, RUNNING, SUCCEEDED, FAILED, CANCELED */
+    const char *status_name;
+    uint64_t created_ms; /* since 1970 */
+    uint64_t updated_ms;
+    uint64_t succeeded;
+    uint64_t failed;
+    uint64_t blocked; /* could not be moved in the present pass over the index; tried again */
+    uint64_t active;
+    uint64_t bytes;
+    char message[128];
+} mcs_service_drain_t;
+/* MCS_ERR_JOB_NOT_FOUND. The caller calls fini. */
+mcs_status_t mcs_service_drain_query(mcs_service_t *service, mcs_id_t id, mcs_service_drain_t *out) MCS_MUST_CHECK;
+void mcs_service_drain_fini(mcs_service_drain_t *drain);
+/* What is moving is moved; the segments take objects again. MCS_ERR_JOB_NOT_FOUND,
+ * MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS: it is over. */
+mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id) MCS_MUST_CHECK;
+
 typedef struct mcs_service_totals {
     uint64_t epoch;
     uint64_t objects; /* readable */

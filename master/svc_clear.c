@@ -24,24 +24,24 @@ static mcs_status_t clear_locked(clear_job_t *job, svc_shard_t *shard, svc_ref_t
     if (record->putter != job->call->session->serial) {
         return MCS_ERR_ILLEGAL_CLIENT;
     }
-    if ((record->flags & SVC_REC_COMMITTED) == 0 || (record->flags & SVC_REC_PENDING) != 0) {
+    if ((record->flags & SVC_REC_COMMITTED) == 0) {
         return MCS_ERR_REPLICA_IS_NOT_READY;
+    }
+    if ((record->flags & SVC_REC_PENDING) != 0) {
+        return svc_pending_by_record_locked(shard, ref)->kind == SVC_COPY ? MCS_ERR_OBJECT_HAS_REPLICATION_TASK
+                                                                          : MCS_ERR_REPLICA_IS_NOT_READY;
     }
     if (now_ns < svc_record_lease(record)) {
         return MCS_ERR_OBJECT_HAS_LEASE;
     }
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < record->replica_count; i++) {
-        count += is_named(svc_segment_at(service, svc_place_handle(record->replicas[i].place)), job->segment);
-    }
-    if (count == 0) {
+    uint32_t named = svc_record_mask(service, record, is_named, job->segment);
+    if (svc_record_live(record, named) == 0) {
         return MCS_ERR_REPLICA_NOT_FOUND;
     }
     if (__atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX) {
         return MCS_ERR_LIMIT;
     }
-    bool dropped = svc_record_drop_some_locked(service, shard, ref, is_named, job->segment, count, now_ns);
-    return dropped ? MCS_OK : MCS_ERR_NO_MEMORY;
+    return svc_record_drop_some_locked(service, shard, ref, named, now_ns) ? MCS_OK : MCS_ERR_NO_MEMORY;
 }
 
 static void clear_one(void *arg, svc_shard_t *shard, uint32_t i)

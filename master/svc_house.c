@@ -55,7 +55,9 @@ bool svc_house_tick(mcs_service_t *service)
     svc_segments_tick(service, svc_clock(service));
     svc_puts_tick(service, now_ns);
     svc_strikes_tick(service, now_ns);
+    svc_leaving_tick(service, now_ns);
     svc_sweep_tick(service, now_ns);
+    svc_tasks_tick(service, now_ns);
     bool more = svc_evict_tick(service, now_ns);
     svc_bulk_tick(service, now_ns);
     svc_release_deferred_tick(service);

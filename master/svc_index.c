@@ -45,6 +45,8 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
         shard->next_generation = (epoch << EPOCH_SHIFT) + SVC_SHARDS + i;
         mcs_list_init(&shard->open);
         mcs_list_init(&shard->strikes);
+        mcs_list_init(&shard->copies);
+        mcs_list_init(&shard->leaving);
         mcs_mutex_init(&shard->lock, MCS_RANK_SHARD, "shard");
     }
     return MCS_OK;
@@ -102,7 +104,7 @@ static size_t key_offset(const svc_record_t *record)
 svc_ref_t svc_record_create(svc_index_t *index, svc_shard_t *shard, const char *key, uint32_t key_len,
                             uint32_t replica_room, uint16_t fields)
 {
-    svc_record_t head = {.key_len = (uint16_t)key_len, .flags = fields, .replica_room = (uint16_t)replica_room};
+    svc_record_t head = {.key_len = (uint16_t)key_len, .flags = fields, .replica_room = (uint8_t)replica_room};
     size_t at = key_offset(&head);
     svc_ref_t ref = svc_slab_alloc(&index->slab, shard->index, at + key_len);
     if (ref == 0) {
@@ -204,6 +206,28 @@ svc_ref_t svc_shard_find_generation_locked(const svc_index_t *index, svc_shard_t
             if (record->replica_count > 0 && record->replicas[0].generation == generation) {
                 return shard->slots[at].ref;
             }
+        }
+    }
+    return 0;
+}
+
+static bool has_leaving(const svc_record_t *record, uint64_t generation)
+{
+    for (uint32_t i = record->replica_count; i < svc_record_extents(record); i++) {
+        if (record->replicas[i].generation == generation) {
+            return true;
+        }
+    }
+    return false;
+}
+
+svc_ref_t svc_shard_find_leaving_locked(const svc_index_t *index, svc_shard_t *shard, uint64_t hash,
+                                        uint64_t generation)
+{
+    uint32_t short_hash = (uint32_t)hash;
+    for (uint32_t at = home_of(shard->cap, short_hash); at < shard->limit && shard->slots[at].ref != 0; at++) {
+        if (shard->slots[at].hash == short_hash && has_leaving(svc_record(index, shard->slots[at].ref), generation)) {
+            return shard->slots[at].ref;
         }
     }
     return 0;
@@ -311,6 +335,23 @@ void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t r
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with)
 {
     svc_recency_set_locked(index, shard, ref, SVC_LIST_NONE);
+    shard->slots[slot_of(index, shard, ref)].ref = with;
+}
+
+void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with)
+{
+    svc_record_t *old = svc_record(index, ref);
+    svc_record_t *fresh = svc_record(index, with);
+    svc_recency_t *list = &shard->lists[svc_record_list(old)];
+    fresh->flags = (uint16_t)((fresh->flags & (uint16_t)~SVC_REC_LIST) | (old->flags & SVC_REC_LIST));
+    fresh->prev = old->prev;
+    fresh->next = old->next;
+    if (svc_record_list(old) != SVC_LIST_NONE) {
+        *(old->prev != 0 ? &svc_record(index, old->prev)->next : &list->head) = with;
+        *(old->next != 0 ? &svc_record(index, old->next)->prev : &list->tail) = with;
+    }
+    old->flags = (uint16_t)(old->flags & ~SVC_REC_LIST);
+    old->prev = old->next = 0;
     shard->slots[slot_of(index, shard, ref)].ref = with;
 }
 

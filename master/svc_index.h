@@ -64,7 +64,11 @@ typedef struct __attribute__((packed, aligned(4))) svc_replica {
 } svc_replica_t;
 _Static_assert(sizeof(svc_replica_t) == 20, "memory per key");
 
-/* Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key. */
+/* Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key.
+ *
+ * Behind the replicas that can be read stand those that are leaving: a move took the object away from there, and the
+ * extent waits for the leases on it to run out (rule 3). Nobody is sent there any more, but somebody may have it
+ * cached; so whatever ends the value ends these extents with the others (rule 2). */
 typedef struct __attribute__((packed, aligned(4))) svc_record {
     uint32_t prev; /* recency list: towards the head */
     uint32_t next;
@@ -75,10 +79,19 @@ typedef struct __attribute__((packed, aligned(4))) svc_record {
     uint16_t flags;
     uint8_t replica_count;
     uint8_t data_type;
-    uint16_t replica_room;
+    uint8_t replica_room;
+    uint8_t leaving_count;
     svc_replica_t replicas[];
 } svc_record_t;
 _Static_assert(sizeof(svc_record_t) == 36, "memory per key");
+
+#define SVC_LEAVING_MAX 16u
+#define SVC_EXTENTS_MAX (MCS_REPLICAS_MAX + SVC_LEAVING_MAX)
+/* Replicas and those that are leaving, which stand in this order in `replicas`. */
+static inline uint32_t svc_record_extents(const svc_record_t *record)
+{
+    return (uint32_t)record->replica_count + record->leaving_count;
+}
 
 #define SVC_PLACE_OFFSET_BITS 40u
 #define SVC_HANDLE_MAX        ((UINT32_C(1) << 24) - 1)
@@ -132,6 +145,8 @@ typedef struct svc_shard {
     uint32_t pending_count;
     mcs_list_t open;    /* open puts, oldest first */
     mcs_list_t strikes; /* waiting for owners (rule 2) */
+    mcs_list_t copies;  /* reservations of tasks */
+    mcs_list_t leaving; /* extents that wait for leases after a move */
     /* Outcomes of the last puts: a put_end repeated under a new sequence learns what became of it (rule 1). */
     svc_recent_t recent[SVC_OUTCOMES];
     uint32_t recent_at;
@@ -141,6 +156,7 @@ typedef struct svc_shard {
     uint64_t soft_pinned;
     uint64_t open_puts;
     uint64_t strike_count;
+    uint64_t leaving_count;
 } svc_shard_t;
 
 typedef struct svc_index {
@@ -193,6 +209,9 @@ svc_ref_t svc_shard_find_locked(const svc_index_t *index, svc_shard_t *shard, ui
 /* The record of that hash whose first replica has this generation. */
 svc_ref_t svc_shard_find_generation_locked(const svc_index_t *index, svc_shard_t *shard, uint64_t hash,
                                            uint64_t generation);
+/* The record of that hash which a replica with this generation is leaving. */
+svc_ref_t svc_shard_find_leaving_locked(const svc_index_t *index, svc_shard_t *shard, uint64_t hash,
+                                        uint64_t generation);
 /* The key is not in the table. MCS_ERR_NO_MEMORY, MCS_ERR_LIMIT (max_objects). */
 mcs_status_t svc_shard_insert_locked(svc_index_t *index, svc_shard_t *shard, uint64_t hash, svc_ref_t ref)
     MCS_MUST_CHECK;
@@ -200,6 +219,8 @@ mcs_status_t svc_shard_insert_locked(svc_index_t *index, svc_shard_t *shard, uin
 void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref);
 /* Puts `with` in the slot of `ref`, whose key is the same; `ref` leaves its list and lives on. Cannot fail. */
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
+/* The same, and in the place of `ref` in its list: a record that was only made anew. */
+void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
 void svc_shard_prefetch(const svc_shard_t *shard, uint64_t hash);
 
 /* Walks down from slot *at (start with UINT32_MAX): the next record and its slot in *at, 0 at the end. *version (start

@@ -4,8 +4,8 @@
  *   svc_session           sessions, hello, liveness             svc_outcome              kept answers of mutating
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
- * eviction, groups svc_park, svc_house   parked requests, housekeeping thread  service.c, svc_admin     life cycle,
- * dispatch, walks
+ * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs svc_park,
+ * svc_house   parked requests, housekeeping thread  service.c, svc_admin     life cycle, dispatch, walks
  *
  * Locks, outer first (docs/locking.md): SESSIONS < session.lock < shard.lock < group.lock < segments.lock <
  * session.release_lock < segment.lock (allocator) < parked_lock < the RPC server's. Never two shards' locks at once.
@@ -54,11 +54,20 @@
 typedef struct svc_session svc_session_t;
 typedef struct svc_pending svc_pending_t;
 typedef struct svc_group svc_group_t;
+typedef struct svc_task svc_task_t;
 
 /* ---- segments ---- */
 
-/* SUSPECT and GONE hide it; a DRAINING one is read but gets nothing new; LEFT: gone by its owner's wish. */
-enum { SVC_SEG_SUSPECT = 1, SVC_SEG_GONE = 2, SVC_SEG_LEFT = 4, SVC_SEG_DRAINING = 8 };
+/* SUSPECT and GONE hide it; LEFT: gone by its owner's wish. One in its GRACE is unmounted when that is over; a drain
+ * job empties a DRAINING one, and nothing was left in a DRAINED one: these are read but get nothing new. */
+enum {
+    SVC_SEG_SUSPECT = 1,
+    SVC_SEG_GONE = 2,
+    SVC_SEG_LEFT = 4,
+    SVC_SEG_GRACE = 8,
+    SVC_SEG_DRAINING = 16,
+    SVC_SEG_DRAINED = 32
+};
 #define SVC_SEG_HIDDEN (SVC_SEG_SUSPECT | SVC_SEG_GONE)
 
 typedef struct svc_segment {
@@ -145,11 +154,12 @@ typedef struct svc_ending {
 
 /* ---- reservations and strikes ---- */
 
-typedef enum svc_pending_kind { SVC_PUT, SVC_STRIKE, SVC_ENDINGS } svc_pending_kind_t;
+typedef enum svc_pending_kind { SVC_PUT, SVC_STRIKE, SVC_COPY, SVC_ENDINGS } svc_pending_kind_t;
 typedef enum svc_pending_state { SVC_OPEN, SVC_STRIKING, SVC_DONE } svc_pending_state_t;
 
-/* An open put (new key or upsert), a forced removal that waits for owners (strike), or only the memory of endings. One
- * block of memory, so that giving extents back can never fail for lack of it (rule 6). */
+/* An open put (new key or upsert), a forced removal that waits for owners (strike), the reservation of a task for more
+ * replicas of a readable object (copy), or only the memory of endings. One block of memory, so that giving extents back
+ * can never fail for lack of it (rule 6). */
 struct svc_pending {
     uint32_t refs; /* atomic: one in the shard, one per ending on its way or unacknowledged, one per ending that it
                       strikes, one per parked call */
@@ -164,10 +174,15 @@ struct svc_pending {
     uint64_t start_ns; /* service clock */
     uint64_t hash;
     svc_ref_t record;    /* in the table */
-    svc_ref_t successor; /* upsert: takes its place at the commit; 0 for a new key */
+    svc_ref_t successor; /* upsert, copy: takes its place at the commit; 0 for a new key */
     svc_pending_t *next_by_id;
     svc_pending_t *next_by_record;
-    mcs_list_t node; /* shard->open */
+    mcs_list_t node; /* shard->open, copies, leaving */
+    /* copy */
+    svc_task_t *task;       /* referenced: hears when the reservation is lost */
+    uint64_t vacates;       /* move: generation of the replica that is left at the commit; 0 = none */
+    svc_pending_t *vacated; /* that one's ending; in shard->leaving its hash, put_id and leaves_ns say whose and when */
+    uint64_t leaves_ns;
     /* strike (rule 2) */
     uint32_t strike_left;     /* owners' answers outstanding */
     uint64_t strike_until_ns; /* without them: half a lease after the last grant */
@@ -239,6 +254,7 @@ struct svc_session {
     uint64_t ended_sent;  /* housekeeping: position in service->ended */
     uint64_t ended_floor; /* housekeeping: what it may have missed begins here */
     uint32_t resumed;     /* atomic: the control connection is new: ask and tell again */
+    uint32_t tasks;       /* atomic: tasks wait for it, which it has not been told */
     uint32_t tell;        /* atomic: there is something to send */
     uint64_t next_due_ns; /* atomic: when `waiting` has the next one; MCS_NEVER = none */
 };
@@ -321,6 +337,7 @@ struct mcs_service {
     uint32_t parked_stir; /* something that parked requests wait for has happened */
     uint64_t discarded_bytes;
     uint64_t strikes; /* under way */
+    uint64_t leaving; /* extents that wait for leases after a move */
 
     /* housekeeping thread only */
     mcs_thread_t thread;
@@ -336,6 +353,7 @@ struct mcs_service {
     uint64_t next_poll_ns;
     uint32_t shard_cursor;
     uint32_t tidy_cursor;
+    uint32_t leaving_cursor;
     uint32_t sweep_shard; /* SVC_SHARDS = no sweep under way */
     uint32_t sweep_at;
     uint32_t sweep_version;
@@ -344,6 +362,7 @@ struct mcs_service {
     svc_evict_t evict;
     mcs_buf_t scratch;
     struct svc_groups *groups;
+    struct svc_tasks *tasks;
 };
 
 /* A request being handled, on a loop's thread. */
@@ -457,6 +476,7 @@ void svc_segments_set_suspect(svc_session_t *session, bool suspect);
 void svc_segments_unmount_all(svc_session_t *session, bool left);
 /* Returns the extent to the allocator and drops its reference. */
 void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint32_t node);
+uint32_t svc_segment_state(uint32_t flags); /* SegmentStatus of the API */
 void svc_segment_fill(const svc_segment_t *segment, mcs_service_segment_t *out);
 void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *returning, uint64_t *capacity);
 /* Housekeeping: ends what has drained long enough. */
@@ -483,6 +503,9 @@ typedef struct svc_place_ask {
     uint32_t excluded_count;
     uint64_t host_hash; /* of the host part of names; 0 = none */
     bool same_node;
+    bool only_preferred;
+    uint64_t avoided[SVC_EXTENTS_MAX]; /* hashes of names that get nothing */
+    uint32_t avoided_count;
 } svc_place_ask_t;
 /* MCS_ERR_INVALID_PARAMS: too many names. */
 mcs_status_t svc_place_init(svc_place_ask_t *ask, mcs_service_t *service, svc_session_t *session,
@@ -574,11 +597,18 @@ uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record
 /* Removes the committed record from the index and gives its extents back through `block`, which it takes. */
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns);
-/* Gives back its replicas in the segments that `wanted` says yes to: `count` > 0 of them. The record goes with its last
- * replica. False: no memory, nothing has changed. */
-bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref,
-                                 bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg,
-                                 uint32_t count, uint64_t now_ns) MCS_MUST_CHECK;
+/* Which of its extents (a bit each, in the order of `replicas`) lie in segments that `wanted` says yes to. */
+uint32_t svc_record_mask(const mcs_service_t *service, const svc_record_t *record,
+                         bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg);
+/* How many of these are replicas that can be read. */
+static inline uint32_t svc_record_live(const svc_record_t *record, uint32_t mask)
+{
+    return (uint32_t)__builtin_popcount(mask & ((UINT32_C(1) << record->replica_count) - 1));
+}
+/* Gives back the extents of the mask, which is not 0. The record goes with its last replica. False: no memory, nothing
+ * has changed. */
+bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint32_t mask,
+                                 uint64_t now_ns) MCS_MUST_CHECK;
 /* Destroy: the record and its extents go without ceremony. */
 void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref);
 /* Takes a committed record's counts back, without the index and the extents. */
@@ -602,6 +632,45 @@ svc_pending_t *svc_strike_create_locked(mcs_service_t *service, svc_shard_t *sha
                                         svc_session_t *session, uint64_t now_ns);
 /* Housekeeping: strikes whose owners did not answer in time. */
 void svc_strikes_tick(mcs_service_t *service, uint64_t now_ns);
+
+/* ---- svc_copy.c: more replicas of a readable object, and fewer ---- */
+typedef struct svc_copy_ask {
+    svc_session_t *session; /* who writes them */
+    svc_task_t *task;
+    uint64_t hash;
+    const svc_extent_t *extents;
+    uint32_t count;
+    uint64_t vacates; /* generation of the replica that is left at the commit; 0 = none */
+} svc_copy_ask_t;
+/* Reserves: nothing else than its commit, its revocation or a put that replaces the value touches the record until
+ * then. The extents' references go to the reservation. MCS_ERR_AGAIN: too many replicas are on their way;
+ * MCS_ERR_NO_MEMORY. */
+mcs_status_t svc_copy_begin_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, const svc_copy_ask_t *ask,
+                                   svc_pending_t **pending_out) MCS_MUST_CHECK;
+/* The new replicas can be read; the vacated one is left. MCS_ERR_REPLICA_IS_GONE: every target's segment is; revoked.
+ */
+mcs_status_t svc_copy_commit_locked(mcs_service_t *service, svc_pending_t *pending);
+/* Leaves a replica of several. MCS_ERR_AGAIN, MCS_ERR_NO_MEMORY. */
+mcs_status_t svc_copy_leave_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash,
+                                   uint64_t generation);
+/* Housekeeping: extents that nobody has a lease on any more. */
+void svc_leaving_tick(mcs_service_t *service, uint64_t now_ns);
+
+/* ---- svc_task.c, svc_task_rpc.c, svc_drain.c ---- */
+mcs_status_t svc_tasks_init(mcs_service_t *service) MCS_MUST_CHECK;
+void svc_tasks_fini(mcs_service_t *service);
+void svc_task_get(svc_task_t *task);
+void svc_task_put(svc_task_t *task);
+/* Its reservation was revoked. Any lock may be held. */
+void svc_task_lost(mcs_service_t *service, svc_task_t *task, mcs_status_t status);
+/* Housekeeping. */
+void svc_tasks_tick(mcs_service_t *service, uint64_t now_ns);
+void svc_tasks_tell(mcs_service_t *service, svc_session_t *session, mcs_rpc_conn_t *conn);
+void svc_tasks_resume(mcs_service_t *service, const svc_session_t *session); /* what it was told may be lost */
+mcs_status_t svc_create_task(svc_call_t *call);
+mcs_status_t svc_query_task(svc_call_t *call);
+mcs_status_t svc_fetch_tasks(svc_call_t *call);
+mcs_status_t svc_end_tasks(svc_call_t *call);
 
 /* ---- svc_read.c, svc_remove.c, svc_clear.c, svc_bulk.c ---- */
 mcs_status_t svc_exist(svc_call_t *call);

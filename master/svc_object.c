@@ -119,11 +119,11 @@ void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard,
 
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record)
 {
-    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, record->replica_count);
+    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, svc_record_extents(record));
     if (block == NULL) {
         return NULL;
     }
-    for (uint32_t i = 0; i < record->replica_count; i++) {
+    for (uint32_t i = 0; i < block->ending_count; i++) {
         const svc_replica_t *replica = &record->replicas[i];
         svc_ending_set(block, i, svc_segment_at(service, svc_place_handle(replica->place)), replica,
                        record->payload_len);
@@ -178,8 +178,8 @@ void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_
 void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
 {
     svc_record_t *record = svc_record(&service->index, ref);
-    svc_segment_t *segments[MCS_REPLICAS_MAX];
-    uint32_t count = record->replica_count;
+    svc_segment_t *segments[SVC_EXTENTS_MAX];
+    uint32_t count = svc_record_extents(record);
     for (uint32_t i = 0; i < count; i++) {
         segments[i] = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
     }
@@ -191,38 +191,52 @@ void svc_record_forget_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
     }
 }
 
-bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref,
-                                 bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg,
-                                 uint32_t count, uint64_t now_ns)
+uint32_t svc_record_mask(const mcs_service_t *service, const svc_record_t *record,
+                         bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg)
+{
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < svc_record_extents(record); i++) {
+        if (wanted(svc_segment_at(service, svc_place_handle(record->replicas[i].place)), arg)) {
+            mask |= UINT32_C(1) << i;
+        }
+    }
+    return mask;
+}
+
+bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint32_t mask,
+                                 uint64_t now_ns)
 {
     svc_record_t *record = svc_record(&service->index, ref);
-    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, count);
+    bool all = svc_record_live(record, mask) == record->replica_count;
+    svc_pending_t *block =
+        all ? svc_record_endings(service, record) : svc_pending_create(SVC_ENDINGS, (uint32_t)__builtin_popcount(mask));
     if (block == NULL) {
         return false;
     }
+    if (all) {
+        svc_record_drop_locked(service, shard, ref, block, now_ns);
+        return true;
+    }
+    uint64_t first = record->replicas[0].generation;
+    uint32_t extents = svc_record_extents(record);
+    uint32_t live = record->replica_count - svc_record_live(record, mask);
     uint32_t kept = 0;
     uint32_t ended = 0;
-    svc_replica_t first = record->replicas[0];
-    for (uint32_t i = 0; i < record->replica_count; i++) {
+    for (uint32_t i = 0; i < extents; i++) {
         svc_replica_t replica = record->replicas[i];
-        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica.place));
-        if (wanted(segment, arg)) {
-            svc_ending_set(block, ended++, segment, &replica, record->payload_len);
+        if ((mask >> i & 1) != 0) {
+            svc_ending_set(block, ended++, svc_segment_at(service, svc_place_handle(replica.place)), &replica,
+                           record->payload_len);
         } else {
             record->replicas[kept++] = replica;
         }
     }
-    MCS_ENSURE(ended == count);
-    if (kept == 0) {
-        record->replicas[0] = first; /* what its group knows it by */
-        svc_record_drop_locked(service, shard, ref, block, now_ns);
-        return true;
-    }
     svc_group_t *group = svc_record_group(record);
     if (group != NULL) {
-        svc_group_rename(group, first.generation, record->replicas[0].generation);
+        svc_group_rename(group, first, record->replicas[0].generation);
     }
-    record->replica_count = (uint8_t)kept;
+    record->replica_count = (uint8_t)live;
+    record->leaving_count = (uint8_t)(kept - live);
     for (uint32_t i = 0; i < block->ending_count; i++) {
         svc_ending_begin(service, &block->endings[i], svc_record_due(service, record, now_ns), NULL, NULL);
     }
@@ -246,12 +260,11 @@ static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_
     if ((record->flags & SVC_REC_COMMITTED) == 0) {
         return true; /* an open put: its commit looks by itself */
     }
-    uint32_t gone = 0;
+    uint32_t gone = svc_record_mask(service, record, is_gone, NULL);
     bool left = true; /* all of the gone ones by their owners' wish */
     for (uint32_t i = 0; i < record->replica_count; i++) {
         uint32_t flags = svc_segment_flags(svc_segment_at(service, svc_place_handle(record->replicas[i].place)));
-        gone += (flags & SVC_SEG_GONE) != 0;
-        left = left && ((flags & SVC_SEG_GONE) == 0 || (flags & SVC_SEG_LEFT) != 0);
+        left = left && ((gone >> i & 1) == 0 || (flags & SVC_SEG_LEFT) != 0);
     }
     if (gone == 0) {
         return true;
@@ -259,12 +272,13 @@ static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_
     if ((record->flags & SVC_REC_PENDING) != 0) {
         return false; /* a strike or an upsert refers to it */
     }
-    if (gone == record->replica_count && !left && now_ns < svc_record_uncached_at(service, record)) {
+    if (svc_record_live(record, gone) == record->replica_count && !left &&
+        now_ns < svc_record_uncached_at(service, record)) {
         /* Its owner was only lost: whoever cached it may still read it. The key stays hidden and is not free for a new
          * value yet (rule 2). */
         return false;
     }
-    return svc_record_drop_some_locked(service, shard, ref, is_gone, NULL, gone, now_ns);
+    return svc_record_drop_some_locked(service, shard, ref, gone, now_ns);
 }
 
 /* One hold of the shard's lock. True: the shard is through. */

@@ -66,6 +66,8 @@ mcs_status_t svc_pending_insert_locked(mcs_service_t *service, svc_pending_t *pe
         mcs_list_push_tail(&shard->open, &pending->node);
         __atomic_fetch_add(&shard->open_puts, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&pending->session->open_puts, 1, __ATOMIC_RELAXED);
+    } else if (pending->kind == SVC_COPY) {
+        mcs_list_push_tail(&shard->copies, &pending->node);
     }
     return MCS_OK;
 }
@@ -143,13 +145,18 @@ static void end_extents_locked(mcs_service_t *service, svc_pending_t *pending, s
 void svc_put_revoke_locked(mcs_service_t *service, svc_pending_t *pending, bool by_writer, mcs_status_t outcome)
 {
     svc_shard_t *shard = pending->shard;
-    MCS_ENSURE(pending->kind == SVC_PUT && pending->state == SVC_OPEN);
-    if (!by_writer && !svc_session_ended(pending->session)) {
+    MCS_ENSURE((pending->kind == SVC_PUT || pending->kind == SVC_COPY) && pending->state == SVC_OPEN);
+    if (pending->kind == SVC_PUT && !by_writer && !svc_session_ended(pending->session)) {
         pending->discarded = true;
         mcs_metric_add(service->metrics, discarded_puts, 1);
     }
     end_extents_locked(service, pending, by_writer ? NULL : pending->session);
-    if (pending->successor != 0) {
+    if (pending->kind == SVC_COPY) {
+        svc_record_t *record = svc_record(&service->index, pending->record);
+        record->flags = (uint16_t)(record->flags & ~SVC_REC_PENDING);
+        svc_record_destroy(&service->index, pending->successor); /* the group is still the record's */
+        svc_task_lost(service, pending->task, outcome);
+    } else if (pending->successor != 0) {
         svc_record_t *old = svc_record(&service->index, pending->record);
         old->flags = (uint16_t)(old->flags & ~SVC_REC_PENDING);
         svc_record_free(service, pending->successor);
@@ -275,19 +282,25 @@ void svc_puts_tick(mcs_service_t *service, uint64_t now_ns)
     }
 }
 
+static void end_of_session_locked(mcs_service_t *service, const svc_session_t *session, mcs_list_t *list)
+{
+    MCS_LIST_FOR_EACH_SAFE(node, next, list)
+    {
+        svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
+        if (pending->session == session) {
+            svc_put_revoke_locked(service, pending, false, MCS_ERR_SESSION_ENDED);
+        }
+    }
+}
+
 void svc_puts_end_session(mcs_service_t *service, svc_session_t *session)
 {
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         svc_shard_t *shard = &service->index.shards[i];
         /* The count may be stale, but a put that begins now sees that its session has ended (under this lock). */
         mcs_mutex_lock(&shard->lock);
-        MCS_LIST_FOR_EACH_SAFE(node, next, &shard->open)
-        {
-            svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
-            if (pending->session == session) {
-                svc_put_revoke_locked(service, pending, false, MCS_ERR_SESSION_ENDED);
-            }
-        }
+        end_of_session_locked(service, session, &shard->open);
+        end_of_session_locked(service, session, &shard->copies);
         mcs_mutex_unlock(&shard->lock);
     }
 }
@@ -297,11 +310,16 @@ void svc_pending_drop_all_locked(mcs_service_t *service, svc_shard_t *shard)
     for (uint32_t i = 0; shard->pending != NULL && i <= shard->pending_mask; i++) {
         while (shard->pending[i] != NULL) {
             svc_pending_t *pending = shard->pending[i];
-            if (pending->state == SVC_OPEN && pending->kind == SVC_PUT) {
+            if (pending->state == SVC_OPEN && pending->kind != SVC_STRIKE) {
                 svc_put_revoke_locked(service, pending, true, MCS_ERR_CLOSED);
             } else {
                 svc_strike_finish_locked(service, pending, mcs_now_ns());
             }
         }
+    }
+    while (!mcs_list_empty(&shard->leaving)) {
+        svc_pending_t *left = MCS_LIST_FIRST(&shard->leaving, svc_pending_t, node);
+        mcs_list_remove(&left->node); /* the record still has the extent */
+        svc_pending_put(left);
     }
 }

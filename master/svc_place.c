@@ -99,6 +99,11 @@ static bool may_take(const search_t *search, const svc_segment_t *segment)
             return false;
         }
     }
+    for (uint32_t i = 0; i < search->ask->avoided_count; i++) {
+        if (search->ask->avoided[i] == segment->name_hash) {
+            return false;
+        }
+    }
     return true;
 }
 
@@ -194,6 +199,9 @@ uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t len, uint32_t want, sv
     mcs_rwlock_rdlock(&segments->lock);
     if (segments->active_count > 0) {
         try_preferred_locked(&search, segments);
+        if (ask->only_preferred) {
+            goto out;
+        }
         if (strcmp(strategy, "local_first") == 0) {
             try_local_locked(&search, segments);
         } else if (strcmp(strategy, "free_ratio_first") == 0) {
@@ -201,6 +209,7 @@ uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t len, uint32_t want, sv
         }
         try_all_locked(&search, segments);
     }
+out:
     mcs_rwlock_rdunlock(&segments->lock);
     *possible = search.possible;
     if (search.found > 0 && ask->same_node && ask->preferred_count < MCS_ARRAY_LEN(ask->preferred)) {

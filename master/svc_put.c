@@ -140,6 +140,10 @@ static mcs_status_t judge_locked(const put_job_t *job, svc_shard_t *shard, svc_r
         return MCS_OK;
     }
     svc_pending_t *pending = svc_pending_by_record_locked(shard, ref);
+    if (pending->kind == SVC_COPY) {
+        *preempt_out = pending; /* a copy of the value that is replaced is of no use; its task looks again */
+        return MCS_OK;
+    }
     if (pending->kind == SVC_STRIKE || pending->state != SVC_OPEN) {
         return MCS_ERR_PUT_IN_PROGRESS; /* its outcome is being decided */
     }

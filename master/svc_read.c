@@ -66,6 +66,22 @@ static void add_replicas(read_job_t *job, const svc_record_t *record)
     }
 }
 
+/* Where the value lay before it was moved, as far as there is room: who has it from there knows by these that it is the
+ * same value. Nobody is sent there. */
+static void add_leaving(read_job_t *job, const svc_record_t *record, uint32_t first)
+{
+    for (uint32_t r = record->replica_count; r < svc_record_extents(record); r++) {
+        if (job->found_count - first == MCS_REPLICAS_MAX) {
+            return;
+        }
+        const svc_replica_t *replica = &record->replicas[r];
+        job->found[job->found_count++] = (mcs_col_replica_t){.segment = svc_place_handle(replica->place),
+                                                             .status = MCS_REPLICA_LEAVING,
+                                                             .offset = svc_place_offset(replica->place),
+                                                             .generation = replica->generation};
+    }
+}
+
 /* Rule 2: what is looked up while the key's old value is being struck must not be cached beyond the strike. */
 static void limit_lease_locked(read_job_t *job, svc_shard_t *shard, svc_ref_t ref)
 {
@@ -101,6 +117,10 @@ static void lookup_one(void *arg, svc_shard_t *shard, uint32_t i)
     if (object->replica_count == 0) {
         object->status = MCS_ERR_OBJECT_NOT_FOUND; /* on suspect owners only (rule 7) */
         return;
+    }
+    if (record->leaving_count > 0 && !job->no_lease) {
+        add_leaving(job, record, job->first[i]);
+        object->replica_count = job->found_count - job->first[i];
     }
     object->status = MCS_OK;
     object->payload_len = record->payload_len;

@@ -168,6 +168,8 @@ void svc_pending_put(svc_pending_t *pending)
         return;
     }
     svc_session_put(pending->session);
+    svc_pending_put(pending->vacated);
+    svc_task_put(pending->task);
     mcs_free(pending);
 }
 

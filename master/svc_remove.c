@@ -19,6 +19,9 @@ mcs_status_t svc_remove_locked(mcs_service_t *service, svc_shard_t *shard, svc_r
     }
     if ((record->flags & SVC_REC_PENDING) != 0) {
         svc_pending_t *pending = svc_pending_by_record_locked(shard, ref);
+        if (pending->kind == SVC_COPY) {
+            return MCS_ERR_OBJECT_HAS_REPLICATION_TASK; /* also when forced (reference 3.7) */
+        }
         if (pending->kind != SVC_STRIKE) {
             return MCS_ERR_REPLICA_IS_NOT_READY;
         }

@@ -281,7 +281,7 @@ mcs_status_t svc_unmount_segment(svc_call_t *call)
                                                    : MCS_OK;
         if (status == MCS_OK && request->grace_seconds > 0) {
             uint64_t grace = MCS_MIN(request->grace_seconds, 86400u) * MCS_NS_PER_SEC;
-            __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+            __atomic_fetch_or(&segment->flags, SVC_SEG_GRACE, __ATOMIC_ACQ_REL);
             segment->drain_until_ns = svc_clock(service) + grace;
             segment = NULL; /* housekeeping ends it */
         } else if (status == MCS_OK) {
@@ -334,7 +334,7 @@ void svc_segments_unmount_all(svc_session_t *session, bool left)
 
 static bool has_drained(const svc_segment_t *segment, const void *now)
 {
-    return (svc_segment_flags(segment) & SVC_SEG_DRAINING) != 0 && *(const uint64_t *)now >= segment->drain_until_ns;
+    return (svc_segment_flags(segment) & SVC_SEG_GRACE) != 0 && *(const uint64_t *)now >= segment->drain_until_ns;
 }
 
 void svc_segments_tick(mcs_service_t *service, uint64_t now_ns)
@@ -398,7 +398,7 @@ static void fill_record(const mcs_service_t *service, const svc_segment_t *segme
     record->boot_id = segment->owner->boot_id;
     record->transport_endpoint = segment->transport_endpoint;
     record->base_address = segment->base;
-    record->state = (flags & SVC_SEG_GONE) != 0 ? 5 : (flags & SVC_SEG_DRAINING) != 0 ? 4 : 1;
+    record->state = svc_segment_state(flags);
     record->used = __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
     (void)service;
 }
@@ -457,6 +457,16 @@ mcs_status_t svc_list_segments(svc_call_t *call)
     return status;
 }
 
+uint32_t svc_segment_state(uint32_t flags)
+{
+    enum { OK = 1, DRAINING, DRAINED, GRACEFULLY_UNMOUNTING, UNMOUNTING };
+    return (flags & SVC_SEG_GONE) != 0       ? UNMOUNTING
+           : (flags & SVC_SEG_GRACE) != 0    ? GRACEFULLY_UNMOUNTING
+           : (flags & SVC_SEG_DRAINED) != 0  ? DRAINED
+           : (flags & SVC_SEG_DRAINING) != 0 ? DRAINING
+                                             : OK;
+}
+
 static void copy_text(char *to, size_t size, const char *from)
 {
     size_t len = MCS_MIN(strlen(from), size - 1);
@@ -477,7 +487,7 @@ void svc_segment_fill(const svc_segment_t *segment, mcs_service_segment_t *out)
     out->size = segment->size;
     out->used = __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
     out->quarantine = __atomic_load_n(&segment->quarantine, __ATOMIC_RELAXED);
-    out->state = (flags & SVC_SEG_GONE) != 0 ? 5 : (flags & SVC_SEG_DRAINING) != 0 ? 4 : 1;
+    out->state = svc_segment_state(flags);
     out->suspect = (flags & SVC_SEG_SUSPECT) != 0;
 }
 
@@ -488,7 +498,7 @@ void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *return
     mcs_rwlock_rdlock(&segments->lock);
     for (uint32_t i = 0; i < segments->active_count; i++) {
         const svc_segment_t *segment = segments->active[i];
-        if ((svc_segment_flags(segment) & (SVC_SEG_HIDDEN | SVC_SEG_DRAINING)) == 0) {
+        if (svc_segment_flags(segment) == 0) { /* what can take something */
             *used += __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
             *returning += __atomic_load_n(&segment->returning, __ATOMIC_RELAXED);
             *capacity += segment->size;

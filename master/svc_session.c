@@ -560,6 +560,7 @@ static void tell_one(mcs_service_t *service, svc_session_t *session, uint64_t no
         uint64_t oldest = service->ended_count - MCS_MIN(service->ended_count, (uint64_t)SVC_ENDED_RING);
         session->ended_sent = MCS_MAX(session->ended_floor, oldest);
         svc_release_resume(session);
+        svc_tasks_resume(service, session);
     }
     if (lost) {
         /* It cannot be told of all ended sessions any more, so it must not serve them: it has to open a new session. */
@@ -567,6 +568,7 @@ static void tell_one(mcs_service_t *service, svc_session_t *session, uint64_t no
     } else {
         tell_ended(service, session, conn);
         svc_release_tell(session, conn, now_ns);
+        svc_tasks_tell(service, session, conn);
     }
     mcs_rpc_conn_put(conn);
 }

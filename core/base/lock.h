@@ -45,6 +45,7 @@ typedef enum mcs_rank {
     MCS_RANK_EVICT = 360,
     MCS_RANK_ALLOCATOR = 370,
     MCS_RANK_WAITERS = 380,
+    MCS_RANK_TASKS = 385,
     MCS_RANK_CONN_OUT = 390,
     MCS_RANK_RPC_LOOP = 392,
     MCS_RANK_HTTP = 395,

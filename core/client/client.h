@@ -8,6 +8,7 @@
  *   move.h       moves payloads: copy.c (own and same host), remote.c (transport)
  *   get.c handle.c put.c admin.c   the verbs
  *   get_session.c put_session.c    objects read and written piece by piece
+ *   task.c task_call.c             copies and moves of replicas: executed, and asked for
  *
  * Everything but the segment and the epoch is constant from open to close; the parts have their own locks. */
 #ifndef MCS_CLIENT_CLIENT_H
@@ -31,6 +32,7 @@ typedef struct mcs_views mcs_views_t;
 typedef struct mcs_get_sessions mcs_get_sessions_t;
 typedef struct mcs_put_sessions mcs_put_sessions_t;
 typedef struct mcs_lookup_cache mcs_lookup_cache_t;
+typedef struct mcs_tasks mcs_tasks_t;
 
 /* A segment that this client contributes. */
 typedef struct mcs_mounted {
@@ -76,6 +78,7 @@ typedef struct mcs_client {
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */
     mcs_get_sessions_t *get_sessions;
     mcs_put_sessions_t *put_sessions;
+    mcs_tasks_t *tasks;
     mcs_counters_t counters;
     mcs_client_metrics_t metrics;
     mcs_client_reports_t reports;
@@ -130,6 +133,8 @@ mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int nu
 /* Of run time. MCS_ERR_SEGMENT_NOT_FOUND: not one of this client's. With a grace period it takes no new objects and
  * goes when the period is over. */
 mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grace_seconds) MCS_MUST_CHECK;
+/* Lets go of segments whose grace period is over; when the next one's is, MCS_NEVER = none has one. */
+uint64_t mcs_client_drop_drained(mcs_client_t *client);
 /* Connects in the background to the segments that are there already. */
 void mcs_client_connect_early(mcs_client_t *client);
 
@@ -150,6 +155,10 @@ mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *k
 int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force);
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
 int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+/* `type`: MCS_TASK_COPY, MCS_TASK_MOVE (from the segment named `source` to one target). */
+mcs_status_t mcs_client_create_task(mcs_client_t *client, int type, mcs_bytes_t key, const char *source,
+                                    const char *const *targets, size_t count, mcs_id_t *id_out) MCS_MUST_CHECK;
+mcs_status_t mcs_client_query_task(mcs_client_t *client, mcs_id_t id, mcs_task_info_t *info_out) MCS_MUST_CHECK;
 void mcs_client_counters(mcs_client_t *client, mcs_counter_fn fn, void *arg);
 
 mcs_status_t mcs_client_get_parts(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_parts_list_t *targets,

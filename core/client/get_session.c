@@ -162,12 +162,20 @@ static session_t *new_session(const mcs_key_t *key)
     return session;
 }
 
+/* By which the value is known again when it was moved meanwhile. */
+static size_t count_known(const mcs_found_t *found)
+{
+    return (size_t)found->replica_count + found->leaving_count;
+}
+
 /* Without the lock when nobody else knows the session. */
 static void take_found(session_t *session, const mcs_found_t *found, uint64_t now_ns)
 {
     session->found = *found;
     session->found.replica_count = MCS_MIN(found->replica_count, (uint32_t)MCS_REPLICAS_MAX);
-    memcpy(session->replicas, found->replicas, session->found.replica_count * sizeof(mcs_col_replica_t));
+    session->found.leaving_count =
+        MCS_MIN(found->leaving_count, (uint32_t)MCS_REPLICAS_MAX - session->found.replica_count);
+    memcpy(session->replicas, found->replicas, count_known(&session->found) * sizeof(mcs_col_replica_t));
     session->found.replicas = session->replicas;
     uint64_t left_ns = found->lease_end_ns > now_ns ? found->lease_end_ns - now_ns : 0;
     session->renew_ns = now_ns + MCS_MAX(left_ns / 2, RENEW_MIN_MS * MCS_NS_PER_MS);
@@ -356,7 +364,7 @@ static mcs_status_t preset_session(mcs_get_sessions_t *sessions, mcs_arena_t *ar
     if (session != NULL && session->gone) {
         status = MCS_ERR_OBJECT_NOT_FOUND;
     } else if (session != NULL) {
-        size_t bytes = session->found.replica_count * sizeof(mcs_col_replica_t);
+        size_t bytes = count_known(&session->found) * sizeof(mcs_col_replica_t);
         mcs_found_t *bound = mcs_arena_alloc(arena, sizeof(*bound));
         mcs_col_replica_t *replicas = mcs_arena_alloc(arena, bytes);
         status = bound == NULL || replicas == NULL ? MCS_ERR_NO_MEMORY : MCS_OK;

@@ -19,8 +19,8 @@ mcs_status_t mcs_key_take(mcs_bytes_t bytes, mcs_key_t *key_out)
 
 bool mcs_found_is_same_value(const mcs_found_t *a, const mcs_found_t *b)
 {
-    for (uint32_t i = 0; i < a->replica_count; i++) {
-        for (uint32_t j = 0; j < b->replica_count; j++) {
+    for (uint32_t i = 0; i < a->replica_count + a->leaving_count; i++) {
+        for (uint32_t j = 0; j < b->replica_count + b->leaving_count; j++) {
             if (a->replicas[i].generation == b->replicas[j].generation) {
                 return a->size == b->size;
             }
@@ -85,15 +85,27 @@ static mcs_status_t check_located(const mcs_located_t *located, size_t n, size_t
     return status == MCS_OK && objects == n && sum == *replica_count_out ? MCS_OK : MCS_ERR_PROTOCOL;
 }
 
+/* Those that are leaving stand behind the others; the first replica is always one that can be read. */
+static uint32_t count_live(const mcs_col_replica_t *replicas, uint32_t count)
+{
+    uint32_t live = MCS_MIN(count, 1u);
+    while (live < count && replicas[live].status != MCS_REPLICA_LEAVING) {
+        live++;
+    }
+    return live;
+}
+
 /* Entry i of an answer that was checked; `replicas` are the object's. */
 static mcs_found_t found_of(const mcs_located_t *located, size_t i, const mcs_col_replica_t *replicas)
 {
     mcs_col_object_t object;
     memcpy(&object, located->objects->data + i * sizeof(object), sizeof(object));
     uint64_t lease_ns = located->lease_ms * MCS_NS_PER_MS;
+    uint32_t live = count_live(replicas, object.replica_count);
     return (mcs_found_t){
         .status = (mcs_status_t)object.status,
-        .replica_count = object.replica_count,
+        .replica_count = live,
+        .leaving_count = object.replica_count - live,
         .size = object.payload_len,
         .lease_end_ns = located->call->sent_ns + lease_ns,
         .cache_until_ns = located->call->sent_ns + lease_ns / 2,
@@ -121,7 +133,7 @@ static mcs_status_t take_reply(const mcs_located_t *located, mcs_found_at_fn fou
     for (size_t i = 0; i < n; i++) {
         mcs_found_t found = found_of(located, i, replicas);
         *found_at(arg, from + i) = found;
-        replicas += found.replica_count;
+        replicas += found.replica_count + found.leaving_count;
     }
     return MCS_OK;
 }
@@ -134,10 +146,12 @@ mcs_status_t mcs_lookup_learn(mcs_client_t *client, const mcs_located_t *located
     const uint8_t *at = located->replicas->data;
     for (size_t i = 0; status == MCS_OK && i < n; i++) {
         mcs_col_replica_t replicas[MCS_REPLICAS_MAX];
-        mcs_found_t found = found_of(located, i, replicas);
-        if (found.replica_count > 0) {
-            memcpy(replicas, at, found.replica_count * sizeof(*replicas));
-            at += found.replica_count * sizeof(*replicas);
+        mcs_col_object_t object;
+        memcpy(&object, located->objects->data + i * sizeof(object), sizeof(object));
+        if (object.replica_count > 0) {
+            memcpy(replicas, at, object.replica_count * sizeof(*replicas));
+            at += object.replica_count * sizeof(*replicas);
+            mcs_found_t found = found_of(located, i, replicas);
             mcs_lookup_cache_put(client->lookup_cache, key_at(arg, from + i), &found, true);
         }
     }

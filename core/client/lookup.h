@@ -8,6 +8,7 @@
 typedef struct mcs_found {
     mcs_status_t status; /* MCS_ERR_AGAIN: not asked yet */
     uint32_t replica_count;
+    uint32_t leaving_count; /* behind the replicas: where the value lay before it was moved, not to be read */
     uint64_t size;
     uint64_t lease_end_ns;             /* on our clock, from when the request was sent (rule 4) */
     uint64_t cache_until_ns;           /* half of that: who has not begun by then asks anew (rule 2) */

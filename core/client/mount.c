@@ -13,13 +13,15 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/lookup_cache.h"
+#include "core/client/routes.h"
+#include "core/client/task.h"
 
 #define AREA           "client"
 #define MOUNT_LIMIT_MS 5000
 #define LIST_LIMIT_MS  1000
 #define EARLY_MAX      256
 #define MOUNT_MAX      (UINT64_C(1) << 46)
-#define DRAIN_MARGIN_S 2u /* the master's housekeeping ends it */
+#define DRAIN_MARGIN_NS (2 * MCS_NS_PER_SEC) /* the master's housekeeping ends it */
 
 static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
 {
@@ -194,12 +196,23 @@ static mcs_mounted_t *take_drained(mcs_client_t *client)
     return drained;
 }
 
-static void drop_drained(mcs_client_t *client)
+uint64_t mcs_client_drop_drained(mcs_client_t *client)
 {
     for (mcs_mounted_t *drained; (drained = take_drained(client)) != NULL;) {
         drop_memory(client, drained);
         mcs_free(drained);
     }
+    uint64_t next_ns = MCS_NEVER;
+    mcs_mutex_lock(&client->lock);
+    MCS_LIST_FOR_EACH(node, &client->mounted)
+    {
+        const mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
+        if (mounted->drained_ns != 0 && !mounted->busy) {
+            next_ns = MCS_MIN(next_ns, mounted->drained_ns);
+        }
+    }
+    mcs_mutex_unlock(&client->lock);
+    return next_ns;
 }
 
 static void set_idle(mcs_client_t *client, mcs_mounted_t *mounted)
@@ -220,7 +233,6 @@ static void forget(mcs_client_t *client, mcs_mounted_t *mounted)
 
 mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
 {
-    drop_drained(client);
     if (size == 0 || size > MOUNT_MAX || client->transport == NULL) {
         mcs_error(AREA, "mount of %llu bytes: %s", (unsigned long long)size,
                   client->transport == NULL ? "this protocol has no data plane" : "not a size");
@@ -260,7 +272,8 @@ static mcs_status_t take_mounted(mcs_client_t *client, mcs_id_t id, mcs_mounted_
     MCS_LIST_FOR_EACH(node, &client->mounted)
     {
         mcs_mounted_t *mounted = MCS_CONTAINER_OF(node, mcs_mounted_t, node);
-        if (mcs_id_equal(mounted->id, id) && mounted->drained_ns == 0) {
+        bool over = mounted->drained_ns != 0 && mcs_now_ns() + DRAIN_MARGIN_NS >= mounted->drained_ns;
+        if (mcs_id_equal(mounted->id, id) && !over) { /* in its grace period, too: the last call counts */
             status = mounted->busy ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS : MCS_OK;
             mounted->busy = true;
             *mounted_out = mounted;
@@ -295,11 +308,11 @@ static mcs_status_t send_unmount(mcs_client_t *client, mcs_id_t instance, uint32
 mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grace_seconds)
 {
     mcs_mounted_t *mounted = NULL;
-    drop_drained(client);
     mcs_status_t status = take_mounted(client, id, &mounted);
     if (status != MCS_OK) {
         return status;
     }
+    uint64_t begun_ns = mcs_now_ns(); /* not later than the master's clock begins to count */
     /* Only this thread changes `segment` while it is busy. */
     mcs_segment_t *segment = mounted->segment;
     if (segment != NULL && grace_seconds == 0) {
@@ -318,9 +331,10 @@ mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grac
         return MCS_OK;
     }
     mcs_mutex_lock(&client->lock);
-    mounted->drained_ns = mcs_now_ns() + (grace_seconds + DRAIN_MARGIN_S) * MCS_NS_PER_SEC;
+    mounted->drained_ns = begun_ns + grace_seconds * MCS_NS_PER_SEC + DRAIN_MARGIN_NS;
     mounted->busy = false;
     mcs_mutex_unlock(&client->lock);
+    mcs_tasks_look(client->tasks); /* lets go of it in time */
     return MCS_OK;
 }
 

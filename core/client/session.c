@@ -239,14 +239,21 @@ static mcs_status_t on_session_ended(mcs_session_t *session, const mcs_frame_t *
     return MCS_OK;
 }
 
+static mcs_status_t on_tasks(mcs_session_t *session, const mcs_frame_t *frame)
+{
+    (void)frame;
+    if (session->config.tasks != NULL) {
+        session->config.tasks(session->config.tasks_arg);
+    }
+    return MCS_OK;
+}
+
 static const struct {
     mcs_verb_t verb;
     mcs_status_t (*handle)(mcs_session_t *session, const mcs_frame_t *frame);
 } g_notices[] = {
-    {MCS_VERB_N_RELEASE, on_release},
-    {MCS_VERB_N_REVOKED, on_revoked},
-    {MCS_VERB_N_SESSION_ENDED, on_session_ended},
-    {MCS_VERB_N_FORGET, on_forget},
+    {MCS_VERB_N_RELEASE, on_release}, {MCS_VERB_N_REVOKED, on_revoked}, {MCS_VERB_N_SESSION_ENDED, on_session_ended},
+    {MCS_VERB_N_FORGET, on_forget},   {MCS_VERB_N_TASKS, on_tasks},
 };
 
 static void on_outbox_reply(outbox_t *box, const mcs_frame_t *frame)

@@ -38,6 +38,9 @@ typedef struct mcs_session_config {
     /* What the master has not seen since the last time; NULL: nothing. */
     mcs_cached_hits_t (*cached_hits)(void *arg);
     void *arg;
+    /* The master has tasks for us. On the control thread; must not block. NULL: nobody executes any. */
+    void (*tasks)(void *arg);
+    void *tasks_arg;
 } mcs_session_config_t;
 
 /* No connection yet. What config points to outlives it. */

@@ -14,6 +14,7 @@
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
+#include "core/client/task.h"
 
 #define AREA          "client"
 #define SEGMENT_MIN   1024
@@ -256,6 +257,8 @@ static mcs_status_t make_session(mcs_client_t *client)
         .lost = mcs_client_lost,
         .cached_hits = cached_hits,
         .arg = client,
+        .tasks = mcs_tasks_wanted,
+        .tasks_arg = client->tasks,
     };
     mcs_status_t status = mcs_session_create(&session_config, &client->session);
     if (status == MCS_OK) {
@@ -288,6 +291,7 @@ static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
     status = status == MCS_OK ? mcs_lookup_cache_create(client->config.lookup_cache, &client->lookup_cache) : status;
     status = status == MCS_OK ? mcs_get_sessions_create(client, &client->get_sessions) : status;
     status = status == MCS_OK ? mcs_put_sessions_create(&client->put_sessions) : status;
+    status = status == MCS_OK ? mcs_tasks_create(client, &client->tasks) : status;
     status = status == MCS_OK ? mcs_peers_create(&client->peers) : status;
     status = status == MCS_OK ? mcs_copiers_create(&client->copiers) : status;
     status = status == MCS_OK ? mcs_regtable_create(&client->buffers) : status;
@@ -486,6 +490,7 @@ void mcs_client_close(mcs_client_t *client)
     mcs_client_reports_stop(client);
     mcs_get_sessions_destroy(client->get_sessions); /* its thread asks the master */
     mcs_put_sessions_destroy(client->put_sessions);
+    mcs_tasks_stop(client->tasks); /* its thread asks the master, too */
     withdraw(client);
     if (client->session != NULL) {
         mcs_client_close_segments(client);
@@ -505,6 +510,7 @@ void mcs_client_close(mcs_client_t *client)
     }
     mcs_faulter_destroy(client->faulter);
     mcs_session_destroy(client->session);
+    mcs_tasks_destroy(client->tasks);
     if (client->embedded != NULL) {
         mcs_parts()->embed->stop(client->embedded);
     }

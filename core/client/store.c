@@ -768,6 +768,51 @@ int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replic
     return count;
 }
 
+static int create_task(mcs_store_t *store, int type, mcs_bytes_t key, const char *source, const char *const *targets,
+                       size_t count, mcs_task_id_t *id_out)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_id_t id;
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (id_out != NULL && targets != NULL) {
+        status = mcs_client_create_task(live->client, type, key, source, targets, count, &id);
+    }
+    if (status == MCS_OK) {
+        *id_out = (mcs_task_id_t){id.hi, id.lo};
+    }
+    leave(live);
+    return mcs_status_public(status);
+}
+
+int mcs_create_copy_task(mcs_store_t *store, mcs_bytes_t key, const char *const *targets, size_t count,
+                         mcs_task_id_t *id_out)
+{
+    return create_task(store, MCS_TASK_COPY, key, NULL, targets, count, id_out);
+}
+
+int mcs_create_move_task(mcs_store_t *store, mcs_bytes_t key, const char *source, const char *target,
+                         mcs_task_id_t *id_out)
+{
+    return create_task(store, MCS_TASK_MOVE, key, source, &target, 1, id_out);
+}
+
+int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_info_t *info_out)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (info_out != NULL) {
+        status = mcs_client_query_task(live->client, (mcs_id_t){.hi = id.hi, .lo = id.lo}, info_out);
+    }
+    leave(live);
+    return mcs_status_public(status);
+}
+
 int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
 {
     live_t *live = enter(store);

@@ -30,7 +30,9 @@ mcs_status_t mcs_keys_encode(const mcs_key_t *keys, size_t count, mcs_buf_t *len
 mcs_status_t mcs_keys_decode(const void *lens, size_t lens_len, const void *bytes, size_t bytes_len, mcs_key_t *keys,
                              size_t *count_out) MCS_MUST_CHECK;
 
-/* Reply of a lookup, one per key. */
+#define MCS_REPLICA_LEAVING 4u /* moved away; the extent lives until the leases on it are over */
+
+/* Reply of a lookup, one per key. Its replicas: those that can be read, then those that are leaving. */
 typedef struct mcs_col_object {
     int32_t status; /* OK, OBJECT_NOT_FOUND, REPLICA_IS_NOT_READY */
     uint32_t replica_count;
@@ -42,7 +44,8 @@ _Static_assert(sizeof(mcs_col_object_t) == 24, "wire ABI");
 
 typedef struct mcs_col_replica {
     uint32_t segment; /* handle: resolved through segment_info, constant while the master lives */
-    uint32_t status;  /* ReplicaStatus of the API: 2 PROCESSING, 3 COMPLETE */
+    uint32_t status;  /* ReplicaStatus of the API: 2 PROCESSING, 3 COMPLETE; MCS_REPLICA_LEAVING: not to be read, only
+                         says that the value once lay there */
     uint64_t offset;  /* of the extent's header */
     uint64_t generation;
     uint64_t mac; /* read capability of a lookup, write capability of a put_start; 0 without a lease */
@@ -75,6 +78,20 @@ typedef struct mcs_col_release {
     uint32_t reserved;
 } mcs_col_release_t;
 _Static_assert(sizeof(mcs_col_release_t) == 64, "wire ABI");
+
+/* What became of a task, one per record of an end_tasks. */
+#define MCS_TASK_IN_DOUBT 1u /* a store without an answer may still be on its way (as in put_revoke) */
+typedef struct mcs_col_task_end {
+    uint64_t id_hi;
+    uint64_t id_lo;
+    uint64_t put_id;
+    int32_t status; /* OK: every target is written */
+    uint32_t flags;
+} mcs_col_task_end_t;
+_Static_assert(sizeof(mcs_col_task_end_t) == 32, "wire ABI");
+
+/* Tasks that one fetch hands out. */
+#define MCS_TASK_BATCH 16
 
 /* Number of records in a column; MCS_ERR_PROTOCOL when it is not a whole number or more than `max`. */
 mcs_status_t mcs_column_count(size_t bytes, size_t record, size_t max, size_t *count_out) MCS_MUST_CHECK;

@@ -178,9 +178,9 @@ static int module_exec(PyObject *module)
     plug_parts();
     if (mpy_enums_init(module, state) != 0 || mpy_config_init(module, state) != 0 ||
         mpy_handle_init(module, state) != 0 || mpy_lease_init(module, state) != 0 ||
-        mpy_descriptors_init(module, state) != 0 || mpy_host_memory_init(module, state) != 0 ||
-        mpy_tensor_init(module, state) != 0 || mpy_parallelism_init(module, state) != 0 ||
-        mpy_store_init(module, state) != 0) {
+        mpy_descriptors_init(module, state) != 0 || mpy_tasks_init(module, state) != 0 ||
+        mpy_host_memory_init(module, state) != 0 || mpy_tensor_init(module, state) != 0 ||
+        mpy_parallelism_init(module, state) != 0 || mpy_store_init(module, state) != 0) {
         return -1;
     }
     if (PyModule_AddStringConstant(module, "__version__", mcs_version()) != 0) {
@@ -203,6 +203,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->memory_descriptor_type);
     Py_VISIT(state->disk_descriptor_type);
     Py_VISIT(state->replica_type);
+    Py_VISIT(state->task_type);
     Py_VISIT(state->allocator_type);
     Py_VISIT(state->tensor_type);
     Py_VISIT(state->axis_type);
@@ -228,6 +229,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->memory_descriptor_type);
     Py_CLEAR(state->disk_descriptor_type);
     Py_CLEAR(state->replica_type);
+    Py_CLEAR(state->task_type);
     Py_CLEAR(state->allocator_type);
     Py_CLEAR(state->tensor_type);
     Py_CLEAR(state->axis_type);

@@ -42,6 +42,7 @@ typedef struct mpy_state {
     PyObject *memory_descriptor_type;
     PyObject *disk_descriptor_type;
     PyObject *replica_type;
+    PyObject *task_type;
     PyObject *allocator_type;
     PyObject *tensor_type;
     PyObject *axis_type;
@@ -67,6 +68,7 @@ int mpy_lease_init(PyObject *module, mpy_state_t *state);
 int mpy_descriptors_init(PyObject *module, mpy_state_t *state);
 int mpy_tensor_init(PyObject *module, mpy_state_t *state);
 int mpy_parallelism_init(PyObject *module, mpy_state_t *state);
+int mpy_tasks_init(PyObject *module, mpy_state_t *state);
 int mpy_store_init(PyObject *module, mpy_state_t *state);
 
 /* Makes a type of `spec`, keeps it in *type_out and adds it to the module under its name. */

@@ -413,9 +413,11 @@ static PyMethodDef store_methods[] = {
     METHOD(mount_segment, "($self, path, size, offset=0, protocol='tcp', location='')",
            "-1012 in 'ret': memory of other programs' files is not mounted."),
     METHOD(unmount_local_disk_segment, "($self, grace_period_seconds=0)", "0: there is no offload."),
-    METHOD(create_copy_task, "($self, key, targets)", "((0, 0), -1012): there are no tasks."),
-    METHOD(create_move_task, "($self, key, source, target)", "((0, 0), -1012): there are no tasks."),
-    METHOD(query_task, "($self, task_id)", "(None, -1012): there are no tasks."),
+    METHOD(create_copy_task, "($self, key, targets)",
+           "Asks for one more replica in each of the segments of these names: (task id, 0), or ((0, 0), code)."),
+    METHOD(create_move_task, "($self, key, source, target)",
+           "Asks for the replica in segment source to be in segment target: (task id, 0), or ((0, 0), code)."),
+    METHOD(query_task, "($self, task_id)", "(QueryTaskResponse, 0), or (None, code)."),
     METHOD(setup_dummy, "($self, mem_pool_size, local_buffer_size, server_address)",
            "Sets the store up as a client of the mooncake_client of this host and user whose port server_address has "
            "(host:port):\n"

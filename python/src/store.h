@@ -107,11 +107,12 @@ MPY_STORE_METHOD(unmount_and_free_segment);
 MPY_STORE_METHOD(mount_segment);
 MPY_STORE_METHOD(unmount_segment);
 MPY_STORE_METHOD(unmount_local_disk_segment);
+MPY_STORE_METHOD(setup_dummy);
+MPY_STORE_METHOD(alloc_from_mem_pool);
+/* store_tasks.c */
 MPY_STORE_METHOD(create_copy_task);
 MPY_STORE_METHOD(create_move_task);
 MPY_STORE_METHOD(query_task);
-MPY_STORE_METHOD(setup_dummy);
-MPY_STORE_METHOD(alloc_from_mem_pool);
 /* store_tensor_put.c */
 MPY_STORE_METHOD(put_tensor);
 MPY_STORE_METHOD(upsert_tensor);

@@ -1,5 +1,4 @@
-/* Segments mounted at run time, replicas given up, and the calls for parts of the original that are not here: those
- * answer NOT_SUPPORTED and say so in the log. */
+/* Segments mounted at run time, and replicas given up. */
 #include "python/src/store.h"
 
 #include <errno.h>
@@ -15,12 +14,6 @@
 
 #define AREA "python"
 #define SLAB (UINT64_C(16) << 20) /* sizes of segments are whole ones of these */
-
-static int64_t not_supported(const char *name, const char *why)
-{
-    mcs_error(AREA, "%s: %s: %s", name, why, mcs_status_name(MCS_ERR_NOT_SUPPORTED));
-    return MCS_ERR_NOT_SUPPORTED;
-}
 
 /* ---- replicas ---- */
 
@@ -238,68 +231,4 @@ MPY_STORE_METHOD(unmount_local_disk_segment)
         return NULL;
     }
     return PyLong_FromLong(0);
-}
-
-/* ---- what is not here ---- */
-
-static PyObject *no_task(const char *name)
-{
-    return Py_BuildValue("((ii)L)", 0, 0, (long long)not_supported(name, "objects are not copied between segments"));
-}
-
-MPY_STORE_METHOD(create_copy_task)
-{
-    static const char *const params[] = {"key", "targets", NULL};
-    static const mpy_sig_t sig = {"create_copy_task", 2, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    mpy_key_t key;
-    mpy_keys_t targets;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key(sig.name, params[0], given[0], &key)) {
-        return NULL;
-    }
-    mpy_key_drop(&key);
-    if (!mpy_keys(sig.name, params[1], given[1], &targets)) {
-        return NULL;
-    }
-    mpy_keys_drop(&targets);
-    return no_task(sig.name);
-}
-
-MPY_STORE_METHOD(create_move_task)
-{
-    static const char *const params[] = {"key", "source", "target", NULL};
-    static const mpy_sig_t sig = {"create_move_task", 3, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given)) {
-        return NULL;
-    }
-    for (size_t i = 0; i < 3; i++) {
-        mpy_key_t text;
-        if (!mpy_key(sig.name, params[i], given[i], &text)) {
-            return NULL;
-        }
-        mpy_key_drop(&text);
-    }
-    return no_task(sig.name);
-}
-
-MPY_STORE_METHOD(query_task)
-{
-    static const char *const params[] = {"task_id", NULL};
-    static const mpy_sig_t sig = {"query_task", 1, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    mpy_numbers_t id;
-    (void)self;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_numbers(sig.name, params[0], given[0], &id)) {
-        return NULL;
-    }
-    bool pair = id.count == 2;
-    mpy_numbers_drop(&id);
-    if (!pair) {
-        mpy_wrong_type(sig.name, params[0], "tuple of two ints", given[0]);
-        return NULL;
-    }
-    return Py_BuildValue("(OL)", Py_None, (long long)not_supported(sig.name, "there are no tasks"));
 }

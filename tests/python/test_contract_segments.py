@@ -163,9 +163,6 @@ def test_threads_mount_and_unmount_beside_puts(real, master):
 
 def test_calls_of_what_is_not_here_say_so(pair):
     store = pair[0]
-    assert store.create_copy_task("k", ["s"]) == ((0, 0), -1012)
-    assert store.create_move_task("k", "s", "t") == ((0, 0), -1012)
-    assert store.query_task((1, 2)) == (None, -1012)
     assert store.setup_dummy(MIB, MIB, "127.0.0.1:1") == -900 and store.alloc_from_mem_pool(1) == 0
     assert store.health_check() == 0, "it did nothing to the store"
     assert store.get_offload_rpc_read_count() == 0

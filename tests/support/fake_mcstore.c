@@ -515,6 +515,61 @@ int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_s
     return is_up(store) && id.hi == 7 && id.lo > 0 && id.lo <= g_mounted ? 0 : -101;
 }
 
+/* ---- tasks: done at once ---- */
+
+static mcs_task_info_t g_tasks[64]; /* by id.lo - 1 */
+static uint64_t g_task_count;
+
+static int make_task(mcs_store_t *store, int type, mcs_bytes_t key, const char *const *targets, size_t count,
+                     mcs_task_id_t *id_out)
+{
+    int code = key_code(store, key);
+    if (!is_up(store) || count == 0 || targets == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    pthread_mutex_lock(&g_lock);
+    code = code != 0 ? code : *find(key) == NULL ? NOT_FOUND : 0;
+    if (code == 0) {
+        uint64_t n = g_task_count++ % 64;
+        *id_out = (mcs_task_id_t){UINT64_MAX, n + 1};
+        g_tasks[n] = (mcs_task_info_t){.id = *id_out,
+                                       .type = type,
+                                       .status = MCS_TASK_SUCCESS,
+                                       .created_ms = 1000,
+                                       .updated_ms = 2000,
+                                       .client = {3, 4}};
+        snprintf(g_tasks[n].message, sizeof(g_tasks[n].message), "%s", targets[0]);
+    }
+    pthread_mutex_unlock(&g_lock);
+    return code;
+}
+
+int mcs_create_copy_task(mcs_store_t *store, mcs_bytes_t key, const char *const *targets, size_t count,
+                         mcs_task_id_t *id_out)
+{
+    return make_task(store, MCS_TASK_COPY, key, targets, count, id_out);
+}
+
+int mcs_create_move_task(mcs_store_t *store, mcs_bytes_t key, const char *source, const char *target,
+                         mcs_task_id_t *id_out)
+{
+    return source != NULL ? make_task(store, MCS_TASK_MOVE, key, &target, 1, id_out) : MCS_INVALID_PARAMS;
+}
+
+int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_info_t *info_out)
+{
+    if (!is_up(store)) {
+        return MCS_INVALID_PARAMS;
+    }
+    pthread_mutex_lock(&g_lock);
+    bool known = id.hi == UINT64_MAX && id.lo > 0 && id.lo <= 64 && g_tasks[id.lo - 1].id.lo == id.lo;
+    if (known) {
+        *info_out = g_tasks[id.lo - 1];
+    }
+    pthread_mutex_unlock(&g_lock);
+    return known ? 0 : -1400;
+}
+
 /* ---- parts and sessions ---- */
 
 static int get_part_list(mcs_store_t *store, mcs_bytes_t key, const mcs_parts_list_t *list)

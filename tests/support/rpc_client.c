@@ -182,6 +182,7 @@ static void on_notice(rpc_client_t *client, const mcs_frame_header_t *header, co
         mcs__wire__notice_session_ended__free_unpacked(notice, NULL);
         break;
     }
+    case MCS_VERB_N_TASKS: client->tasks_told++; break;
     default: fail_msg("unknown notice %u", header->verb);
     }
 }

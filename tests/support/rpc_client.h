@@ -44,6 +44,7 @@ typedef struct rpc_client {
     mcs_buf_t revoked;       /* generations */
     mcs_buf_t forgotten;     /* generations */
     mcs_buf_t ended;         /* mcs_id_t */
+    uint64_t tasks_told;     /* notices of tasks */
     /* called while it waits, once a millisecond */
     void (*idle)(void *arg);
     void *idle_arg;

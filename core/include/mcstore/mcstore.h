@@ -240,6 +240,40 @@ MCSTORE_API int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_in
 MCSTORE_API int mcs_replica_clear(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, const char *segment_name,
                                   int *results);
 
+/* ---- tasks: replicas copied and moved by the clients that have them ---- */
+
+typedef struct mcs_task_id {
+    uint64_t hi;
+    uint64_t lo;
+} mcs_task_id_t;
+#define MCS_TASK_COPY 0
+#define MCS_TASK_MOVE 1
+
+#define MCS_TASK_PENDING    0
+#define MCS_TASK_PROCESSING 1
+#define MCS_TASK_SUCCESS    2
+#define MCS_TASK_FAILED     3
+typedef struct mcs_task_info {
+    mcs_task_id_t id;
+    int type;            /* MCS_TASK_COPY, MCS_TASK_MOVE */
+    int status;          /* MCS_TASK_PENDING … */
+    uint64_t created_ms; /* since 1970 */
+    uint64_t updated_ms;
+    mcs_task_id_t client; /* who executes it */
+    char message[128];    /* the last failure, "" without */
+} mcs_task_info_t;
+
+/* Asks for one more replica of the object in each of the segments of these names. The call returns when the task is
+ * made; the object can be read all the time, also while and after a replica is moved. 0, or: -600 (names no segment
+ * has, or twice; more than 16 replicas), -704, -703, -708 (a task works on it), -711 (all of them have one), -1401. */
+MCSTORE_API int mcs_create_copy_task(mcs_store_t *store, mcs_bytes_t key, const char *const *targets, size_t count,
+                                     mcs_task_id_t *id_out);
+/* Asks for the replica in segment `source` to be in segment `target`. As above, and -710: none in `source`. */
+MCSTORE_API int mcs_create_move_task(mcs_store_t *store, mcs_bytes_t key, const char *source, const char *target,
+                                     mcs_task_id_t *id_out);
+/* -1400: unknown, or so long over that it was forgotten. */
+MCSTORE_API int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_info_t *info_out);
+
 /* ---- segments of run time ---- */
 
 typedef struct mcs_segment_id {
@@ -250,7 +284,7 @@ typedef struct mcs_segment_id {
  * negative. */
 MCSTORE_API int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out);
 /* What lies only there is gone; views of it stay valid. With grace_seconds > 0 it takes no new objects at once and goes
- * when they are over. -101: not mounted by this store. */
+ * when they are over; a later call for it changes that time. -101: not mounted by this store. */
 MCSTORE_API int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds);
 
 /* ---- counters ---- */

@@ -170,3 +170,60 @@ void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out
     (void)service;
     *totals_out = g_fake.totals;
 }
+
+static void note_names(const char *const *names, size_t count)
+{
+    size_t at = strlen(g_fake.drain_asked);
+    for (size_t i = 0; i < count; i++) {
+        at += (size_t)snprintf(g_fake.drain_asked + at, sizeof(g_fake.drain_asked) - at, "%s ", names[i]);
+    }
+}
+
+mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_drain_ask_t *ask, mcs_id_t *id_out)
+{
+    (void)service;
+    g_fake.drain_asked[0] = '\0';
+    note_names(ask->segments, ask->segment_count);
+    snprintf(g_fake.drain_asked + strlen(g_fake.drain_asked), 32, "to ");
+    note_names(ask->targets, ask->target_count);
+    snprintf(g_fake.drain_asked + strlen(g_fake.drain_asked), 32, "by %llu", (unsigned long long)ask->max_concurrency);
+    if (g_fake.drain_result == MCS_OK) {
+        *id_out = g_fake.drain_id;
+    }
+    return g_fake.drain_result;
+}
+
+static bool is_the_job(mcs_id_t id)
+{
+    return g_fake.drain.segment_count > 0 && mcs_id_equal(id, g_fake.drain_id);
+}
+
+mcs_status_t mcs_service_drain_query(mcs_service_t *service, mcs_id_t id, mcs_service_drain_t *out)
+{
+    (void)service;
+    if (!is_the_job(id)) {
+        return MCS_ERR_JOB_NOT_FOUND;
+    }
+    char *segments = mcs_malloc(64);
+    if (segments == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    memcpy(segments, g_fake.drain.segments, 64);
+    *out = g_fake.drain;
+    out->segments = segments;
+    return MCS_OK;
+}
+
+void mcs_service_drain_fini(mcs_service_drain_t *drain)
+{
+    mcs_free(drain->segments);
+}
+
+mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id)
+{
+    (void)service;
+    if (!is_the_job(id)) {
+        return MCS_ERR_JOB_NOT_FOUND;
+    }
+    return g_fake.drains_canceled++ == 0 ? MCS_OK : MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS;
+}

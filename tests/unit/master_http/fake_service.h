@@ -34,6 +34,12 @@ typedef struct fake_state {
     uint32_t stopped;
     uint32_t destroyed;
     mcs_service_config_t config; /* of the last create */
+    /* the drain job that there is, and what the last start asked for, as text */
+    mcs_service_drain_t drain; /* segment_count 0: none */
+    mcs_id_t drain_id;
+    mcs_status_t drain_result;
+    char drain_asked[512];
+    uint32_t drains_canceled;
 } fake_state_t;
 
 extern fake_state_t g_fake;

@@ -304,6 +304,97 @@ static void remove_all_counts_and_passes_force_on(void **state)
                 "{\"success\":false,\"error_code\":-1,\"error_message\":\"INTERNAL_ERROR\"}");
 }
 
+/* ---- drain jobs ---- */
+
+static void expect_drain(const char *body, unsigned code, const char *answer)
+{
+    http_expect(g_port, "POST", "/api/v1/drain_jobs", body, code, answer);
+}
+
+static void a_drain_job_is_begun_with_the_names_and_limits_of_the_body(void **state)
+{
+    (void)state;
+    g_fake.drain_id = (mcs_id_t){.hi = UINT64_MAX, .lo = 7};
+    const char *created = "{\"success\":true,\"job_id\":\"18446744073709551615-7\",\"status\":\"CREATED\","
+                          "\"error_code\":0,\"error_message\":\"\"}";
+    expect_drain("{\"segments\":[\"a:1\",\"b:2\"],\"target_segments\":[\"c:3\"],\"max_concurrency\":9}", 200, created);
+    assert_string_equal(g_fake.drain_asked, "a:1 b:2 to c:3 by 9");
+    expect_drain("{\"segments\":[\"a:1\"],\"target_segments\":null}", 200, created);
+    assert_string_equal(g_fake.drain_asked, "a:1 to by 4");
+    const char *invalid = "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}";
+    static const char *const bad[] = {"",
+                                      "{",
+                                      "[]",
+                                      "7",
+                                      "{\"segments\":\"a\"}",
+                                      "{\"segments\":[1]}",
+                                      "{\"segments\":[\"a\"],\"target_segments\":[null]}",
+                                      "{\"segments\":[\"a\"],\"segments\":[\"b\"]}"};
+    g_fake.drain_asked[0] = '\0';
+    for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
+        expect_drain(bad[i], 400, invalid);
+        assert_string_equal(g_fake.drain_asked, "");
+    }
+    expect_drain("{\"segments\":[\"a\"],\"max_concurrency\":-1}", 200, created); /* the service refuses a zero */
+    assert_string_equal(g_fake.drain_asked, "a to by 0");
+    g_fake.drain_result = MCS_ERR_SEGMENT_NOT_FOUND;
+    expect_drain("{\"segments\":[\"x\"]}", 404,
+                 "{\"success\":false,\"error_code\":-101,\"error_message\":\"SEGMENT_NOT_FOUND\"}");
+    g_fake.drain_result = MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS;
+    expect_drain("{\"segments\":[\"x\"]}", 409,
+                 "{\"success\":false,\"error_code\":-1010,\"error_message\":\"UNAVAILABLE_IN_CURRENT_STATUS\"}");
+}
+
+static void a_drain_job_is_described_and_canceled_by_its_id(void **state)
+{
+    (void)state;
+    char names[64] = "a:1\0b:2";
+    g_fake.drain_id = (mcs_id_t){.hi = 3, .lo = 7};
+    g_fake.drain = (mcs_service_drain_t){.segments = names,
+                                         .segment_count = 2,
+                                         .status = 2,
+                                         .status_name = "RUNNING",
+                                         .created_ms = 1000,
+                                         .updated_ms = 2000,
+                                         .succeeded = 5,
+                                         .failed = 1,
+                                         .blocked = 2,
+                                         .active = 4,
+                                         .bytes = 4096,
+                                         .message = "words"};
+    expect_json("GET", "/api/v1/drain_jobs/query?job_id=3-7", 200,
+                "{\"success\":true,\"job_id\":\"3-7\",\"type\":0,\"type_name\":\"DRAIN\",\"status\":2,\"status_name\":"
+                "\"RUNNING\",\"created_at_ms_epoch\":1000,\"last_updated_at_ms_epoch\":2000,\"segments\":[\"a:1\","
+                "\"b:2\"],\"succeeded_units\":5,\"failed_units\":1,\"blocked_units\":2,\"active_units\":4,"
+                "\"migrated_bytes\":4096,\"message\":\"words\",\"error_code\":0,\"error_message\":\"\"}");
+    const char *invalid = "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}";
+    const char *unknown = "{\"success\":false,\"error_code\":-1402,\"error_message\":\"JOB_NOT_FOUND\"}";
+    static const char *const bad[] = {"",
+                                      "?job_id=",
+                                      "?job_id=3",
+                                      "?job_id=3-",
+                                      "?job_id=-7",
+                                      "?job_id=3-x",
+                                      "?job_id=99999999999999999999999999999999999-1",
+                                      "?job_id=18446744073709551616-1"};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
+        char target[128];
+        snprintf(target, sizeof(target), "/api/v1/drain_jobs/query%s", bad[i]);
+        expect_json("GET", target, 400, invalid);
+        snprintf(target, sizeof(target), "/api/v1/drain_jobs/cancel%s", bad[i]);
+        expect_json("POST", target, 400, invalid);
+    }
+    expect_json("GET", "/api/v1/drain_jobs/query?job_id=3-8", 404, unknown);
+    expect_json("POST", "/api/v1/drain_jobs/cancel?job_id=3-8", 404, unknown);
+    http_expect(g_port, "GET", "/api/v1/drain_jobs/cancel?job_id=3-7", NULL, 405, "Method not allowed");
+    assert_int_equal(g_fake.drains_canceled, 0);
+    expect_json(
+        "POST", "/api/v1/drain_jobs/cancel?job_id=3-7", 200,
+        "{\"success\":true,\"job_id\":\"3-7\",\"status\":\"CANCELED\",\"error_code\":0,\"error_message\":\"\"}");
+    expect_json("POST", "/api/v1/drain_jobs/cancel?job_id=3-7", 409,
+                "{\"success\":false,\"error_code\":-1010,\"error_message\":\"UNAVAILABLE_IN_CURRENT_STATUS\"}");
+}
+
 static void metrics_have_every_counter_and_every_gauge(void **state)
 {
     static const char *const names[] = {
@@ -724,6 +815,8 @@ int main(void)
         TEST(a_million_keys_are_streamed_as_they_are_walked),
         TEST(segments_are_listed_and_described),
         TEST(remove_all_counts_and_passes_force_on),
+        TEST(a_drain_job_is_begun_with_the_names_and_limits_of_the_body),
+        TEST(a_drain_job_is_described_and_canceled_by_its_id),
         TEST(metrics_have_every_counter_and_every_gauge),
         TEST(metrics_show_values_labels_and_the_histogram),
         TEST(the_summary_has_rates_since_the_last_tick),

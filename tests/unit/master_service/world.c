@@ -183,7 +183,13 @@ uint64_t world_walk_bytes(world_t *world)
         uint32_t version = 0;
         for (svc_ref_t ref; (ref = svc_shard_walk_locked(shard, &at, &version)) != 0;) {
             const svc_record_t *record = svc_record(&world->service->index, ref);
-            bytes += record->replica_count * mcs_extent_len(record->payload_len);
+            bytes += svc_record_extents(record) * mcs_extent_len(record->payload_len);
+        }
+        MCS_LIST_FOR_EACH(node, &shard->copies)
+        {
+            const svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
+            const svc_record_t *record = svc_record(&world->service->index, pending->record);
+            bytes += pending->ending_count * mcs_extent_len(record->payload_len);
         }
         MCS_LIST_FOR_EACH(node, &shard->open)
         {

@@ -1,0 +1,632 @@
+/* Drain jobs: every replica is moved out of some segments, so that their owners can leave without a loss.
+ *
+ * From its start on a job's segments take nothing new (DRAINING). Housekeeping walks the index, pass after pass; for
+ * each replica that lies there it makes a unit, a move task that the owner executes, as many at a time as the job may
+ * have. A pass that finds nothing (no object, no open put) ends the job: the segments are DRAINED. What could not be
+ * moved is looked at again in the next pass; when max_retry_attempts passes in a row have moved nothing the job has
+ * failed, and its segments take objects again. No list of objects is kept, so a job costs the same for ten objects and
+ * for ten million.
+ *
+ * A pass looks at slices of 1 ms a turn. What a job is (names, limits) is constant; its counts are the table's lock's;
+ * the walk is housekeeping's. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/alloc.h"
+#include "master/svc_task.h"
+
+#define SEGMENTS_MAX   64u /* names of one job */
+#define RUNNING_MAX    64u /* jobs */
+#define KEPT_MAX       256u
+#define CONCURRENT_MAX 1024u
+#define SLICE_NS       MCS_NS_PER_MS
+#define SCAN_SLOTS     256u /* under one hold of a shard's lock */
+#define SCAN_UNITS     32u
+#define PAUSE_NS       (500 * MCS_NS_PER_MS) /* after a pass that moved nothing */
+
+typedef enum job_status { CREATED, PLANNING, RUNNING, SUCCEEDED, FAILED, CANCELED } job_status_t;
+
+struct svc_job {
+    mcs_list_t node;
+    mcs_id_t id;
+    uint64_t created_ms;
+    uint32_t max_concurrency;
+    uint32_t source_count;
+    uint32_t target_count;
+    char *names; /* of the sources, each with its end */
+    size_t names_len;
+    uint64_t sources[SEGMENTS_MAX];
+    uint64_t targets[SVC_PREFERRED_MAX];
+    svc_segment_t **segments; /* referenced; housekeeping lets go of them when the job is over, then NULL */
+    uint32_t segment_count;
+
+    /* The table's lock. */
+    job_status_t status;
+    uint64_t updated_ms;
+    uint64_t active;
+    uint64_t succeeded;
+    uint64_t failed;
+    uint64_t blocked; /* in this pass */
+    uint64_t bytes;
+    char message[128];
+
+    /* Housekeeping only. */
+    uint32_t shard;
+    uint32_t at;
+    uint32_t version;
+    uint64_t seen; /* in this pass: what still lies there */
+    uint64_t moved_before;
+    uint64_t fruitless; /* passes in a row */
+    uint64_t resume_ns;
+};
+
+static bool is_over(const svc_job_t *job)
+{
+    return job->status >= SUCCEEDED;
+}
+
+bool svc_job_is_source(const svc_job_t *job, uint64_t name_hash)
+{
+    for (uint32_t i = 0; i < job->source_count; i++) {
+        if (job->sources[i] == name_hash) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const uint64_t *svc_job_targets(const svc_job_t *job, uint32_t *count_out)
+{
+    *count_out = job->target_count;
+    return job->targets;
+}
+
+static void touch_locked(svc_job_t *job)
+{
+    job->updated_ms = mcs_wall_ms();
+}
+
+void svc_job_unit_ended_locked(mcs_service_t *service, svc_job_t *job, svc_unit_end_t end, uint64_t bytes)
+{
+    (void)service;
+    job->active--;
+    job->succeeded += end == SVC_UNIT_MOVED;
+    job->blocked += end == SVC_UNIT_FAILED;
+    job->bytes += end == SVC_UNIT_MOVED ? bytes : 0;
+    touch_locked(job);
+}
+
+/* ---- making one ---- */
+
+static void free_job(mcs_service_t *service, svc_job_t *job)
+{
+    for (uint32_t i = 0; i < job->segment_count; i++) {
+        svc_segment_put(service, job->segments[i]);
+    }
+    mcs_free(job->segments);
+    mcs_free(job->names);
+    mcs_free(job);
+}
+
+static mcs_status_t take_hashes(const char *const *names, size_t count, size_t max, uint64_t *hashes)
+{
+    if (count > max) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t len = strlen(names[i]);
+        if (len == 0 || len > SVC_NAME_MAX) {
+            return MCS_ERR_INVALID_PARAMS;
+        }
+        hashes[i] = svc_name_hash(names[i], len);
+        for (size_t k = 0; k < i; k++) {
+            if (hashes[k] == hashes[i]) {
+                return MCS_ERR_INVALID_PARAMS;
+            }
+        }
+    }
+    return MCS_OK;
+}
+
+static mcs_status_t copy_names(svc_job_t *job, const char *const *names, size_t count)
+{
+    mcs_buf_t text;
+    mcs_buf_init(&text, SEGMENTS_MAX * (SVC_NAME_MAX + 1));
+    for (size_t i = 0; i < count; i++) {
+        mcs_buf_append(&text, names[i], strlen(names[i]) + 1);
+    }
+    job->names_len = text.len;
+    job->names = mcs_buf_status(&text) == MCS_OK ? mcs_malloc(text.len) : NULL;
+    if (job->names != NULL) {
+        memcpy(job->names, text.bytes, text.len);
+    }
+    mcs_buf_fini(&text);
+    return job->names != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
+}
+
+static mcs_status_t make_job(const mcs_service_drain_ask_t *ask, svc_job_t **job_out)
+{
+    if (ask->segment_count == 0 || ask->max_concurrency == 0 || ask->max_concurrency > CONCURRENT_MAX) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    svc_job_t *job = MCS_NEW(svc_job_t);
+    if (job == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_list_init(&job->node);
+    job->id = mcs_id_random();
+    job->created_ms = job->updated_ms = mcs_wall_ms();
+    job->max_concurrency = (uint32_t)ask->max_concurrency;
+    mcs_status_t status = take_hashes(ask->segments, ask->segment_count, SEGMENTS_MAX, job->sources);
+    if (status == MCS_OK) {
+        status = take_hashes(ask->targets, ask->target_count, SVC_PREFERRED_MAX, job->targets);
+    }
+    if (status == MCS_OK) {
+        job->source_count = (uint32_t)ask->segment_count;
+        job->target_count = (uint32_t)ask->target_count;
+        status = copy_names(job, ask->segments, ask->segment_count);
+    }
+    for (uint32_t i = 0; status == MCS_OK && i < job->target_count; i++) {
+        status = svc_job_is_source(job, job->targets[i]) ? MCS_ERR_INVALID_PARAMS : MCS_OK;
+    }
+    if (status != MCS_OK) {
+        mcs_free(job->names);
+        mcs_free(job);
+        return status;
+    }
+    *job_out = job;
+    return MCS_OK;
+}
+
+static bool has_name_locked(const svc_segments_t *segments, uint64_t name_hash)
+{
+    for (uint32_t i = 0; i < segments->active_count; i++) {
+        if (segments->active[i]->name_hash == name_hash) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Every name is a segment's, and no other job empties it. */
+static mcs_status_t check_segments_locked(const svc_segments_t *segments, const svc_job_t *job)
+{
+    for (uint32_t i = 0; i < job->source_count; i++) {
+        if (!has_name_locked(segments, job->sources[i])) {
+            return MCS_ERR_SEGMENT_NOT_FOUND;
+        }
+    }
+    for (uint32_t i = 0; i < job->target_count; i++) {
+        if (!has_name_locked(segments, job->targets[i])) {
+            return MCS_ERR_SEGMENT_NOT_FOUND;
+        }
+    }
+    for (uint32_t i = 0; i < segments->active_count; i++) {
+        const svc_segment_t *segment = segments->active[i];
+        if ((svc_segment_flags(segment) & SVC_SEG_DRAINING) != 0 && svc_job_is_source(job, segment->name_hash)) {
+            return MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS;
+        }
+    }
+    return MCS_OK;
+}
+
+/* The job's segments take nothing new from now on. */
+static mcs_status_t close_segments(mcs_service_t *service, svc_job_t *job)
+{
+    svc_segments_t *segments = &service->segments;
+    mcs_rwlock_wrlock(&segments->lock);
+    mcs_status_t status = check_segments_locked(segments, job);
+    if (status == MCS_OK) {
+        job->segments = MCS_NEW_ARRAY(svc_segment_t *, segments->active_count);
+        status = job->segments != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
+    }
+    for (uint32_t i = 0; status == MCS_OK && i < segments->active_count; i++) {
+        svc_segment_t *segment = segments->active[i];
+        if (svc_job_is_source(job, segment->name_hash)) {
+            svc_segment_get(segment);
+            job->segments[job->segment_count++] = segment;
+            __atomic_fetch_and(&segment->flags, ~(uint32_t)SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+            __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+        }
+    }
+    mcs_rwlock_wrunlock(&segments->lock);
+    return status;
+}
+
+static void open_segments(svc_job_t *job, bool drained)
+{
+    for (uint32_t i = 0; i < job->segment_count; i++) {
+        if (drained) {
+            __atomic_fetch_or(&job->segments[i]->flags, SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+        }
+        __atomic_fetch_and(&job->segments[i]->flags, ~(uint32_t)SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+    }
+}
+
+static bool take_old_locked(svc_tasks_t *tasks, svc_job_t **old_out)
+{
+    if (tasks->job_count < KEPT_MAX) {
+        return false;
+    }
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
+        if (is_over(job) && job->active == 0 && job->segments == NULL) {
+            mcs_list_remove(&job->node);
+            tasks->job_count--;
+            *old_out = job;
+            return true;
+        }
+    }
+    return false;
+}
+
+mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_drain_ask_t *ask, mcs_id_t *id_out)
+{
+    svc_tasks_t *tasks = service->tasks;
+    svc_job_t *job = NULL;
+    svc_job_t *old = NULL;
+    mcs_status_t status = make_job(ask, &job);
+    if (status != MCS_OK) {
+        return status;
+    }
+    mcs_id_t id = job->id;
+    status = close_segments(service, job);
+    if (status != MCS_OK) {
+        free_job(service, job);
+        return status;
+    }
+    mcs_mutex_lock(&tasks->lock);
+    if (__atomic_load_n(&tasks->running, __ATOMIC_RELAXED) >= RUNNING_MAX) {
+        status = MCS_ERR_TASK_PENDING_LIMIT_EXCEEDED;
+    } else {
+        (void)take_old_locked(tasks, &old);
+        tasks->job_count++;
+        mcs_list_push_tail(&tasks->jobs, &job->node);
+        __atomic_fetch_add(&tasks->running, 1, __ATOMIC_RELEASE);
+    }
+    mcs_mutex_unlock(&tasks->lock);
+    if (status != MCS_OK) {
+        open_segments(job, false);
+        old = job;
+    } else {
+        mcs_info(SVC_AREA, "drain job %llu-%llu of %zu segments begun", (unsigned long long)id.hi,
+                 (unsigned long long)id.lo, ask->segment_count);
+        *id_out = id;
+        svc_wake(service);
+    }
+    if (old != NULL) {
+        free_job(service, old);
+    }
+    return status;
+}
+
+/* ---- ends ---- */
+
+static void end_locked(svc_job_t *job, job_status_t status, const char *message)
+{
+    job->status = status;
+    job->failed = status == FAILED ? job->blocked : 0;
+    snprintf(job->message, sizeof(job->message), "%s", message);
+    touch_locked(job);
+    open_segments(job, status == SUCCEEDED);
+}
+
+static void end_job(mcs_service_t *service, svc_job_t *job, job_status_t status, const char *message)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    bool ends = !is_over(job); /* or somebody has canceled it just now */
+    if (ends) {
+        end_locked(job, status, message);
+    }
+    uint64_t moved = job->succeeded;
+    mcs_mutex_unlock(&tasks->lock);
+    if (ends) {
+        mcs_info(SVC_AREA, "drain job %llu-%llu: %s, %llu replicas moved%s%s", (unsigned long long)job->id.hi,
+                 (unsigned long long)job->id.lo, status == SUCCEEDED ? "done" : "failed", (unsigned long long)moved,
+                 message[0] != '\0' ? ": " : "", message);
+        svc_stir(service); /* a put may wait for space */
+    }
+}
+
+static svc_job_t *find_locked(svc_tasks_t *tasks, mcs_id_t id)
+{
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
+        if (mcs_id_equal(job->id, id)) {
+            return job;
+        }
+    }
+    return NULL;
+}
+
+mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    svc_job_t *job = find_locked(tasks, id);
+    mcs_status_t status = job == NULL    ? MCS_ERR_JOB_NOT_FOUND
+                          : is_over(job) ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS
+                                         : MCS_OK;
+    if (status == MCS_OK) {
+        end_locked(job, CANCELED, "canceled");
+    }
+    mcs_mutex_unlock(&tasks->lock);
+    svc_wake(service);
+    return status;
+}
+
+bool svc_job_is_over_locked(const svc_job_t *job)
+{
+    return is_over(job);
+}
+
+mcs_status_t mcs_service_drain_query(mcs_service_t *service, mcs_id_t id, mcs_service_drain_t *out)
+{
+    static const char *const names[] = {"CREATED", "PLANNING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"};
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    const svc_job_t *job = find_locked(tasks, id);
+    mcs_status_t status = MCS_ERR_JOB_NOT_FOUND;
+    char *segments = job != NULL ? mcs_malloc(job->names_len) : NULL;
+    if (job != NULL) {
+        status = segments != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
+    }
+    if (status == MCS_OK) {
+        memcpy(segments, job->names, job->names_len);
+        *out = (mcs_service_drain_t){.segments = segments,
+                                     .segment_count = job->source_count,
+                                     .status = job->status,
+                                     .status_name = names[job->status],
+                                     .created_ms = job->created_ms,
+                                     .updated_ms = job->updated_ms,
+                                     .succeeded = job->succeeded,
+                                     .failed = job->failed,
+                                     .blocked = is_over(job) ? 0 : job->blocked,
+                                     .active = job->active,
+                                     .bytes = job->bytes};
+        snprintf(out->message, sizeof(out->message), "%s", job->message);
+    }
+    mcs_mutex_unlock(&tasks->lock);
+    return status;
+}
+
+void mcs_service_drain_fini(mcs_service_drain_t *drain)
+{
+    mcs_free(drain->segments);
+    drain->segments = NULL;
+}
+
+void svc_jobs_fini(mcs_service_t *service)
+{
+    svc_tasks_t *tasks = service->tasks;
+    while (!mcs_list_empty(&tasks->jobs)) {
+        svc_job_t *job = MCS_LIST_FIRST(&tasks->jobs, svc_job_t, node);
+        mcs_list_remove(&job->node);
+        free_job(service, job);
+    }
+}
+
+/* ---- the walk ---- */
+
+typedef struct unit {
+    svc_task_t *task;
+    svc_session_t *session; /* referenced */
+} unit_t;
+
+static bool is_drained_here(const svc_job_t *job, const svc_segment_t *segment)
+{
+    return segment != NULL && (svc_segment_flags(segment) & SVC_SEG_DRAINING) != 0 &&
+           svc_job_is_source(job, segment->name_hash);
+}
+
+/* The first of the record's replicas that the job is to move. */
+static svc_segment_t *source_of(const mcs_service_t *service, const svc_job_t *job, const svc_record_t *record)
+{
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
+        if (is_drained_here(job, segment)) {
+            return segment;
+        }
+    }
+    return NULL;
+}
+
+static void look_at_locked(mcs_service_t *service, svc_job_t *job, svc_ref_t ref, unit_t *units, uint32_t *count)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    svc_segment_t *segment = source_of(service, job, record);
+    if (segment == NULL) {
+        return;
+    }
+    job->seen++;
+    if ((record->flags & SVC_REC_COMMITTED) == 0 || (record->flags & SVC_REC_PENDING) != 0 ||
+        (svc_segment_flags(segment) & SVC_SEG_HIDDEN) != 0) {
+        return; /* not now: the next pass sees what became of it */
+    }
+    const char *key = svc_record_key(record);
+    uint64_t hash = svc_index_hash(&service->index, key, record->key_len);
+    svc_task_t *task = svc_task_create(SVC_TASK_MOVE, key, record->key_len, hash);
+    if (task == NULL) {
+        return;
+    }
+    task->job = job;
+    task->source = segment->name_hash;
+    svc_session_get(segment->owner);
+    units[(*count)++] = (unit_t){task, segment->owner};
+}
+
+/* Puts that were placed before the segments were closed; a replacing one is in no table yet. */
+static void look_at_puts_locked(svc_job_t *job, const svc_shard_t *shard)
+{
+    MCS_LIST_FOR_EACH(node, &shard->open)
+    {
+        const svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
+        for (uint32_t i = 0; i < pending->ending_count; i++) {
+            job->seen += is_drained_here(job, pending->endings[i].segment);
+        }
+    }
+}
+
+/* One hold of a shard's lock; at most `max` units. */
+static uint32_t scan(mcs_service_t *service, svc_job_t *job, unit_t *units, uint32_t max)
+{
+    svc_shard_t *shard = &service->index.shards[job->shard];
+    uint32_t count = 0;
+    mcs_mutex_lock(&shard->lock);
+    for (uint32_t n = 0; n < SCAN_SLOTS && count < max; n++) {
+        svc_ref_t ref = svc_shard_walk_locked(shard, &job->at, &job->version);
+        if (ref == 0) {
+            look_at_puts_locked(job, shard);
+            job->shard++;
+            job->version = 0;
+            break;
+        }
+        look_at_locked(service, job, ref, units, &count);
+    }
+    mcs_mutex_unlock(&shard->lock);
+    return count;
+}
+
+/* False: no more tasks may wait. */
+static bool submit(mcs_service_t *service, svc_job_t *job, unit_t *unit)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    job->active++;
+    mcs_mutex_unlock(&tasks->lock);
+    mcs_status_t status = svc_task_submit(service, unit->task, unit->session);
+    svc_session_put(unit->session);
+    if (status != MCS_OK) {
+        mcs_mutex_lock(&tasks->lock);
+        job->active--;
+        mcs_mutex_unlock(&tasks->lock);
+    }
+    return status == MCS_OK;
+}
+
+/* ---- passes ---- */
+
+static bool segments_are_there(const svc_job_t *job)
+{
+    for (uint32_t i = 0; i < job->segment_count; i++) {
+        if ((svc_segment_flags(job->segments[i]) & SVC_SEG_GONE) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void begin_pass(mcs_service_t *service, svc_job_t *job)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    job->moved_before = job->succeeded;
+    job->blocked = 0;
+    mcs_mutex_unlock(&tasks->lock);
+    job->shard = 0;
+    job->version = 0;
+    job->seen = 0;
+}
+
+static void end_pass(mcs_service_t *service, svc_job_t *job, uint64_t moved, uint64_t now_ns)
+{
+    if (job->seen == 0) {
+        end_job(service, job, SUCCEEDED, "");
+        return;
+    }
+    job->fruitless = moved > job->moved_before ? 0 : job->fruitless + 1;
+    if (job->fruitless > service->conf->max_retry_attempts) {
+        end_job(service, job, FAILED, "what is left cannot be moved: no room, or its owner does not answer");
+        return;
+    }
+    job->resume_ns = job->fruitless > 0 ? now_ns + PAUSE_NS : 0;
+    begin_pass(service, job);
+}
+
+static void run_job(mcs_service_t *service, svc_job_t *job, uint64_t now_ns)
+{
+    svc_tasks_t *tasks = service->tasks;
+    uint64_t end_ns = svc_real_ns() + SLICE_NS;
+    if (now_ns < job->resume_ns) {
+        return;
+    }
+    if (!segments_are_there(job)) {
+        end_job(service, job, FAILED, "a segment went away before it was empty");
+        return;
+    }
+    for (;;) {
+        mcs_mutex_lock(&tasks->lock);
+        bool over = is_over(job);
+        job->status = over ? job->status : RUNNING;
+        uint64_t active = job->active;
+        uint64_t moved = job->succeeded;
+        mcs_mutex_unlock(&tasks->lock);
+        if (over || (job->shard == SVC_SHARDS && active > 0) || active >= job->max_concurrency) {
+            return;
+        }
+        if (job->shard == SVC_SHARDS) {
+            end_pass(service, job, moved, now_ns);
+            return;
+        }
+        unit_t units[SCAN_UNITS];
+        uint32_t count = scan(service, job, units, MCS_MIN((uint32_t)(job->max_concurrency - active), SCAN_UNITS));
+        bool room = true;
+        for (uint32_t i = 0; i < count; i++) {
+            room = submit(service, job, &units[i]) && room;
+        }
+        if (!room || svc_real_ns() >= end_ns) {
+            return;
+        }
+    }
+}
+
+/* A job that is over needs its segments no more. */
+static void let_go(mcs_service_t *service, svc_job_t *job)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_mutex_lock(&tasks->lock);
+    svc_segment_t **segments = job->segments;
+    uint32_t count = job->segment_count;
+    job->segments = NULL;
+    job->segment_count = 0;
+    mcs_mutex_unlock(&tasks->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        svc_segment_put(service, segments[i]);
+    }
+    mcs_free(segments);
+    __atomic_fetch_sub(&tasks->running, 1, __ATOMIC_RELEASE);
+}
+
+void svc_jobs_tick(mcs_service_t *service, uint64_t now_ns)
+{
+    svc_tasks_t *tasks = service->tasks;
+    struct {
+        svc_job_t *job;
+        bool over;
+    } jobs[RUNNING_MAX];
+    uint32_t count = 0;
+    if (__atomic_load_n(&tasks->running, __ATOMIC_ACQUIRE) == 0) {
+        return;
+    }
+    mcs_mutex_lock(&tasks->lock);
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
+        if (job->segments != NULL && count < RUNNING_MAX) {
+            jobs[count].job = job;
+            jobs[count++].over = is_over(job);
+        }
+    }
+    mcs_mutex_unlock(&tasks->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        /* A job with segments is freed by nobody else. */
+        if (jobs[i].over) {
+            let_go(service, jobs[i].job);
+        } else {
+            run_job(service, jobs[i].job, now_ns);
+        }
+    }
+}
