@@ -16,11 +16,11 @@
 #include "core/client/routes.h"
 #include "core/client/task.h"
 
-#define AREA           "client"
-#define MOUNT_LIMIT_MS 5000
-#define LIST_LIMIT_MS  1000
-#define EARLY_MAX      256
-#define MOUNT_MAX      (UINT64_C(1) << 46)
+#define AREA            "client"
+#define MOUNT_LIMIT_MS  5000
+#define LIST_LIMIT_MS   1000
+#define EARLY_MAX       256
+#define MOUNT_MAX       (UINT64_C(1) << 46)
 #define DRAIN_MARGIN_NS (2 * MCS_NS_PER_SEC) /* the master's housekeeping ends it */
 
 static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
