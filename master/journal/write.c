@@ -16,7 +16,7 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define COMPACT_DEFAULT (UINT64_C(4) << 20)
+#define COMPACT_DEFAULT (UINT64_C(16) << 20)
 #define FILES_BEFORE    8u /* of one stream: a snapshot makes one of them */
 
 bool mcs_journal_is_on(const mcs_journal_t *journal)
@@ -237,39 +237,69 @@ static void append_mark(mcs_journal_t *journal, uint32_t stream, uint8_t kind)
 /* ---- the disk ---- */
 
 /* With sync_lock: the file stays. */
-static void sync_stream(mcs_journal_t *journal, journal_stream_t *stream)
+static mcs_status_t sync_stream(journal_stream_t *stream)
 {
     mcs_mutex_lock(&stream->lock);
     uint64_t upto = stream->at;
     bool needed = stream->header != NULL && __atomic_load_n(&stream->header->synced, __ATOMIC_RELAXED) < upto;
     mcs_mutex_unlock(&stream->lock);
     if (!needed) {
-        return;
+        return MCS_OK;
     }
     mcs_status_t status = sync_fd(stream->fd);
-    mcs_mutex_lock(&stream->lock);
     if (status == MCS_OK) {
+        mcs_mutex_lock(&stream->lock);
         __atomic_store_n(&stream->header->synced, upto, __ATOMIC_RELEASE);
-    } else {
-        fail_locked(journal, stream, errno);
+        mcs_mutex_unlock(&stream->lock);
     }
-    mcs_mutex_unlock(&stream->lock);
+    return status;
 }
 
-static void sync_all(mcs_journal_t *journal)
+/* The first that failed, NULL = none. */
+static journal_stream_t *sync_all(mcs_journal_t *journal)
 {
+    journal_stream_t *failed = NULL;
     mcs_mutex_lock(&journal->sync_lock);
-    for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
-        sync_stream(journal, &journal->streams[s]);
+    for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS && failed == NULL; s++) {
+        failed = sync_stream(&journal->streams[s]) == MCS_OK ? NULL : &journal->streams[s];
     }
     mcs_mutex_unlock(&journal->sync_lock);
+    return failed;
+}
+
+static void fail(mcs_journal_t *journal, journal_stream_t *stream)
+{
+    int error = errno;
+    mcs_mutex_lock(&stream->lock);
+    fail_locked(journal, stream, error);
+    mcs_mutex_unlock(&stream->lock);
 }
 
 void mcs_journal_sync(mcs_journal_t *journal)
 {
     if (journal->config.sync && mcs_journal_is_on(journal)) {
-        sync_all(journal);
+        journal_stream_t *failed = sync_all(journal);
+        if (failed != NULL) {
+            fail(journal, failed);
+        }
     }
+}
+
+/* The older files of the chains. */
+static mcs_status_t sync_chain(mcs_journal_t *journal, uint32_t number)
+{
+    const journal_stream_t *stream = &journal->streams[number];
+    mcs_status_t status = MCS_OK;
+    for (uint64_t old = stream->number - stream->old_files; old < stream->number && status == MCS_OK; old++) {
+        char name[JOURNAL_NAME_MAX];
+        journal_name(name, number, old);
+        int fd = openat(journal->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        status = fd >= 0 ? sync_fd(fd) : MCS_ERR_FILE_WRITE_FAIL;
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+    return status;
 }
 
 void mcs_journal_close(mcs_journal_t *journal)
@@ -277,25 +307,20 @@ void mcs_journal_close(mcs_journal_t *journal)
     if (!mcs_journal_is_on(journal)) {
         return;
     }
-    for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
-        append_mark(journal, s, MCS_JOURNAL_CLOSED);
+    /* The mark says that all before it is on the disk, so it comes last. */
+    mcs_status_t status = MCS_OK;
+    for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS && status == MCS_OK; s++) {
+        status = sync_chain(journal, s);
     }
-    /* The older files of the chains, too. */
-    for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
-        journal_stream_t *stream = &journal->streams[s];
-        for (uint64_t number = stream->number - stream->old_files; number < stream->number; number++) {
-            char name[JOURNAL_NAME_MAX];
-            journal_name(name, s, number);
-            int fd = openat(journal->dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-            if (fd < 0 || sync_fd(fd) != MCS_OK) {
-                mcs_warn(JOURNAL_AREA, "%s/%s not synced: %s", journal->dir, name, strerror(errno));
-            }
-            if (fd >= 0) {
-                close(fd);
-            }
+    if (status != MCS_OK || sync_all(journal) != NULL || fsync(journal->dir_fd) != 0) {
+        mcs_warn(JOURNAL_AREA, "%s was not synced, it will not count after a reboot of the host: %s", journal->dir,
+                 strerror(errno));
+    } else {
+        for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
+            append_mark(journal, s, MCS_JOURNAL_CLOSED);
         }
+        (void)sync_all(journal);
     }
-    sync_all(journal);
     __atomic_store_n(&journal->on, 0, __ATOMIC_RELEASE);
 }
 
@@ -312,7 +337,7 @@ bool mcs_journal_wants_snapshot(const mcs_journal_t *journal, uint32_t number)
         slack = MCS_MIN(slack, live / 4 + MCS_JOURNAL_PAGE); /* it is getting tight */
         live = 0;
     }
-    return mcs_journal_is_on(journal) && (used > 2 * live + slack || stream->files > FILES_BEFORE);
+    return mcs_journal_is_on(journal) && (used > 3 * live + slack || stream->files > FILES_BEFORE);
 }
 
 bool mcs_journal_snapshot_begin(mcs_journal_t *journal, uint32_t number)
@@ -323,8 +348,8 @@ bool mcs_journal_snapshot_begin(mcs_journal_t *journal, uint32_t number)
         return false; /* the old file has room yet, or fails by itself */
     }
     mcs_mutex_lock(&journal->sync_lock);
-    if (journal->config.sync) {
-        sync_stream(journal, stream); /* a later file must not count without this one */
+    if (journal->config.sync && sync_stream(stream) != MCS_OK) { /* a later file must not count without this one */
+        fail(journal, stream);
     }
     mcs_mutex_lock(&stream->lock);
     journal_stream_t old = {.fd = stream->fd, .header = stream->header, .window = stream->window};
