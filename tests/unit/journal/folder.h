@@ -17,7 +17,9 @@ typedef struct folder {
 
 MCS_UNUSED static void folder_make(folder_t *folder)
 {
-    snprintf(folder->path, sizeof(folder->path), "/tmp/mcs-journal-XXXXXX");
+    /* Memory where there is a file system of it: a start makes seventeen files. */
+    snprintf(folder->path, sizeof(folder->path), "%s/mcs-journal-XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     assert_non_null(mkdtemp(folder->path));
 }
 
