@@ -824,6 +824,24 @@ static void report(const recovery_t *recovery, uint64_t begun_ns)
     }
 }
 
+/* No generation may be made twice, whatever the clock says. */
+static void raise_epoch(recovery_t *recovery)
+{
+    mcs_service_t *service = recovery->service;
+    uint64_t highest = 0;
+    for (uint32_t i = 0; i < MCS_JOURNAL_GROUPS; i++) {
+        highest = MCS_MAX(highest, mcs_generation_epoch(recovery->streams[i].highest));
+    }
+    if (highest < service->epoch) {
+        return;
+    }
+    service->epoch = highest + 1;
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        svc_shard_t *shard = &service->index.shards[i];
+        shard->next_generation = (service->epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
+    }
+}
+
 static mcs_status_t replay(recovery_t *recovery)
 {
     mcs_service_t *service = recovery->service;
@@ -838,6 +856,7 @@ static mcs_status_t replay(recovery_t *recovery)
     for (uint32_t i = 0; status == MCS_OK && i < MCS_JOURNAL_GROUPS; i++) {
         status = recovery->streams[i].status;
     }
+    raise_epoch(recovery);
     if (status == MCS_OK) {
         status = fill_segments(recovery);
     }
