@@ -319,8 +319,9 @@ static mcs_status_t go_on(mcs_session_t *session, const mcs_hello_result_t *hell
 {
     if (hello->epoch != session->hello.epoch) {
         /* What was to be said about extents was for the master before. */
-        outbox_clear(session, &session->released);
-        outbox_clear(session, &session->acks);
+        for (size_t i = 0; i < OUT_COUNT; i++) {
+            outbox_clear(session, &session->out[i]);
+        }
         mcs_link_set_session(session->link, hello, false);
     }
     mcs_status_t status = session->config.resumed(session->config.arg, hello);

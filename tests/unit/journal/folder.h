@@ -11,6 +11,14 @@
 
 #include "master/journal/journal.h"
 
+/* The same numbers in every run. */
+MCS_UNUSED static uint32_t g_dice_state;
+MCS_UNUSED static uint32_t dice(uint32_t sides)
+{
+    g_dice_state = g_dice_state * 1664525u + 1013904223u;
+    return (uint32_t)(((uint64_t)(g_dice_state >> 4) * sides) >> 28);
+}
+
 typedef struct folder {
     char path[64];
 } folder_t;

@@ -464,18 +464,18 @@ static void whatever_happens_a_replay_says_what_is(void **state)
     (void)state;
     values_t model;
     memset(&model, 0, sizeof(model));
-    srand(4711);
+    g_dice_state = 4711;
     for (uint64_t epoch = 1; epoch < 60; epoch++) {
         mcs_journal_t *journal = begin(g_plain, epoch);
-        for (int i = rand() % 200; i > 0; i--) {
-            uint32_t key = (uint32_t)rand() % KEYS;
-            if (rand() % 50 == 0) {
-                snapshot(journal, (uint32_t)rand() % MCS_JOURNAL_GROUPS, &model, rand() % 2 == 0);
+        for (uint32_t i = dice(200); i > 0; i--) {
+            uint32_t key = dice(KEYS);
+            if (dice(50) == 0) {
+                snapshot(journal, dice(MCS_JOURNAL_GROUPS), &model, dice(2) == 0);
             }
-            model.value[key] = rand() % 3 == 0 ? 0 : (uint64_t)rand() + 1;
+            model.value[key] = dice(3) == 0 ? 0 : dice(1u << 28) + UINT64_C(1);
             assert_true(append(journal, model.value[key] == 0 ? MCS_REC_DEL : MCS_REC_PUT, key, model.value[key]));
         }
-        if (rand() % 3 == 0) {
+        if (dice(3) == 0) {
             mcs_journal_close(journal);
         }
         mcs_journal_destroy(journal);

@@ -390,25 +390,25 @@ static void whatever_happened_the_index_is_the_same(void **state)
 {
     fixture_t *f = *state;
     uint64_t generation[MODEL_KEYS] = {0};
-    srand(815);
+    g_dice_state = 815;
     f->world.journal_config.compact_bytes = 4096;
     for (int round = 0; round < 25; round++) {
         for (int i = 0; i < 60; i++) {
             char name[16];
-            uint32_t key = (uint32_t)rand() % MODEL_KEYS;
+            uint32_t key = dice(MODEL_KEYS);
             rpc_put_t put;
             snprintf(name, sizeof(name), "key-%u", key);
-            switch (rand() % 5) {
+            switch (dice(5)) {
             case 0:
-                if (rpc_remove(&f->writer, name, rand() % 2 == 0) == MCS_OK) {
+                if (rpc_remove(&f->writer, name, dice(2) == 0) == MCS_OK) {
                     generation[key] = 0;
                 }
                 break;
             case 1: rpc_lookup(&f->writer, name, false, NULL); break;
             default: {
-                rpc_put_options_t options = {.upsert = rand() % 2 == 0};
-                int32_t status = rpc_put_one(&f->writer, name, (uint64_t)rand() % 4000 + 1, &options, &put);
-                if (status == MCS_OK && rand() % 8 == 0) {
+                rpc_put_options_t options = {.upsert = dice(2) == 0};
+                int32_t status = rpc_put_one(&f->writer, name, dice(4000) + UINT64_C(1), &options, &put);
+                if (status == MCS_OK && dice(8) == 0) {
                     rpc_revoke_one(&f->writer, put.put_id);
                 } else if (status == MCS_OK) {
                     assert_int_equal(rpc_end_one(&f->writer, put.put_id), MCS_OK);
