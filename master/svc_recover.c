@@ -566,6 +566,9 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
     svc_extent_t extent;
     if (segment != filling->segment) {
         status = finish_filling(service, filling);
+        if (status != MCS_OK) {
+            return status; /* its gaps are still there */
+        }
         filling->segment = segment;
         filling->at = 0;
     }
@@ -577,6 +580,10 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
         status = take(segment, filling->at, offset - filling->at, &extent);
         if (status == MCS_OK) {
             mcs_buf_append(&filling->gaps, &extent, sizeof(extent));
+            status = mcs_buf_status(&filling->gaps);
+            if (status != MCS_OK) {
+                svc_segment_put(service, segment);
+            }
         }
     }
     if (status == MCS_OK) {
