@@ -112,9 +112,10 @@ bench-instructions: bench-deps ## instructions of single operations by callgrind
 bench-replay: build ## a trace replay against several clients (TRACE=file.jsonl for a real one)
 	@$(RUN_ENV) $(PY) bench/trace_replay.py $(if $(TRACE),--trace "$(TRACE)")
 
-soak: build ## for SOAK_SECONDS (default 600): half a replayed trace, every byte verified, half the history test with faults
+soak: build ## for SOAK_SECONDS (default 600): half a replayed trace, every byte verified, half the history test with faults; then 200 kills of the master
 	@$(RUN_ENV) $(PY) bench/trace_replay.py --seconds $$(( ($(SOAK_SECONDS) + 1) / 2 )) $(if $(TRACE),--trace "$(TRACE)")
 	@$(RUN_ENV) $(PY) -m tests.history --seconds $$(( $(SOAK_SECONDS) / 2 ))
+	@$(RUN_ENV) MCS_RESTARTS=200 $(PY) -m pytest -q tests/system/test_master_restart.py -k kill_9
 
 wheel: deps ## dist/*.whl
 	@$(PY) -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps -w dist .

@@ -357,6 +357,29 @@ uint64_t mcs_allocator_free(mcs_allocator_t *allocator, uint32_t node)
     return granules * MCS_ALLOCATOR_GRANULE;
 }
 
+uint64_t mcs_allocator_trim(mcs_allocator_t *allocator, uint32_t node, uint64_t len)
+{
+    mcs_allocator_t *a = allocator;
+    MCS_ENSURE(node < a->node_count && len > 0);
+    uint64_t granules = (len + MCS_ALLOCATOR_GRANULE - 1) / MCS_ALLOCATOR_GRANULE;
+    uint32_t rest_index;
+    if (granules >= node_at(a, node)->len || take_spare(a, &rest_index) != MCS_OK) {
+        return 0;
+    }
+    node_t *n = node_at(a, node);
+    MCS_ENSURE(n->fore == MARK_USED);
+    node_t *rest = node_at(a, rest_index);
+    *rest = (node_t){.start = n->start + granules, .len = n->len - granules, .before = node, .after = n->after};
+    rest->fore = MARK_USED;
+    if (rest->after != NONE) {
+        node_at(a, rest->after)->before = rest_index;
+    }
+    n->after = rest_index;
+    n->len = granules;
+    a->extents++;
+    return mcs_allocator_free(a, rest_index);
+}
+
 /* The largest hole that a request would find: it looks at the first SCAN of a class only, and so does this. */
 static uint64_t largest_free(const mcs_allocator_t *a)
 {

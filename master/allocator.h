@@ -26,6 +26,10 @@ mcs_status_t mcs_allocator_alloc(mcs_allocator_t *allocator, uint64_t len, uint6
 /* `node` from alloc, once. Returns the bytes that came back (the rounded length). */
 uint64_t mcs_allocator_free(mcs_allocator_t *allocator, uint32_t node);
 
+/* Gives back the end of what `node` has: `len` bytes of it (rounded up, at least a granule) stay. Returns the bytes
+ * that came back; 0 also when there is no memory to do it. */
+uint64_t mcs_allocator_trim(mcs_allocator_t *allocator, uint32_t node, uint64_t len);
+
 typedef struct mcs_allocator_stats {
     uint64_t size;
     uint64_t used;

@@ -113,6 +113,17 @@ static const mcs_config_row_t rows[] = {
     STRING_ROW("allocation_strategy", "random", allocation_strategy, "random, free_ratio_first or local_first"),
     UINT_ROW("max_objects", "0", max_objects, 0, 1e12, "most objects the index takes; 0: as memory allows"),
     UINT_ROW("max_clients", "4096", max_clients, 1, 65536, "most client sessions"),
+    STRING_ROW("journal", "auto", journal,
+               "keep the index in journal_dir, so that a restarted master still has it: on, off, or auto: on when "
+               "journal_dir is given"),
+    STRING_ROW("journal_dir", "", journal_dir, "folder of the journal, of this master alone"),
+    BOOL_ROW("journal_sync", "false", journal_sync,
+             "answers wait for the disk: the journal counts after a reboot of the host, too; false: only after the end "
+             "of the process, however it ends, and a reboot after a clean stop"),
+    UINT_ROW("journal_max_mb", "16384", journal_max_mb, 0, 1e9,
+             "a journal that would grow beyond this (MiB) counts as a full disk; 0: no limit"),
+    STRING_ROW("journal_on_error", "stop", journal_on_error,
+               "when the journal cannot be written (full disk, folder not usable): stop, or continue without it"),
     STRING_ROW("log_level", "INFO", log_level,
                "TRACE, DEBUG, INFO, WARNING or ERROR; PUT /api/v1/log_level changes it at run time"),
     /* glog's flags, which launch scripts pass. */

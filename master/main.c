@@ -1,8 +1,9 @@
 /* mooncake_master: the daemon. Configuration (defaults < file < environment < flags), signals, exit codes; the rest is
  * master.h.
  *
- * Exit codes: 0 after SIGINT or SIGTERM, --help, --version; 1 for bad configuration and for a port that cannot be
- * bound. */
+ * Exit codes: 0 after SIGINT or SIGTERM, --help, --version, --check-journal of a good one; 1 for bad configuration, for
+ * a port that cannot be bound and for a journal that is not good; 2 when the journal cannot be written any more
+ * (journal_on_error). */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 #include "core/base/log.h"
 #include "master/config_file.h"
+#include "master/journal/journal.h"
 #include "master/master.h"
 
 #define AREA         "main"
@@ -40,10 +42,56 @@ static int print_help(void)
                           "usage: mooncake_master [--flag=value | --flag value | --flag | --noflag] ...\n\n"
                           "A flag wins over the environment, that over the file of --config_path. Flags:\n\n");
     mcs_config_help(g_table, &text);
-    mcs_buf_printf(&text, "\n  --help, -h\n  --version\n");
+    mcs_buf_printf(
+        &text,
+        "\n  --help, -h\n  --version\n  --check-journal DIR   say what is in a journal's folder, and whether it is "
+        "good\n");
     fputs(mcs_buf_cstr(&text), stdout);
     mcs_buf_fini(&text);
     return fflush(stdout) == 0 ? 0 : 1;
+}
+
+/* "--check-journal DIR" or "--check-journal=DIR"; NULL: not asked for. */
+static const char *check_journal_of(int argc, char **argv)
+{
+    static const char name[] = "check-journal";
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i] + (argv[i][0] != '-' ? 0 : argv[i][1] == '-' ? 2 : 1);
+        if (word == argv[i] || strncmp(word, name, sizeof(name) - 1) != 0) {
+            continue;
+        }
+        if (word[sizeof(name) - 1] == '=') {
+            return word + sizeof(name);
+        }
+        if (word[sizeof(name) - 1] == '\0') {
+            return i + 1 < argc ? argv[i + 1] : "";
+        }
+    }
+    return NULL;
+}
+
+static int check_journal(const char *dir)
+{
+    mcs_buf_t text;
+    mcs_buf_init(&text, (size_t)16 << 20);
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (dir[0] == '\0') {
+        mcs_buf_printf(&text, "--check-journal needs a folder\n");
+    } else {
+        status = mcs_journal_check(dir, &text);
+    }
+    fputs(mcs_buf_cstr(&text), stdout);
+    mcs_buf_fini(&text);
+    return fflush(stdout) == 0 && status == MCS_OK ? 0 : 1;
+}
+
+/* As good as a kill: what was answered is in the journal. */
+static void on_journal_failed(void)
+{
+    static const char text[] = "mooncake_master: the journal cannot be written, stopping (journal_on_error=stop)\n";
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)ignored;
+    _exit(2);
 }
 
 static int print_version(void)
@@ -104,7 +152,7 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Nothing is lost by it: the ports are closed and the index is not kept. */
+/* Nothing is lost by it: the ports are closed, and the journal is as after a kill. */
 static void on_slow_stop(int number)
 {
     static const char text[] = "mooncake_master: stopping took too long, leaving\n";
@@ -121,6 +169,7 @@ static int run(const mcs_master_config_t *config)
     int number = 0;
     raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* an error of the write is enough */
     sigemptyset(&stops);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGTERM);
@@ -151,6 +200,9 @@ int main(int argc, char **argv)
     if (asks_for(argc, argv, "version", NULL)) {
         return print_version();
     }
+    if (check_journal_of(argc, argv) != NULL) {
+        return check_journal(check_journal_of(argc, argv));
+    }
     memset(&config, 0, sizeof(config));
     mcs_buf_init(&why, (size_t)64 << 10);
     int code = 1;
@@ -159,6 +211,7 @@ int main(int argc, char **argv)
         return 1;
     }
     mcs_status_t status = load_config(argc, argv, &config, &why);
+    config.journal_failed = on_journal_failed;
     if (status == MCS_OK) {
         code = run(&config);
     } else {

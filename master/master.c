@@ -38,6 +38,7 @@ struct mcs_master {
     mcs_metrics_t metrics;
     mcs_summary_t summary;
     mcs_http_metadata_t *metadata;
+    mcs_journal_t *journal; /* NULL = none */
     mcs_service_t *service;
     mcs_rpc_server_t *rpc;
     mcs_http_admin_t *admin;
@@ -127,6 +128,17 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     }
     if ((config->http_tls_cert[0] == '\0') != (config->http_tls_key[0] == '\0')) {
         return refuse("http_tls_cert and http_tls_key go together");
+    }
+    static const char *const journals[] = {"auto", "on", "off"};
+    static const char *const on_error[] = {"stop", "continue"};
+    if (!is_one_of(config->journal, journals, MCS_ARRAY_LEN(journals))) {
+        return refuse("journal must be on, off or auto");
+    }
+    if (!is_one_of(config->journal_on_error, on_error, MCS_ARRAY_LEN(on_error))) {
+        return refuse("journal_on_error must be stop or continue");
+    }
+    if (strcmp(config->journal, "on") == 0 && config->journal_dir[0] == '\0') {
+        return refuse("journal=on needs journal_dir");
     }
     if (config->rpc_no_tcp && strcmp(config->ipc_dir, "none") == 0) {
         return refuse("neither a TCP port nor a UNIX socket is asked for");
@@ -262,6 +274,80 @@ static mcs_status_t create_http(mcs_master_t *m)
     return mcs_http_admin_create(&admin, &m->admin);
 }
 
+static bool goes_on(const mcs_master_config_t *c)
+{
+    return strcmp(c->journal_on_error, "continue") == 0 || c->journal_failed == NULL;
+}
+
+static void on_journal_failed(void *arg)
+{
+    ((mcs_master_t *)arg)->config.journal_failed();
+}
+
+/* Without it, if that was asked for: then what is in the folder must not be taken for true later. */
+static mcs_status_t do_without_journal(mcs_master_t *m, mcs_status_t failure)
+{
+    mcs_journal_destroy(m->journal);
+    m->journal = NULL;
+    bool someone_elses = failure == MCS_ERR_FILE_LOCK_FAIL || failure == MCS_ERR_INVALID_VERSION;
+    if (strcmp(m->config.journal_on_error, "continue") != 0 || someone_elses) {
+        return failure;
+    }
+    mcs_status_t status = mcs_journal_void(m->config.journal_dir);
+    if (status != MCS_OK) {
+        mcs_error(AREA, "the journal in %s can neither be used nor deleted: %s", m->config.journal_dir,
+                  mcs_status_name(status));
+        return failure;
+    }
+    mcs_warn(AREA, "going on without a journal (journal_on_error=continue): a restart empties the cache");
+    return MCS_OK;
+}
+
+static mcs_status_t open_journal(mcs_master_t *m)
+{
+    const mcs_master_config_t *c = &m->config;
+    if (strcmp(c->journal, "off") == 0 || c->journal_dir[0] == '\0') {
+        return MCS_OK;
+    }
+    const mcs_journal_config_t journal = {
+        .dir = c->journal_dir,
+        .max_bytes = c->journal_max_mb * MCS_MIB,
+        .sync = c->journal_sync,
+        .go_on = goes_on(c),
+        .failed = goes_on(c) ? NULL : on_journal_failed,
+        .failed_arg = m,
+    };
+    mcs_status_t status = mcs_journal_open(&journal, &m->journal);
+    return status == MCS_OK ? MCS_OK : do_without_journal(m, status);
+}
+
+static mcs_status_t create_service(mcs_master_t *m)
+{
+    const mcs_master_config_t *c = &m->config;
+    bool cleans_up = m->metadata != NULL && c->enable_metadata_cleanup_on_timeout;
+    uint64_t persisted = m->journal != NULL ? mcs_journal_past(m->journal)->epoch + 1 : 0;
+    const mcs_service_config_t service = {
+        .config = c,
+        .metrics = &m->metrics,
+        .epoch = next_epoch(MCS_MAX(c->epoch_floor, persisted)),
+        .client_expired = cleans_up ? on_client_expired : NULL,
+        .client_expired_arg = m->metadata,
+        .journal = m->journal,
+    };
+    mcs_status_t status = mcs_service_create(&service, &m->service);
+    if (status != MCS_OK || m->journal == NULL) {
+        return status;
+    }
+    status = mcs_service_recover(m->service);
+    if (status == MCS_OK) {
+        return MCS_OK;
+    }
+    mcs_error(AREA, "the journal in %s was not taken over: %s", c->journal_dir, mcs_status_name(status));
+    mcs_service_destroy(m->service);
+    m->service = NULL;
+    return do_without_journal(m, status);
+}
+
 static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
@@ -275,16 +361,14 @@ static mcs_status_t create_parts(mcs_master_t *m)
         };
         status = mcs_http_metadata_create(&metadata, &m->metadata);
     }
-    bool cleans_up = m->metadata != NULL && c->enable_metadata_cleanup_on_timeout;
-    const mcs_service_config_t service = {
-        .config = c,
-        .metrics = &m->metrics,
-        .epoch = next_epoch(c->epoch_floor),
-        .client_expired = cleans_up ? on_client_expired : NULL,
-        .client_expired_arg = m->metadata,
-    };
     if (status == MCS_OK) {
-        status = mcs_service_create(&service, &m->service);
+        status = open_journal(m);
+    }
+    if (status == MCS_OK) {
+        status = create_service(m);
+    }
+    if (status == MCS_OK && m->service == NULL) {
+        status = create_service(m); /* without the journal */
     }
     if (status == MCS_OK) {
         status = create_rpc(m);
@@ -436,8 +520,12 @@ void mcs_master_stop(mcs_master_t *master)
     if (m->service_started) {
         mcs_service_stop(m->service);
     }
+    if (m->service_started && m->journal != NULL) {
+        mcs_journal_close(m->journal); /* before the service takes its state apart, which is no removal */
+    }
     mcs_rpc_server_destroy(m->rpc);
     mcs_service_destroy(m->service);
+    mcs_journal_destroy(m->journal);
     mcs_http_admin_destroy(m->admin);
     mcs_history_destroy(m->history);
     mcs_http_metadata_destroy(m->metadata);

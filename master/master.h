@@ -13,7 +13,7 @@
 typedef struct mcs_master mcs_master_t;
 
 /* Filled by the config table of master/flags.c: one field per documented flag (reference names). Zero it first: the
- * fields without a flag (rpc_ephemeral, rpc_no_tcp, http_off, epoch_floor) are not the table's. */
+ * fields without a flag (rpc_ephemeral, rpc_no_tcp, http_off, journal_failed, epoch_floor) are not the table's. */
 typedef struct mcs_master_config {
     /* RPC */
     char *config_path;
@@ -65,6 +65,14 @@ typedef struct mcs_master_config {
     char *allocation_strategy;
     uint64_t max_objects; /* 0 = no limit */
     uint64_t max_clients;
+    char *journal;     /* on, off, auto */
+    char *journal_dir; /* "" = none */
+    bool journal_sync;
+    uint64_t journal_max_mb;
+    char *journal_on_error; /* stop, continue */
+    /* "stop": ends the process at once, from any thread, with locks held: whatever was answered is in the journal.
+     * NULL: as with "continue". */
+    void (*journal_failed)(void);
     char *log_level;     /* the daemon's; mcs_master_start leaves the level alone */
     int64_t minloglevel; /* glog's names of it, the daemon's too */
     int64_t verbosity;

@@ -276,6 +276,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     service->config = *config;
     service->conf = config->config;
     service->metrics = config->metrics;
+    service->journal = config->journal;
     service->epoch = config->epoch;
     service->lease_ns = service->conf->default_kv_lease_ttl * MCS_NS_PER_MS;
     service->sweep_shard = SVC_SHARDS;
@@ -295,6 +296,9 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     status = svc_index_init(&service->index, config->epoch, service->conf->max_objects);
     if (status != MCS_OK) {
         goto err_event;
+    }
+    if (config->journal != NULL) {
+        service->index.seed = mcs_journal_past(config->journal)->seed; /* keys stay in their streams */
     }
     svc_policy_init(&service->policy, strcmp(service->conf->eviction_policy, "adaptive") == 0);
     status = svc_segments_init(&service->segments);

@@ -7,6 +7,7 @@
 #include "core/base/buf.h"
 #include "core/base/rng.h"
 #include "core/wire/columns.h"
+#include "master/journal/journal.h"
 #include "master/master.h"
 #include "master/metrics.h"
 #include "master/rpc_server.h"
@@ -23,8 +24,12 @@ typedef struct mcs_service_config {
      * locks; may be NULL. */
     void (*client_expired)(void *arg, const char *segment_name);
     void *client_expired_arg;
+    mcs_journal_t *journal; /* opened; outlives the service; NULL = none */
 } mcs_service_config_t;
 mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_t **service_out) MCS_MUST_CHECK;
+/* With a journal, before the RPC server is started: takes over what it has and begins to write it. A failure leaves the
+ * service to be destroyed. */
+mcs_status_t mcs_service_recover(mcs_service_t *service) MCS_MUST_CHECK;
 /* The handlers for mcs_rpc_config_t.ops; they run on the RPC loops and never block. */
 mcs_rpc_ops_t mcs_service_rpc_ops(mcs_service_t *service);
 /* Starts the housekeeping thread (liveness, deadlines, releases, eviction). `server` has been created; it outlives

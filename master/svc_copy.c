@@ -258,6 +258,7 @@ mcs_status_t svc_copy_commit_locked(mcs_service_t *service, svc_pending_t *pendi
     }
     fill_record(svc_record(&service->index, to), old, targets, count, leave, waits);
     svc_shard_renew_locked(&service->index, shard, from, to);
+    svc_journal_put_locked(service, shard, to);
     svc_pending_finish_locked(service, pending, MCS_OK);
     svc_record_destroy(&service->index, from);
     if (waits) {
@@ -291,6 +292,7 @@ mcs_status_t svc_copy_leave_locked(mcs_service_t *service, svc_shard_t *shard, s
     record->replicas[last] = replica; /* the first of those that are leaving */
     record->replica_count--;
     record->leaving_count++;
+    svc_journal_put_locked(service, shard, ref);
     svc_group_t *group = svc_record_group(record);
     if (group != NULL) {
         svc_group_rename(group, first, record->replicas[0].generation);

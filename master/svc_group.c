@@ -112,6 +112,12 @@ void svc_group_put(mcs_service_t *service, svc_group_t *group)
     }
 }
 
+const char *svc_group_id(const svc_group_t *group, uint32_t *len_out)
+{
+    *len_out = group->len;
+    return group->id;
+}
+
 bool svc_group_is(const svc_group_t *group, const char *id, uint32_t len)
 {
     return group->len == len && memcmp(group->id, id, len) == 0;

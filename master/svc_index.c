@@ -6,10 +6,10 @@
 #include "core/base/alloc.h"
 #include "core/base/hash.h"
 #include "core/base/rng.h"
+#include "core/wire/extent.h"
 
-#define FIRST_CAP   16u
-#define TAIL        48u /* slots after the last home slot; a run that is longer makes the table grow */
-#define EPOCH_SHIFT 30u
+#define FIRST_CAP 16u
+#define TAIL      48u /* slots after the last home slot; a run that is longer makes the table grow */
 
 /* ---- life ---- */
 
@@ -42,7 +42,7 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         svc_shard_t *shard = &index->shards[i];
         shard->index = i;
-        shard->next_generation = (epoch << EPOCH_SHIFT) + SVC_SHARDS + i;
+        shard->next_generation = (epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
         mcs_list_init(&shard->open);
         mcs_list_init(&shard->strikes);
         mcs_list_init(&shard->copies);

@@ -4,8 +4,9 @@
  *   svc_session           sessions, hello, liveness             svc_outcome              kept answers of mutating
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
- * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs svc_park,
- * svc_house   parked requests, housekeeping thread  service.c, svc_admin     life cycle, dispatch, walks
+ * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs
+ * svc_journal, svc_recover  the journal, the start from it svc_park, svc_house   parked requests, housekeeping thread
+ * service.c, svc_admin     life cycle, dispatch, walks
  *
  * Locks, outer first (docs/locking.md): SESSIONS < session.lock < shard.lock < group.lock < segments.lock <
  * session.release_lock < segment.lock (allocator) < parked_lock < the RPC server's. Never two shards' locks at once.
@@ -59,16 +60,18 @@ typedef struct svc_task svc_task_t;
 /* ---- segments ---- */
 
 /* SUSPECT and GONE hide it; LEFT: gone by its owner's wish. One in its GRACE is unmounted when that is over; a drain
- * job empties a DRAINING one, and nothing was left in a DRAINED one: these are read but get nothing new. */
+ * job empties a DRAINING one, and nothing was left in a DRAINED one: these are read but get nothing new. RECOVERING: of
+ * the journal, hidden until its owner has mounted it again. */
 enum {
     SVC_SEG_SUSPECT = 1,
     SVC_SEG_GONE = 2,
     SVC_SEG_LEFT = 4,
     SVC_SEG_GRACE = 8,
     SVC_SEG_DRAINING = 16,
-    SVC_SEG_DRAINED = 32
+    SVC_SEG_DRAINED = 32,
+    SVC_SEG_RECOVERING = 64
 };
-#define SVC_SEG_HIDDEN (SVC_SEG_SUSPECT | SVC_SEG_GONE)
+#define SVC_SEG_HIDDEN (SVC_SEG_SUSPECT | SVC_SEG_GONE | SVC_SEG_RECOVERING)
 
 typedef struct svc_segment {
     uint32_t refs; /* atomic: one while mounted, one per extent, one per holder */
@@ -88,6 +91,7 @@ typedef struct svc_segment {
     uint32_t wire;           /* data plane generation, numbered by the service */
     uint32_t flags;          /* atomic SVC_SEG_* */
     uint64_t drain_until_ns; /* segments lock */
+    svc_pending_t *tail;     /* RECOVERING: one ending, the space above all known extents; segments lock */
     uint64_t used;           /* atomic: bytes given out and not returned */
     uint64_t returning;      /* atomic: of these, on their way back */
     uint64_t quarantine;     /* atomic: of these, asked from the owner and not answered yet */
@@ -150,6 +154,7 @@ typedef struct svc_ending {
     bool may_write;      /* the next ask says so */
     bool may_write_told; /* an ask has said so: the owner is to forget it one day */
     bool was_put;        /* of a discarded put: counted when it comes back */
+    bool gap;            /* no extent: what lies between those that the journal knows (svc_recover.c) */
 } svc_ending_t;
 
 /* ---- reservations and strikes ---- */
@@ -166,6 +171,7 @@ struct svc_pending {
     uint8_t kind;
     uint8_t state;    /* shard lock, as all up to the endings */
     bool discarded;   /* past the discard timeout and counted as such */
+    bool recovered;   /* a strike of the journal: whoever asks for its outcome is told */
     uint32_t waiters; /* parked calls that collect the outcome */
     svc_shard_t *shard;
     svc_session_t *session; /* referenced */
@@ -298,6 +304,16 @@ typedef struct svc_evict {
     uint64_t plain_now;
 } svc_evict_t;
 
+/* The snapshot under way (svc_journal.c); housekeeping only. */
+typedef struct svc_snapshot {
+    bool active;
+    uint32_t stream;
+    uint32_t shard;
+    uint32_t at;
+    uint32_t version;
+    uint64_t not_before_ns; /* a file could not be made */
+} svc_snapshot_t;
+
 struct mcs_service {
     mcs_service_config_t config;
     const mcs_master_config_t *conf;
@@ -305,6 +321,11 @@ struct mcs_service {
     mcs_rpc_server_t *server;
     uint64_t epoch;
     uint64_t lease_ns;
+    mcs_journal_t *journal; /* NULL = none */
+    /* After a start from the journal; 0 without. What was leased before has run out; segments that nobody claimed go.
+     */
+    uint64_t grace_end_ns;
+    uint64_t claim_end_ns;
     char boot_id[40];
     svc_index_t index;
     svc_policy_t policy;
@@ -360,6 +381,7 @@ struct mcs_service {
     uint64_t sweep_again_ns;
     uint64_t now_tick_ns;
     svc_evict_t evict;
+    svc_snapshot_t snapshot;
     mcs_buf_t scratch;
     struct svc_groups *groups;
     struct svc_tasks *tasks;
@@ -441,6 +463,12 @@ void svc_sessions_end_all(mcs_service_t *service);
 /* The control connection with a reference, or NULL. */
 mcs_rpc_conn_t *svc_session_control(svc_session_t *session);
 
+/* For svc_recover.c. A session that is in no list yet; NULL: no memory. */
+svc_session_t *svc_session_create(mcs_service_t *service, const Mcs__Wire__Hello *hello) MCS_MUST_CHECK;
+/* The data plane's generation, by the name that clients give it. MCS_ERR_INVALID_VERSION: another than the cluster's.
+ */
+mcs_status_t svc_session_check_wire_locked(mcs_service_t *service, const char *wire, char *text, size_t size);
+
 /* ---- svc_outcome.c ---- */
 /* OK: call->outcome is set, execute and answer. MCS_ERR_AGAIN: a repeat, taken care of. Others: refuse with it. */
 mcs_status_t svc_begin(svc_call_t *call, const Mcs__Wire__Sequence *sequence, size_t reply_room) MCS_MUST_CHECK;
@@ -485,6 +513,12 @@ mcs_status_t svc_mount_segment(svc_call_t *call);
 mcs_status_t svc_unmount_segment(svc_call_t *call);
 mcs_status_t svc_segment_info(svc_call_t *call);
 mcs_status_t svc_list_segments(svc_call_t *call);
+
+/* For svc_recover.c: makes a segment, in no table; NULL: no memory. */
+svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSegment *request) MCS_MUST_CHECK;
+void svc_segment_free(svc_segment_t *segment);
+/* Enters it under this handle, or (0) the next one. */
+mcs_status_t svc_segment_add_locked(svc_segments_t *segments, svc_segment_t *segment, uint32_t handle) MCS_MUST_CHECK;
 
 /* ---- svc_place.c ---- */
 typedef struct svc_extent {
@@ -672,6 +706,30 @@ mcs_status_t svc_query_task(svc_call_t *call);
 mcs_status_t svc_fetch_tasks(svc_call_t *call);
 mcs_status_t svc_end_tasks(svc_call_t *call);
 
+/* ---- svc_journal.c: what goes into the journal; each does nothing without one ---- */
+/* The record's present state is the key's: after it has changed, before anybody else can see it or an extent that it
+ * does not name any more can be given back. */
+void svc_journal_put_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref);
+/* The key has no value any more. */
+void svc_journal_del_locked(mcs_service_t *service, svc_shard_t *shard, const svc_record_t *record);
+/* Before owners are asked to make the old value unreadable: what will be. */
+void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pending);
+void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment);
+void svc_journal_unmount(mcs_service_t *service, uint32_t handle);
+/* Before the answer to a request that may have changed something, without locks: waits for the disk if asked to. */
+void svc_journal_sync(mcs_service_t *service, uint16_t verb);
+/* Housekeeping: snapshots. */
+void svc_journal_tick(mcs_service_t *service);
+
+/* ---- svc_recover.c ---- */
+/* What became of a put of an earlier epoch: MCS_OK: committed, MCS_ERR_OBJECT_NOT_FOUND: not known. */
+mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *shard, uint64_t put_id);
+/* The owner of a segment of the journal mounts it again: under the table's lock. `fresh` has what the request says and
+ * is left with what is not needed any more. */
+void svc_adopt_locked(mcs_service_t *service, svc_segment_t *segment, svc_segment_t *fresh, uint64_t high_mark);
+/* It is unmounted before its owner has spoken. */
+void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment);
+
 /* ---- svc_read.c, svc_remove.c, svc_clear.c, svc_bulk.c ---- */
 mcs_status_t svc_exist(svc_call_t *call);
 mcs_status_t svc_lookup(svc_call_t *call);
@@ -710,6 +768,7 @@ void svc_groups_fini(mcs_service_t *service);
 svc_group_t *svc_group_get(mcs_service_t *service, const char *id, uint32_t len) MCS_MUST_CHECK;
 void svc_group_put(mcs_service_t *service, svc_group_t *group);
 svc_group_t *svc_group_again(mcs_service_t *service, svc_group_t *group); /* one more reference */
+const char *svc_group_id(const svc_group_t *group, uint32_t *len_out);
 bool svc_group_is(const svc_group_t *group, const char *id, uint32_t len);
 uint64_t svc_group_lease(const svc_group_t *group);
 void svc_group_grant(svc_group_t *group, uint64_t now_ns, uint64_t ttl_ns);

@@ -102,6 +102,7 @@ void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_re
                       : comes_back                          ? SVC_LIST_PROTECTED
                                                             : SVC_LIST_PLAIN;
     svc_recency_set_locked(&service->index, shard, ref, list);
+    svc_journal_put_locked(service, shard, ref);
 }
 
 void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t lease_until_ns,
@@ -166,6 +167,7 @@ void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_
                             uint64_t now_ns)
 {
     uint64_t due_ns = svc_record_due(service, svc_record(&service->index, ref), now_ns);
+    svc_journal_del_locked(service, shard, svc_record(&service->index, ref));
     svc_record_uncount_locked(service, shard, ref);
     svc_shard_remove_locked(&service->index, shard, ref);
     svc_record_free(service, ref);
@@ -237,6 +239,7 @@ bool svc_record_drop_some_locked(mcs_service_t *service, svc_shard_t *shard, svc
     }
     record->replica_count = (uint8_t)live;
     record->leaving_count = (uint8_t)(kept - live);
+    svc_journal_put_locked(service, shard, ref);
     for (uint32_t i = 0; i < block->ending_count; i++) {
         svc_ending_begin(service, &block->endings[i], svc_record_due(service, record, now_ns), NULL, NULL);
     }

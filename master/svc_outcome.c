@@ -131,6 +131,7 @@ void svc_outcome_answer(mcs_service_t *service, svc_session_t *session, svc_outc
                         const ProtobufCMessage *message)
 {
     size_t len = message != NULL ? protobuf_c_message_get_packed_size(message) : 0;
+    svc_journal_sync(service, outcome->verb);
     mcs_mutex_lock(&session->lock);
     if (len > outcome->room) {
         /* Only words about an error can be longer than what was asked for; they are left out. */

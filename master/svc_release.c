@@ -517,8 +517,8 @@ static size_t take_ready(svc_session_t *owner, mcs_col_release_t *records, uint6
             .offset = ending->offset,
             .generation = ending->generation,
             .payload_len = ending->payload_len,
-            .flags =
-                (ending->may_write ? MCS_RELEASE_MAY_WRITE : 0) | (ending->strike != NULL ? MCS_RELEASE_STRIKE : 0),
+            .flags = (ending->may_write ? MCS_RELEASE_MAY_WRITE : 0) |
+                     (ending->strike != NULL ? MCS_RELEASE_STRIKE : 0) | (ending->gap ? MCS_RELEASE_GAP : 0),
         };
     }
     if (!mcs_list_empty(&owner->ready)) {

@@ -39,9 +39,10 @@ svc_segment_t *svc_segment_at(const mcs_service_t *service, uint32_t handle)
     return chunk == NULL ? NULL : __atomic_load_n(&chunk[handle % SVC_HANDLE_CHUNK], __ATOMIC_ACQUIRE);
 }
 
-static mcs_status_t add_locked(svc_segments_t *segments, svc_segment_t *segment)
+mcs_status_t svc_segment_add_locked(svc_segments_t *segments, svc_segment_t *segment, uint32_t handle)
 {
-    if (segments->next_handle > SVC_HANDLE_MAX) {
+    handle = handle != 0 ? handle : segments->next_handle;
+    if (handle > SVC_HANDLE_MAX) {
         return MCS_ERR_LIMIT;
     }
     if (segments->active_count == segments->active_cap) {
@@ -53,7 +54,7 @@ static mcs_status_t add_locked(svc_segments_t *segments, svc_segment_t *segment)
         segments->active = active;
         segments->active_cap = cap;
     }
-    svc_segment_t ***chunk = &segments->chunks[segments->next_handle / SVC_HANDLE_CHUNK];
+    svc_segment_t ***chunk = &segments->chunks[handle / SVC_HANDLE_CHUNK];
     if (*chunk == NULL) {
         svc_segment_t **fresh = MCS_NEW_ARRAY(svc_segment_t *, SVC_HANDLE_CHUNK);
         if (fresh == NULL) {
@@ -61,7 +62,8 @@ static mcs_status_t add_locked(svc_segments_t *segments, svc_segment_t *segment)
         }
         __atomic_store_n(chunk, fresh, __ATOMIC_RELEASE);
     }
-    segment->handle = segments->next_handle++;
+    segment->handle = handle;
+    segments->next_handle = MCS_MAX(segments->next_handle, handle + 1);
     __atomic_store_n(&(*chunk)[segment->handle % SVC_HANDLE_CHUNK], segment, __ATOMIC_RELEASE);
     segments->active[segments->active_count++] = segment;
     return MCS_OK;
@@ -90,7 +92,7 @@ static svc_segment_t *find_instance_locked(const svc_segments_t *segments, mcs_i
 
 /* ---- life of one ---- */
 
-static void free_segment(svc_segment_t *segment)
+void svc_segment_free(svc_segment_t *segment)
 {
     mcs_allocator_destroy(segment->allocator);
     mcs_mutex_fini(&segment->lock);
@@ -113,7 +115,7 @@ void svc_segment_put(mcs_service_t *service, svc_segment_t *segment)
     svc_segment_t **chunk = segments->chunks[segment->handle / SVC_HANDLE_CHUNK];
     __atomic_store_n(&chunk[segment->handle % SVC_HANDLE_CHUNK], NULL, __ATOMIC_RELEASE);
     mcs_rwlock_wrunlock(&segments->lock);
-    free_segment(segment);
+    svc_segment_free(segment);
 }
 
 void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint32_t node)
@@ -125,7 +127,7 @@ void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint3
     svc_segment_put(service, segment);
 }
 
-static svc_segment_t *create_segment(svc_session_t *owner, const Mcs__Wire__MountSegment *request)
+svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSegment *request)
 {
     svc_segment_t *segment = MCS_NEW(svc_segment_t);
     if (segment == NULL) {
@@ -149,7 +151,7 @@ static svc_segment_t *create_segment(svc_session_t *owner, const Mcs__Wire__Moun
     if (segment->name == NULL || segment->protocol == NULL || segment->ipc_path == NULL ||
         segment->transport_endpoint == NULL || segment->wire_endpoint == NULL ||
         mcs_allocator_create(request->size, &segment->allocator) != MCS_OK) {
-        free_segment(segment);
+        svc_segment_free(segment);
         return NULL;
     }
     if (request->endpoint.len > 0) {
@@ -170,11 +172,29 @@ static bool mount_is_valid(const Mcs__Wire__MountSegment *request)
            strlen(request->ipc_path) <= 107 && strlen(request->transport_endpoint) <= SVC_NAME_MAX;
 }
 
+/* What a mount of memory that is mounted already comes to. The same again from its owner is fine (idempotent by
+ * instance); memory has one owner. */
+static mcs_status_t mount_again_locked(svc_call_t *call, const Mcs__Wire__MountSegment *request, svc_segment_t *other,
+                                       svc_segment_t *fresh)
+{
+    if (other->owner != call->session || other->size != fresh->size) {
+        return MCS_ERR_SEGMENT_ALREADY_EXISTS;
+    }
+    if ((svc_segment_flags(other) & SVC_SEG_RECOVERING) == 0) {
+        return MCS_OK;
+    }
+    if (!request->resumes) {
+        return MCS_ERR_SEGMENT_ALREADY_EXISTS;
+    }
+    svc_adopt_locked(call->service, other, fresh, request->high_mark);
+    return MCS_OK;
+}
+
 static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *request, svc_segment_t **segment_out)
 {
     svc_segments_t *segments = &call->service->segments;
     svc_session_t *session = call->session;
-    svc_segment_t *segment = create_segment(session, request);
+    svc_segment_t *segment = svc_segment_create(session, request);
     if (segment == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
@@ -182,13 +202,13 @@ static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *reque
     mcs_rwlock_wrlock(&segments->lock);
     svc_segment_t *other = find_instance_locked(segments, segment->instance);
     if (other != NULL) {
-        /* The same again from its owner is fine (idempotent by instance); memory has one owner. */
-        bool same = other->owner == session && other->size == segment->size;
-        status = same ? MCS_OK : MCS_ERR_SEGMENT_ALREADY_EXISTS;
-        if (same) {
+        status = mount_again_locked(call, request, other, segment);
+        if (status == MCS_OK) {
             svc_segment_get(other);
             *segment_out = other;
         }
+    } else if (request->resumes) {
+        status = MCS_ERR_SEGMENT_NOT_FOUND; /* nothing of it is known: its owner mounts new memory */
     } else if (svc_session_ended(session)) {
         status = MCS_ERR_SESSION_ENDED; /* its other segments are being unmounted right now */
     } else if (__atomic_load_n(&session->segment_count, __ATOMIC_RELAXED) >= SVC_SEGMENTS_PER_SESSION) {
@@ -197,9 +217,10 @@ static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *reque
         if (__atomic_load_n(&session->suspect, __ATOMIC_ACQUIRE) != 0) {
             segment->flags = SVC_SEG_SUSPECT;
         }
-        status = add_locked(segments, segment);
+        status = svc_segment_add_locked(segments, segment, 0);
         if (status == MCS_OK) {
             __atomic_fetch_add(&session->segment_count, 1, __ATOMIC_RELAXED);
+            svc_journal_segment(call->service, segment);
             svc_segment_get(segment);
             *segment_out = segment;
             segment = NULL;
@@ -207,7 +228,7 @@ static mcs_status_t mount(svc_call_t *call, const Mcs__Wire__MountSegment *reque
     }
     mcs_rwlock_wrunlock(&segments->lock);
     if (segment != NULL) {
-        free_segment(segment);
+        svc_segment_free(segment);
     }
     return status;
 }
@@ -256,6 +277,8 @@ static bool unmount_locked(svc_segments_t *segments, svc_segment_t *segment, boo
 static void after_unmount(mcs_service_t *service, svc_segment_t *segment)
 {
     mcs_info(SVC_AREA, "segment %s unmounted: handle %u", segment->name, segment->handle);
+    svc_journal_unmount(service, segment->handle);
+    svc_drop_tail(service, segment);
     svc_segment_put(service, segment);
     __atomic_store_n(&service->sweep_wanted, 1, __ATOMIC_RELEASE);
     svc_wake(service);
@@ -337,10 +360,20 @@ static bool has_drained(const svc_segment_t *segment, const void *now)
     return (svc_segment_flags(segment) & SVC_SEG_GRACE) != 0 && *(const uint64_t *)now >= segment->drain_until_ns;
 }
 
+static bool is_unclaimed(const svc_segment_t *segment, const void *arg)
+{
+    (void)arg;
+    return (svc_segment_flags(segment) & SVC_SEG_RECOVERING) != 0;
+}
+
 void svc_segments_tick(mcs_service_t *service, uint64_t now_ns)
 {
     /* By our clock: its owner may not have closed it yet. */
     unmount_where(service, has_drained, &now_ns, false);
+    if (service->claim_end_ns != 0 && now_ns >= service->claim_end_ns) {
+        service->claim_end_ns = 0;
+        unmount_where(service, is_unclaimed, NULL, false);
+    }
 }
 
 void svc_segments_set_suspect(svc_session_t *session, bool suspect)

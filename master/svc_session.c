@@ -46,7 +46,7 @@ void svc_session_put(svc_session_t *session)
     mcs_free(session);
 }
 
-static svc_session_t *create_session(mcs_service_t *service, const Mcs__Wire__Hello *hello)
+svc_session_t *svc_session_create(mcs_service_t *service, const Mcs__Wire__Hello *hello)
 {
     svc_session_t *session = MCS_NEW(svc_session_t);
     if (session == NULL) {
@@ -133,7 +133,7 @@ static bool proof_is_right(const mcs_service_t *service, const svc_link_t *link,
 
 /* The data plane's generation (design section 4): one a cluster, that of its first data client. Fills the text when
  * refused. */
-static mcs_status_t check_wire_locked(mcs_service_t *service, const char *wire, char *text, size_t size)
+mcs_status_t svc_session_check_wire_locked(mcs_service_t *service, const char *wire, char *text, size_t size)
 {
     if (wire[0] == '\0') {
         return MCS_OK;
@@ -158,7 +158,7 @@ static mcs_status_t check_wire_locked(mcs_service_t *service, const char *wire, 
 static mcs_status_t open_session(mcs_service_t *service, const Mcs__Wire__Hello *hello, mcs_rpc_conn_t *conn,
                                  svc_session_t **session_out, char *text, size_t size)
 {
-    svc_session_t *session = create_session(service, hello);
+    svc_session_t *session = svc_session_create(service, hello);
     if (session == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
@@ -166,7 +166,7 @@ static mcs_status_t open_session(mcs_service_t *service, const Mcs__Wire__Hello 
     session->connected = 1;
     mcs_rpc_conn_get(conn);
     mcs_mutex_lock(&service->lock);
-    mcs_status_t status = check_wire_locked(service, hello->wire, text, size);
+    mcs_status_t status = svc_session_check_wire_locked(service, hello->wire, text, size);
     if (status == MCS_OK && service->session_count >= service->conf->max_clients) {
         snprintf(text, size, "%u clients are connected, the limit of max_clients", service->session_count);
         status = MCS_ERR_LIMIT;

@@ -12,6 +12,7 @@ void svc_strike_begin_locked(mcs_service_t *service, svc_pending_t *pending, svc
 {
     svc_shard_t *shard = pending->shard;
     svc_record_t *record = svc_record(&service->index, pending->record);
+    svc_journal_strike_locked(service, pending);
     pending->state = SVC_STRIKING;
     pending->strike_until_ns = svc_record_uncached_at(service, record);
     pending->struck = block;
@@ -41,6 +42,7 @@ void svc_strike_finish_locked(mcs_service_t *service, svc_pending_t *pending, ui
         svc_put_swap_locked(service, pending, now_ns);
     } else {
         svc_ref_t ref = pending->record;
+        svc_journal_del_locked(service, shard, svc_record(&service->index, ref));
         svc_record_uncount_locked(service, shard, ref);
         svc_shard_remove_locked(&service->index, shard, ref);
         svc_pending_finish_locked(service, pending, MCS_OK);

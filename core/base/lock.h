@@ -49,6 +49,8 @@ typedef enum mcs_rank {
     MCS_RANK_CONN_OUT = 390,
     MCS_RANK_RPC_LOOP = 392,
     MCS_RANK_HTTP = 395,
+    MCS_RANK_JOURNAL_SYNC = 396,
+    MCS_RANK_JOURNAL = 397,
     /* leaves */
     MCS_RANK_METRICS = 900,
     MCS_RANK_CONFIG = 910,

@@ -59,6 +59,7 @@ typedef struct mcs_client {
     char *metadata_url; /* "" = P2PHANDSHAKE */
     bool published;
     bool joined;    /* the first session has been opened; sessions' thread only */
+    bool remount;   /* segments are to be mounted again under a new epoch; sessions' thread only */
     void *embedded; /* a master of our own, NULL = none */
 
     mcs_hello_self_t self;
@@ -119,7 +120,7 @@ mcs_status_t mcs_client_publish(mcs_client_t *client) MCS_MUST_CHECK;
 
 /* mount.c: the session's hooks. */
 mcs_status_t mcs_client_opened(void *client, const mcs_hello_result_t *hello);
-void mcs_client_resumed(void *client, const mcs_hello_result_t *hello);
+mcs_status_t mcs_client_resumed(void *client, const mcs_hello_result_t *hello);
 void mcs_client_lost(void *client);
 /* A segment of the configured size, known to the owner and the mapper; not mounted yet. */
 mcs_status_t mcs_client_make_segment(mcs_client_t *client) MCS_MUST_CHECK;

@@ -2,7 +2,9 @@
  *
  * Mounting is always a new instance id on new memory (design section 3). The segment that set-up made serves the first
  * session; when a later session is opened (the master lost this one), what was mounted goes out of service, its memory
- * going when its last reader has left, and a new segment is made. The hooks run on one thread at a time: that of
+ * going when its last reader has left, and a new segment is made. When the session goes on under a new epoch (a master
+ * that was started again from its journal), the same memory is mounted again with what is in it (rule 12); only what
+ * that master knows nothing of is replaced. The hooks run on one thread at a time: that of
  * set-up, then the control thread.
  *
  * Segments are also mounted and unmounted by calls. A thread that works on one has it marked busy: the others leave it
@@ -100,7 +102,8 @@ void mcs_client_drop_segments(mcs_client_t *client)
     }
 }
 
-static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounted, mcs_segment_t *segment,
+/* `resumes`: with its contents. */
+static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounted, mcs_segment_t *segment, bool resumes,
                                unsigned flags, mcs_mac_key_t *key_out)
 {
     mcs_id_t instance = mcs_segment_instance(segment);
@@ -125,6 +128,8 @@ static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounte
     request.transport_endpoint = client->transport_endpoint;
     request.location = location;
     request.base_address = (uint64_t)(uintptr_t)mcs_segment_base(segment);
+    request.resumes = resumes;
+    request.high_mark = resumes ? mcs_owner_high_mark(client->owner, instance) : 0;
     mcs_call_t call = {.verb = MCS_VERB_MOUNT_SEGMENT,
                        .request = &request.base,
                        .sequence = &sequence,
@@ -161,7 +166,7 @@ static mcs_status_t mount(mcs_client_t *client, mcs_mounted_t *mounted, unsigned
     mounted->offered = true;
     mcs_mutex_unlock(&client->lock);
     mcs_mac_key_t key;
-    status = send_mount(client, mounted, segment, flags, &key);
+    status = send_mount(client, mounted, segment, false, flags, &key);
     if (status == MCS_OK) {
         status = mcs_owner_set_key(client->owner, mcs_segment_instance(segment), &key);
     }
@@ -170,6 +175,27 @@ static mcs_status_t mount(mcs_client_t *client, mcs_mounted_t *mounted, unsigned
                   (unsigned long long)mcs_segment_size(segment), mcs_status_name(status));
     }
     mcs_segment_put(segment);
+    return status;
+}
+
+/* Under a new epoch. */
+static mcs_status_t mount_resumed(mcs_client_t *client, mcs_mounted_t *mounted)
+{
+    mcs_mutex_lock(&client->lock);
+    mcs_segment_t *segment = mounted->segment != NULL && mounted->offered ? mcs_segment_get(mounted->segment) : NULL;
+    mcs_mutex_unlock(&client->lock);
+    if (segment == NULL) {
+        return mount(client, mounted, MCS_CALL_EARLY);
+    }
+    mcs_mac_key_t key;
+    mcs_status_t status = send_mount(client, mounted, segment, true, MCS_CALL_EARLY, &key);
+    if (status == MCS_OK) {
+        status = mcs_owner_set_key(client->owner, mcs_segment_instance(segment), &key);
+    }
+    mcs_segment_put(segment);
+    if (status == MCS_ERR_SEGMENT_NOT_FOUND) {
+        status = mount(client, mounted, MCS_CALL_EARLY); /* new memory */
+    }
     return status;
 }
 
@@ -355,7 +381,7 @@ static mcs_mounted_t *next_to_mount(mcs_client_t *client, const mcs_list_t *afte
 }
 
 /* Those that a thread is busy with are its: a mount is repeated in the new session, an unmount is done with the old. */
-static mcs_status_t mount_again(mcs_client_t *client)
+static mcs_status_t mount_again(mcs_client_t *client, bool resumed)
 {
     mcs_status_t status = MCS_OK;
     mcs_mounted_t *last = NULL;
@@ -370,15 +396,15 @@ static mcs_status_t mount_again(mcs_client_t *client)
             }
             return status;
         }
-        status = mount(client, mounted, MCS_CALL_EARLY);
+        status = resumed ? mount_resumed(client, mounted) : mount(client, mounted, MCS_CALL_EARLY);
         last = mounted;
     }
 }
 
 /* ---- the session ---- */
 
-/* A new session may be another master's, whose handles mean other segments. */
-static void take_epoch(mcs_client_t *client, uint64_t epoch, bool new_session)
+/* A new session may be another master's, whose handles mean other segments. True: the epoch is another one. */
+static bool take_epoch(mcs_client_t *client, uint64_t epoch, bool new_session)
 {
     mcs_mutex_lock(&client->lock);
     bool other = client->epoch != epoch;
@@ -387,6 +413,7 @@ static void take_epoch(mcs_client_t *client, uint64_t epoch, bool new_session)
     if (other || new_session) {
         mcs_peers_flush(client->peers);
     }
+    return other;
 }
 
 /* A master that lost the session may have withdrawn our name, or lost it with everything else. */
@@ -401,12 +428,13 @@ static void publish_again(mcs_client_t *client)
 mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
-    take_epoch(client, hello->epoch, true);
+    (void)take_epoch(client, hello->epoch, true);
+    client->remount = false; /* all of them are new */
     mcs_lookup_cache_begin(client->lookup_cache, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
     mcs_status_t status = client->own.config.size > 0 ? mount(client, &client->own, MCS_CALL_EARLY) : MCS_OK;
     if (status == MCS_OK) {
-        status = mount_again(client);
+        status = mount_again(client, false);
     }
     if (status == MCS_OK && client->joined) {
         publish_again(client);
@@ -415,12 +443,24 @@ mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
     return status;
 }
 
-void mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
+mcs_status_t mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
-    take_epoch(client, hello->epoch, false);
+    client->remount = take_epoch(client, hello->epoch, false) || client->remount;
     mcs_lookup_cache_begin(client->lookup_cache, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
+    if (!client->remount) {
+        return MCS_OK;
+    }
+    mcs_status_t status = client->own.config.size > 0 ? mount_resumed(client, &client->own) : MCS_OK;
+    if (status == MCS_OK) {
+        status = mount_again(client, true);
+    }
+    if (status == MCS_OK) {
+        client->remount = false;
+        publish_again(client);
+    }
+    return status;
 }
 
 /* The next master may know nothing of the leases that this one granted. */

@@ -321,6 +321,23 @@ static mcs_status_t begin_new(mcs_session_t *session, const mcs_hello_result_t *
     return status;
 }
 
+/* The session that we had. Under another epoch calls wait until the segments are mounted again. */
+static mcs_status_t go_on(mcs_session_t *session, const mcs_hello_result_t *hello)
+{
+    if (hello->epoch != session->hello.epoch) {
+        /* What was to be said about extents was for the master before. */
+        for (size_t i = 0; i < OUT_COUNT; i++) {
+            outbox_clear(session, &session->out[i]);
+        }
+        mcs_link_set_session(session->link, hello, false);
+    }
+    mcs_status_t status = session->config.resumed(session->config.arg, hello);
+    if (status == MCS_OK) {
+        session->hello = *hello;
+    }
+    return status;
+}
+
 /* One try to connect: resumes the session, or opens a new one. */
 static mcs_status_t connect_once(mcs_session_t *session)
 {
@@ -354,8 +371,7 @@ static mcs_status_t connect_once(mcs_session_t *session)
         mcs_owner_set_epoch(session->owner, hello.epoch);
     }
     if (hello.resumed && mcs_id_equal(hello.session, asked)) {
-        session->hello = hello;
-        session->config.resumed(session->config.arg, &hello);
+        status = go_on(session, &hello);
     } else {
         status = begin_new(session, &hello);
     }

@@ -2,9 +2,9 @@
  *
  * The thread pings, answers the master's notices (release, revoked, forget, session ended) by telling the owner and the
  * puts in flight, sends back what they answer in batches, and reconnects with a backoff when the connection is lost. A
- * session that the master still knows is resumed with everything it had; one that it does not know any more (restart
- * without a journal, TTL missed) is replaced: `opened` mounts anew on new memory before calls go on. An answer of a
- * lower epoch than the highest seen is refused (rule 12).
+ * session that the master still knows - it has never gone, or was started again from its journal - is resumed with
+ * everything it had; one that it does not know any more (restart without a journal, TTL missed) is replaced: `opened`
+ * mounts anew on new memory before calls go on. An answer of a lower epoch than the highest seen is refused (rule 12).
  *
  * Thread-safe. Locks: MCS_RANK_CLIENT_SESSION for the outboxes, never held over I/O. */
 #ifndef MCS_CLIENT_SESSION_H
@@ -31,8 +31,9 @@ typedef struct mcs_session_config {
     /* A new session is open: mount. On the thread that opened it; calls with MCS_CALL_EARLY work. A failure closes the
      * session again. */
     mcs_status_t (*opened)(void *arg, const mcs_hello_result_t *hello);
-    /* The session was resumed, perhaps under a new epoch. */
-    void (*resumed)(void *arg, const mcs_hello_result_t *hello);
+    /* The session was resumed, perhaps under a new epoch: then the master was restarted, and segments are mounted again
+     * with what is in them. As for `opened`. */
+    mcs_status_t (*resumed)(void *arg, const mcs_hello_result_t *hello);
     /* The control connection is lost: what the master says is not known until one of the others. NULL is fine. */
     void (*lost)(void *arg);
     /* What the master has not seen since the last time; NULL: nothing. */

@@ -29,6 +29,7 @@ static void owner_free(mcs_owner_t *owner)
     mcs_free(owner->revoked);
     mcs_free(owner->ended);
     mcs_free(owner->pending);
+    mcs_free(owner->gaps);
     mcs_free(owner->fds);
     mcs_event_fini(&owner->wake);
     mcs_mutex_fini(&owner->lock);
@@ -254,6 +255,7 @@ void mcs_owner_remove_segment(mcs_owner_t *owner, mcs_id_t instance)
         /* Before its revoked generations are forgotten: a writer looks at that table first (slots.c). */
         mcs_segment_close(entry->segment);
         drop_pending_locked(owner, instance);
+        mcs_i_owner_drop_gaps_locked(owner, instance);
         mcs_i_owner_drop_writes_locked(owner, instance);
         forget_revoked_locked(owner, (mcs_id_t){0, 0}, instance);
         part_with_mappers_locked(owner);
@@ -356,15 +358,33 @@ void mcs_owner_session_ended(mcs_owner_t *owner, mcs_id_t session)
     }
 }
 
+static void forget_older_locked(mcs_owner_t *owner, uint64_t epoch)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < owner->revoked_count; i++) {
+        const owner_revoked_t *entry = &owner->revoked[i];
+        if (mcs_generation_epoch(entry->generation) < epoch) {
+            mcs_revoked_remove(owner_revoked_table(owner), entry->generation);
+        } else {
+            owner->revoked[kept++] = *entry;
+        }
+    }
+    owner->revoked_count = kept;
+}
+
 void mcs_owner_set_epoch(mcs_owner_t *owner, uint64_t epoch)
 {
-    __atomic_store_n(&owner->epoch, epoch, __ATOMIC_RELAXED);
     mcs_mutex_lock(&owner->lock);
+    __atomic_store_n(&owner->epoch, epoch, __ATOMIC_RELAXED);
     MCS_LIST_FOR_EACH(node, &owner->pages)
     {
         mcs_slot_page_t *slots = MCS_CONTAINER_OF(node, owner_page_t, node)->region->base;
-        __atomic_store_n(&slots->epoch, epoch, __ATOMIC_RELAXED);
+        /* Sequentially consistent: a writer publishes its slot and then looks at the epoch, we raise it and then look
+         * at the slots (owner_settle.c). */
+        __atomic_store_n(&slots->epoch, epoch, __ATOMIC_SEQ_CST);
     }
+    /* Every write of an earlier epoch is refused from here on: no need to remember some of them. */
+    forget_older_locked(owner, epoch);
     mcs_mutex_unlock(&owner->lock);
 }
 

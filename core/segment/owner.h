@@ -10,6 +10,9 @@
  * enters the generation in the revoked table first, until mcs_owner_forget or the end of its session; when that table
  * is full the extent is not answered (quarantined by the master).
  *
+ * A master that was started from its journal asks with MCS_RELEASE_GAP for everything between the extents that it
+ * knows: owner_settle.c.
+ *
  * One thread ("mcs-owner"): the UNIX socket (accept, hello, fd passing, end of connection, pidfd of mappers), pending
  * releases. Thread-safe; lock rank MCS_RANK_OWNER; no call blocks on a peer. */
 #ifndef MCS_SEGMENT_OWNER_H
@@ -50,7 +53,11 @@ void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uin
 void mcs_owner_forget(mcs_owner_t *owner, const uint64_t *generations, uint32_t count);
 /* Served access of this session is refused from now on; its mappers' pages are closed. Bounded list. */
 void mcs_owner_session_ended(mcs_owner_t *owner, mcs_id_t session);
+/* Of the master. Writes by reservations of lower epochs are refused from now on. */
 void mcs_owner_set_epoch(mcs_owner_t *owner, uint64_t epoch);
+/* After the epoch was set: nothing at or above this offset was ever used, nor will be by a right of an earlier epoch.
+ * The size when that cannot be said. */
+uint64_t mcs_owner_high_mark(mcs_owner_t *owner, mcs_id_t instance);
 
 typedef struct mcs_owner_stats {
     uint64_t segments;

@@ -69,6 +69,13 @@ typedef struct owner_pending {
     bool struck; /* and that was said */
 } owner_pending_t;
 
+/* What a master that was started from its journal knows nothing of (owner_settle.c). */
+typedef struct owner_gap {
+    mcs_col_release_t record;
+    bool blocked; /* at the last look */
+    bool failed;  /* there is no memory to look at */
+} owner_gap_t;
+
 typedef struct owner_revoked {
     uint64_t generation;
     mcs_id_t session;
@@ -110,9 +117,14 @@ struct mcs_owner {
     owner_pending_t *pending;
     uint32_t pending_count;
     uint32_t pending_cap;
+    owner_gap_t *gaps;
+    uint32_t gap_count;
+    uint32_t gap_cap;
     uint64_t released_total;
 
     /* owner thread only */
+    uint64_t gaps_at_ns; /* when the gaps are looked at again */
+    uint64_t gaps_wait_ns;
     mcs_list_t conns;
     uint32_t conn_count;
     uint64_t accept_after_ns; /* no descriptors: the listener is left alone until then */
@@ -143,6 +155,12 @@ void mcs_i_owner_drop_writes_locked(mcs_owner_t *owner, mcs_id_t instance);
 /* owner_release.c */
 /* Looks at the pending releases again. True when some are left. */
 bool mcs_i_owner_rescan(mcs_owner_t *owner);
+
+/* owner_settle.c */
+bool mcs_i_owner_add_gap_locked(mcs_owner_t *owner, const mcs_col_release_t *record);
+void mcs_i_owner_drop_gaps_locked(mcs_owner_t *owner, mcs_id_t instance);
+/* Owner's thread. Looks at the gaps when it is time; returns when the next look is due, MCS_NEVER = there are none. */
+uint64_t mcs_i_owner_settle(mcs_owner_t *owner);
 
 /* owner_ipc.c */
 mcs_status_t mcs_i_owner_listen(mcs_owner_t *owner);

@@ -340,10 +340,15 @@ void mcs_i_owner_main(void *arg)
 {
     mcs_owner_t *owner = arg;
     uint64_t rescan_ns = MCS_NEVER;
+    uint64_t gaps_ns = MCS_NEVER;
     while (__atomic_load_n(&owner->stop, __ATOMIC_ACQUIRE) == 0) {
         uint32_t count = fill_poll(owner);
-        uint64_t wait_ns = MCS_MIN(rescan_ns, next_look_ns(owner));
-        struct timespec timeout = {.tv_nsec = (long)(wait_ns == MCS_NEVER ? 0 : wait_ns)};
+        uint64_t wait_ns = MCS_MIN(MCS_MIN(rescan_ns, gaps_ns), next_look_ns(owner));
+        struct timespec timeout = {0};
+        if (wait_ns != MCS_NEVER) {
+            timeout.tv_sec = (time_t)(wait_ns / MCS_NS_PER_SEC);
+            timeout.tv_nsec = (long)(wait_ns % MCS_NS_PER_SEC);
+        }
         int ready = ppoll(owner->fds, count, wait_ns == MCS_NEVER ? NULL : &timeout, NULL);
         if (ready < 0) {
             memset(owner->fds, 0, count * sizeof(*owner->fds)); /* EINTR: nothing is known */
@@ -355,6 +360,7 @@ void mcs_i_owner_main(void *arg)
         serve_ready(owner);
         bool orphans = drop_orphans(owner);
         bool pending = mcs_i_owner_rescan(owner);
+        gaps_ns = mcs_i_owner_settle(owner);
         if (!orphans && !pending) {
             rescan_ns = MCS_NEVER;
         } else {

@@ -229,7 +229,9 @@ static uint32_t enter(mcs_owner_t *owner, const mcs_col_release_t *records, uint
     mcs_mutex_lock(&owner->lock);
     for (uint32_t i = 0; i < count; i++) {
         const mcs_col_release_t *record = &records[i];
-        if (!valid_locked(owner, record)) {
+        if ((record->flags & MCS_RELEASE_GAP) != 0) {
+            refused += !mcs_i_owner_add_gap_locked(owner, record);
+        } else if (!valid_locked(owner, record)) {
             refused++;
         } else if ((record->flags & MCS_RELEASE_MAY_WRITE) != 0 && !remember_locked(owner, record)) {
             refused++; /* not answered: the master keeps it in quarantine (owner.h) */
@@ -249,6 +251,9 @@ void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uin
         refused += enter(owner, records + at, MCS_MIN(count - at, RELEASE_CHUNK));
         left = mcs_i_owner_rescan(owner);
     }
+    mcs_mutex_lock(&owner->lock);
+    left = left || owner->gap_count > 0; /* for the owner's thread */
+    mcs_mutex_unlock(&owner->lock);
     if (refused > 0) {
         mcs_debug(OWNER_AREA, "%u of %u extents not released: not ours, or no room to remember them", refused, count);
     }

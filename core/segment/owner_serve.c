@@ -198,8 +198,9 @@ static bool whole_blocks(const mcs_access_t *access)
 /* What the revoked table and the header say to a write. */
 static mcs_status_t may_write_locked(mcs_owner_t *owner, const mcs_access_t *access, const mcs_extent_header_t *header)
 {
-    if (mcs_revoked_has(owner_revoked_table(owner), access->generation)) {
-        return MCS_ERR_REPLICA_IS_GONE;
+    if (mcs_revoked_has(owner_revoked_table(owner), access->generation) ||
+        mcs_generation_epoch(access->generation) < __atomic_load_n(&owner->epoch, __ATOMIC_RELAXED)) {
+        return MCS_ERR_REPLICA_IS_GONE; /* also by rule 12: of a master before the present one */
     }
     if (__atomic_load_n(&header->generation, __ATOMIC_RELAXED) != access->generation) {
         return MCS_OK; /* not opened yet */

@@ -169,10 +169,12 @@ mcs_status_t mcs_pin_read(mcs_mapping_t *mapping, uint64_t offset, uint64_t gene
     return MCS_OK;
 }
 
-/* The order of the first two is slots.c's: the table of revoked generations, then whether anything is closed. */
+/* The order is slots.c's: the table of revoked generations, then whether anything is closed, then the epoch: a
+ * reservation of an earlier master is void (rule 12). */
 static mcs_status_t check_write(mcs_mapping_t *mapping, const mcs_pin_t *pin, uint64_t offset)
 {
-    if (mcs_revoked_has(mapping->conn->revoked->base, pin->generation) || is_closed(mapping)) {
+    if (mcs_revoked_has(mapping->conn->revoked->base, pin->generation) || is_closed(mapping) ||
+        mcs_generation_epoch(pin->generation) < __atomic_load_n(&slots_of(mapping)->epoch, __ATOMIC_SEQ_CST)) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
     mcs_status_t status = populate(mapping, offset, mcs_extent_len(pin->payload_len), PURPOSE_WRITE);

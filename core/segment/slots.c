@@ -9,9 +9,12 @@
  * Closing a page is the same with `closed` in the place of the header: when the owner has set it and then met only
  * empty slots, no later publication can succeed, because each looks at `closed` after its store.
  *
- * Order of a writer's checks: slot, revoked table, closed. An owner that ends a session closes its pages *before* it
- * drops the session's generations from the table: a writer that no longer meets its generation there meets the closed
- * page afterwards. The other way round it could miss both.
+ * The epoch of the page is a third such mark, for all reservations of earlier masters at once: an owner raises it, then
+ * scans, and only then forgets which of their generations were revoked.
+ *
+ * Order of a writer's checks: slot, revoked table, closed, epoch. An owner that ends a session closes its pages
+ * *before* it drops the session's generations from the table: a writer that no longer meets its generation there meets
+ * the closed page afterwards. The other way round it could miss both.
  *
  * Cost: a publish is one locked compare-and-swap and two loads; a clear is one plain store. Where a thread looks for a
  * free slot is remembered in the thread, per page, so threads do not meet in a cache line: each begins 64 slots (8
@@ -21,6 +24,7 @@
 #include <string.h>
 
 #include "core/base/hash.h"
+#include "core/wire/extent.h"
 
 #define HINTS       8
 #define HINT_STRIDE 64
@@ -120,6 +124,17 @@ void mcs_slot_page_scan(const mcs_slot_page_t *page, const uint64_t *sorted, uin
         uint64_t generation = __atomic_load_n(&page->slot[i], __ATOMIC_SEQ_CST);
         if (MCS_UNLIKELY(generation != 0)) {
             mark_named(generation, sorted, count, named_bits);
+        }
+    }
+}
+
+void mcs_slot_page_older(const mcs_slot_page_t *page, uint64_t epoch, void (*fn)(void *arg, uint64_t generation),
+                         void *arg)
+{
+    for (uint32_t i = 0; i < MCS_SLOTS_PER_PAGE; i++) {
+        uint64_t generation = __atomic_load_n(&page->slot[i], __ATOMIC_SEQ_CST);
+        if (generation != 0 && mcs_generation_epoch(generation) < epoch) {
+            fn(arg, generation);
         }
     }
 }

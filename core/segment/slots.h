@@ -47,6 +47,10 @@ bool mcs_slot_page_names(const mcs_slot_page_t *page, uint64_t generation);
  * ascending. */
 void mcs_slot_page_scan(const mcs_slot_page_t *page, const uint64_t *sorted, uint32_t count, uint64_t *named_bits);
 
+/* Owner side, after it has raised the epoch: calls fn for every generation of an earlier one that a slot names. */
+void mcs_slot_page_older(const mcs_slot_page_t *page, uint64_t epoch, void (*fn)(void *arg, uint64_t generation),
+                         void *arg);
+
 /* Owner only (one writer). MCS_ERR_LIMIT when MCS_REVOKED_MAX are in it. */
 mcs_status_t mcs_revoked_add(mcs_revoked_table_t *table, uint64_t generation);
 void mcs_revoked_remove(mcs_revoked_table_t *table, uint64_t generation);

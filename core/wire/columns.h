@@ -66,6 +66,9 @@ _Static_assert(sizeof(mcs_col_put_t) == 24, "wire ABI");
 /* One extent that the master wants back. */
 #define MCS_RELEASE_MAY_WRITE 1u /* its session has not acknowledged the end: remember the generation (rule 5) */
 #define MCS_RELEASE_STRIKE    2u /* somebody waits until it is DEAD: say so when it is not free yet (rule 2) */
+/* No extent but `payload_len` bytes from `offset`, of which a master that was started from its journal knows nothing:
+ * everything there is to be marked DEAD, and answered for when no slot, hold or writer of an earlier epoch is in it. */
+#define MCS_RELEASE_GAP 4u
 typedef struct mcs_col_release {
     uint64_t instance_hi;
     uint64_t instance_lo;

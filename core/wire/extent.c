@@ -95,3 +95,19 @@ mcs_extent_state_t mcs_extent_check(const mcs_extent_header_t *header, mcs_id_t 
     }
     return (mcs_extent_state_t)state;
 }
+
+bool mcs_extent_find(const mcs_extent_header_t *header, mcs_id_t instance, mcs_extent_header_t *copy_out)
+{
+    mcs_extent_header_t copy;
+    if (__atomic_load_n(&header->magic, __ATOMIC_RELAXED) != MCS_EXTENT_MAGIC) {
+        return false;
+    }
+    load_header(&copy, header);
+    if (copy.version != MCS_EXTENT_VERSION || copy.payload_len == 0 || copy.payload_len > MCS_OBJECT_MAX ||
+        copy.header_crc != header_crc(&copy, instance)) {
+        return false;
+    }
+    copy.state = __atomic_load_n(&header->state, __ATOMIC_SEQ_CST);
+    *copy_out = copy;
+    return true;
+}

@@ -75,6 +75,13 @@ static inline uint32_t *mcs_extent_crcs(mcs_extent_header_t *header, uint64_t pa
                : header->crc;
 }
 
+/* A generation is the epoch of the master that made it, and a count: never used twice. */
+#define MCS_GENERATION_EPOCH_SHIFT 30u
+static inline uint64_t mcs_generation_epoch(uint64_t generation)
+{
+    return generation >> MCS_GENERATION_EPOCH_SHIFT;
+}
+
 /* Fills a header in state OPEN (state stored last, release). */
 void mcs_extent_open(mcs_extent_header_t *header, mcs_id_t instance, uint64_t generation, uint64_t payload_len,
                      mcs_hash128_t key_hash);
@@ -86,5 +93,7 @@ void mcs_extent_kill(mcs_extent_header_t *header);
  * load first. */
 mcs_extent_state_t mcs_extent_check(const mcs_extent_header_t *header, mcs_id_t instance, uint64_t generation,
                                     uint64_t payload_len);
+/* Is there a header of this instance at all, in whatever state? *copy_out has it, but for the block CRCs. */
+bool mcs_extent_find(const mcs_extent_header_t *header, mcs_id_t instance, mcs_extent_header_t *copy_out);
 
 #endif

@@ -87,7 +87,9 @@ class _Run:
         self.writers = 0
         self.processes: list[Process] = []
         self.workers: list[_Worker] = []
-        self.master = Master(scratch, f"--default_kv_lease_ttl={int(LEASE * 1000)}", f"--client_ttl={TTL}")
+        # A restarted master has its index with a journal, and none without: every second seed.
+        journal = [f"--journal_dir={scratch.folder('master-journal')}"] if plan.seed % 2 else []
+        self.master = Master(scratch, f"--default_kv_lease_ttl={int(LEASE * 1000)}", f"--client_ttl={TTL}", *journal)
 
     def add(self, segment: int) -> None:
         self.writers += 1

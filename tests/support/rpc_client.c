@@ -480,6 +480,25 @@ mcs_id_t rpc_mount(rpc_client_t *client, const char *name, uint64_t size)
     return instance;
 }
 
+mcs_status_t rpc_mount_again(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance,
+                             uint64_t high_mark)
+{
+    Mcs__Wire__Sequence sequence;
+    Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
+    Mcs__Wire__MountSegment mount = MCS__WIRE__MOUNT_SEGMENT__INIT;
+    next_sequence(client, &sequence);
+    id.hi = instance.hi;
+    id.lo = instance.lo;
+    mount.sequence = &sequence;
+    mount.instance = &id;
+    mount.name = (char *)(uintptr_t)name;
+    mount.size = size;
+    mount.protocol = (char *)(uintptr_t) "tcp";
+    mount.resumes = true;
+    mount.high_mark = high_mark;
+    return rpc_call(client, MCS_VERB_MOUNT_SEGMENT, &mount.base, NULL, NULL);
+}
+
 mcs_status_t rpc_unmount(rpc_client_t *client, mcs_id_t instance)
 {
     Mcs__Wire__Sequence sequence;

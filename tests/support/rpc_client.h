@@ -83,6 +83,9 @@ void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 mcs_id_t rpc_mount(rpc_client_t *client, const char *name, uint64_t size); /* must succeed */
 mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance,
                            uint32_t *handle_out, mcs_mac_key_t *key_out);
+/* What the session had before the master was restarted. */
+mcs_status_t rpc_mount_again(rpc_client_t *client, const char *name, uint64_t size, mcs_id_t instance,
+                             uint64_t high_mark);
 mcs_status_t rpc_unmount(rpc_client_t *client, mcs_id_t instance);
 
 typedef struct rpc_put {

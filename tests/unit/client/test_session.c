@@ -120,13 +120,14 @@ static mcs_status_t opened(void *arg, const mcs_hello_result_t *hello)
     return status;
 }
 
-static void resumed(void *arg, const mcs_hello_result_t *hello)
+static mcs_status_t resumed(void *arg, const mcs_hello_result_t *hello)
 {
     fixture_t *f = arg;
     (void)hello;
     pthread_mutex_lock(&f->lock);
     f->resumed++;
     pthread_mutex_unlock(&f->lock);
+    return MCS_OK;
 }
 
 static int set_up(void **state)

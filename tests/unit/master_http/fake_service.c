@@ -74,6 +74,12 @@ static void on_thread_end(void *arg)
     (void)arg;
 }
 
+mcs_status_t mcs_service_recover(mcs_service_t *service)
+{
+    (void)service;
+    return mcs_journal_begin(g_fake.config.journal, g_fake.config.epoch, 1000);
+}
+
 mcs_rpc_ops_t mcs_service_rpc_ops(mcs_service_t *service)
 {
     return (mcs_rpc_ops_t){.frame = on_frame, .closed = on_closed, .thread_end = on_thread_end, .arg = service};

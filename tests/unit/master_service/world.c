@@ -29,13 +29,22 @@ void world_init(world_t *world, bool fake_clock)
 
 void world_start(world_t *world)
 {
+    world->epoch = MCS_MAX(world->epoch + 1, mcs_wall_ms() / 1000);
+    if (world->journal_dir != NULL) {
+        world->journal_config.dir = world->journal_dir;
+        assert_int_equal(mcs_journal_open(&world->journal_config, &world->journal), MCS_OK);
+    }
     mcs_service_config_t config = {.config = &world->conf,
                                    .metrics = &world->metrics,
-                                   .epoch = mcs_wall_ms() / 1000,
+                                   .epoch = world->epoch,
                                    .client_expired = on_expired,
-                                   .client_expired_arg = world};
+                                   .client_expired_arg = world,
+                                   .journal = world->journal};
     svc_house_manual(world->manual);
     assert_int_equal(mcs_service_create(&config, &world->service), MCS_OK);
+    if (world->journal != NULL) {
+        assert_int_equal(mcs_service_recover(world->service), MCS_OK);
+    }
     mcs_rpc_config_t rpc = {.address = "",
                             .interface = "",
                             .ipc_dir = world->dir,
@@ -48,12 +57,29 @@ void world_start(world_t *world)
     assert_int_equal(mcs_rpc_server_start(world->server), MCS_OK);
 }
 
-void world_stop(world_t *world)
+static void end(world_t *world)
 {
     mcs_rpc_server_stop(world->server);
     mcs_service_stop(world->service);
     mcs_rpc_server_destroy(world->server);
     mcs_service_destroy(world->service);
+    mcs_journal_destroy(world->journal);
+    world->journal = NULL;
+}
+
+void world_restart(world_t *world)
+{
+    world->service->journal = NULL; /* nothing is written any more */
+    end(world);
+    world_start(world);
+}
+
+void world_stop(world_t *world)
+{
+    if (world->journal != NULL) {
+        mcs_journal_close(world->journal);
+    }
+    end(world);
     mcs_config_fini(&mcs_master_config_table, &world->conf);
     rmdir(world->dir);
     mcs_clock_set_source(NULL);

@@ -17,7 +17,11 @@ typedef struct world {
     mcs_service_t *service;
     mcs_rpc_server_t *server;
     bool manual;
-    uint32_t expired;   /* calls of client_expired */
+    uint32_t expired;        /* calls of client_expired */
+    const char *journal_dir; /* NULL = none: set before world_start */
+    mcs_journal_config_t journal_config;
+    mcs_journal_t *journal;
+    uint64_t epoch;
     rpc_client_t *peer; /* an owner whose notices are read while somebody waits; NULL = none */
 } world_t;
 
@@ -27,6 +31,8 @@ typedef struct world {
 void world_init(world_t *world, bool fake_clock);
 void world_start(world_t *world);
 void world_stop(world_t *world);
+/* kill -9 of the master, and another one on the same journal. Clients have to connect again. */
+void world_restart(world_t *world);
 const char *world_path(const world_t *world);
 /* A client that ticks a manual world while it waits. */
 void world_client(world_t *world, rpc_client_t *client, const char *host_name);

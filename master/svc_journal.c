@@ -1,0 +1,260 @@
+/* What the service writes to its journal (rule 12; docs/journal.md).
+ *
+ * A record is appended under the lock that its effect is made under, before that lock is let go: nobody has seen what
+ * is not in the kernel's hands, and the records of a key are in its order. Shards are spread over the streams by their
+ * number, and the seed of the index is the journal's, so that a key stays in its stream. The streams' locks are leaves.
+ *
+ * A strike (rule 2) is on record before the owners are asked: they may have made the old value unreadable when the
+ * master is killed, and its successor must take over then. */
+#include <string.h>
+
+#include "master/svc_internal.h"
+
+/* Of one hold of a shard's lock, and of one turn. */
+#define SNAPSHOT_SLOTS    256u
+#define SNAPSHOT_NS       (2 * MCS_NS_PER_MS)
+#define SNAPSHOT_AGAIN_NS (10 * MCS_NS_PER_SEC)
+
+static uint32_t stream_of(const svc_shard_t *shard)
+{
+    return shard->index % MCS_JOURNAL_GROUPS;
+}
+
+static bool is_on(const mcs_service_t *service)
+{
+    return service->journal != NULL && mcs_journal_is_on(service->journal);
+}
+
+/* ---- objects ---- */
+
+static uint64_t soft_wall_ms(const svc_record_t *record)
+{
+    uint64_t now_ns = mcs_now_ns();
+    uint64_t end_ns = svc_record_soft(record);
+    return mcs_wall_ms() + (end_ns > now_ns ? (end_ns - now_ns) / MCS_NS_PER_MS : 0);
+}
+
+_Static_assert(sizeof(mcs_obj_replica_t) == offsetof(svc_replica_t, node), "a replica's record is its first part");
+_Static_assert(MCS_REPLICAS_MAX <= MCS_OBJ_REPLICAS_MAX, "every replica has room");
+
+static void append(mcs_service_t *service, const svc_shard_t *shard, mcs_record_kind_t kind, const svc_record_t *record)
+{
+    bool value = kind == MCS_REC_PUT || kind == MCS_REC_STRIKE_PUT;
+    mcs_obj_head_t head = {.kind = (uint8_t)kind, .key_len = record->key_len};
+    const svc_group_t *group = NULL;
+    const char *group_id = NULL;
+    if (value) {
+        bool soft = (record->flags & SVC_REC_SOFT) != 0;
+        group = svc_record_group(record);
+        head.flags = (uint8_t)(((record->flags & SVC_REC_HARD) != 0 ? MCS_OBJ_HARD : 0) | (soft ? MCS_OBJ_SOFT : 0));
+        head.data_type = record->data_type;
+        head.replica_count = record->replica_count;
+        head.payload_len = record->payload_len;
+        head.soft_wall_ms = soft ? soft_wall_ms(record) : 0;
+    }
+    if (group != NULL) {
+        uint32_t len;
+        group_id = svc_group_id(group, &len);
+        head.group_len = (uint16_t)len;
+    }
+    uint32_t len = mcs_obj_len(&head);
+    uint8_t *at = mcs_journal_reserve(service->journal, stream_of(shard), len);
+    if (at == NULL) {
+        return;
+    }
+    memcpy(at, &head, sizeof(head));
+    at += sizeof(head);
+    for (uint32_t i = 0; i < head.replica_count; i++) {
+        memcpy(at, &record->replicas[i], sizeof(mcs_obj_replica_t));
+        at += sizeof(mcs_obj_replica_t);
+    }
+    if (group_id != NULL) {
+        memcpy(at, group_id, head.group_len);
+        at += head.group_len;
+    }
+    memcpy(at, svc_record_key(record), record->key_len);
+    mcs_journal_commit(service->journal, stream_of(shard), len);
+}
+
+void svc_journal_put_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
+{
+    if (is_on(service)) {
+        append(service, shard, MCS_REC_PUT, svc_record(&service->index, ref));
+    }
+}
+
+void svc_journal_del_locked(mcs_service_t *service, svc_shard_t *shard, const svc_record_t *record)
+{
+    if (is_on(service) && (record->flags & SVC_REC_COMMITTED) != 0) {
+        append(service, shard, MCS_REC_DEL, record);
+    }
+}
+
+void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pending)
+{
+    if (!is_on(service)) {
+        return;
+    }
+    bool put = pending->kind == SVC_PUT;
+    svc_ref_t ref = put ? pending->successor : pending->record;
+    append(service, pending->shard, put ? MCS_REC_STRIKE_PUT : MCS_REC_STRIKE_DEL, svc_record(&service->index, ref));
+}
+
+/* ---- segments ---- */
+
+void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
+{
+    if (!is_on(service)) {
+        return;
+    }
+    const svc_session_t *owner = segment->owner;
+    const char *texts[] = {
+        [MCS_SEG_NAME] = segment->name,    [MCS_SEG_PROTOCOL] = segment->protocol,
+        [MCS_SEG_HOST] = owner->host_name, [MCS_SEG_ENDPOINT] = segment->transport_endpoint,
+        [MCS_SEG_WIRE] = owner->wire_name, [MCS_SEG_BOOT] = owner->boot_id,
+    };
+    mcs_seg_head_t head = {
+        .kind = MCS_REC_SEGMENT,
+        .handle = segment->handle,
+        .instance = segment->instance,
+        .client = owner->client,
+        .session = owner->id,
+        .size = segment->size,
+        .base = segment->base,
+        .pid = owner->pid,
+    };
+    uint32_t len = sizeof(head);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
+        head.lens[i] = (uint16_t)MCS_MIN(strlen(texts[i]), (size_t)MCS_SEG_TEXT_MAX);
+        len += head.lens[i];
+    }
+    uint8_t *at = mcs_journal_reserve(service->journal, MCS_JOURNAL_META, len);
+    if (at == NULL) {
+        return;
+    }
+    memcpy(at, &head, sizeof(head));
+    at += sizeof(head);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
+        memcpy(at, texts[i], head.lens[i]);
+        at += head.lens[i];
+    }
+    mcs_journal_commit(service->journal, MCS_JOURNAL_META, len);
+}
+
+void svc_journal_unmount(mcs_service_t *service, uint32_t handle)
+{
+    if (!is_on(service)) {
+        return;
+    }
+    mcs_seg_head_t head = {.kind = MCS_REC_UNMOUNT, .handle = handle};
+    uint8_t *at = mcs_journal_reserve(service->journal, MCS_JOURNAL_META, sizeof(head));
+    if (at != NULL) {
+        memcpy(at, &head, sizeof(head));
+        mcs_journal_commit(service->journal, MCS_JOURNAL_META, sizeof(head));
+    }
+}
+
+/* ---- the disk ---- */
+
+void svc_journal_sync(mcs_service_t *service, uint16_t verb)
+{
+    /* These two promise nothing that a record stands for. */
+    if (is_on(service) && verb != MCS_VERB_PUT_START && verb != MCS_VERB_PUT_REVOKE) {
+        mcs_journal_sync(service->journal);
+    }
+}
+
+/* ---- snapshots ---- */
+
+static void snapshot_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    if ((record->flags & SVC_REC_COMMITTED) == 0) {
+        return;
+    }
+    append(service, shard, MCS_REC_PUT, record);
+    if ((record->flags & SVC_REC_PENDING) != 0) {
+        const svc_pending_t *pending = svc_pending_by_record_locked(shard, ref);
+        if (pending->state == SVC_STRIKING) {
+            svc_journal_strike_locked(service, pending); /* PUT alone would take it back */
+        }
+    }
+}
+
+/* True: the stream is through. */
+static bool snapshot_slice(mcs_service_t *service, svc_snapshot_t *snapshot)
+{
+    uint64_t end_ns = svc_real_ns() + SNAPSHOT_NS;
+    while (snapshot->shard < SVC_SHARDS && svc_real_ns() < end_ns) {
+        svc_shard_t *shard = &service->index.shards[snapshot->shard];
+        bool through = false;
+        mcs_mutex_lock(&shard->lock);
+        for (uint32_t n = 0; n < SNAPSHOT_SLOTS && !through; n++) {
+            svc_ref_t ref = svc_shard_walk_locked(shard, &snapshot->at, &snapshot->version);
+            through = ref == 0;
+            if (!through) {
+                snapshot_record_locked(service, shard, ref);
+            }
+        }
+        mcs_mutex_unlock(&shard->lock);
+        if (through) {
+            snapshot->shard += MCS_JOURNAL_GROUPS;
+            snapshot->at = UINT32_MAX;
+            snapshot->version = 0;
+        }
+    }
+    return snapshot->shard >= SVC_SHARDS;
+}
+
+static void snapshot_segments(mcs_service_t *service)
+{
+    svc_segments_t *segments = &service->segments;
+    mcs_rwlock_rdlock(&segments->lock);
+    for (uint32_t i = 0; i < segments->active_count; i++) {
+        svc_journal_segment(service, segments->active[i]);
+    }
+    mcs_rwlock_rdunlock(&segments->lock);
+}
+
+static void start_snapshot(mcs_service_t *service)
+{
+    svc_snapshot_t *snapshot = &service->snapshot;
+    for (uint32_t n = 0; n < MCS_JOURNAL_STREAMS; n++) {
+        uint32_t stream = (snapshot->stream + n) % MCS_JOURNAL_STREAMS;
+        if (mcs_journal_wants_snapshot(service->journal, stream)) {
+            snapshot->active = mcs_journal_snapshot_begin(service->journal, stream);
+            snapshot->not_before_ns = snapshot->active ? 0 : mcs_now_ns() + SNAPSHOT_AGAIN_NS;
+            snapshot->stream = stream;
+            snapshot->shard = stream;
+            snapshot->at = UINT32_MAX;
+            snapshot->version = 0;
+            return;
+        }
+    }
+}
+
+void svc_journal_tick(mcs_service_t *service)
+{
+    svc_snapshot_t *snapshot = &service->snapshot;
+    if (!is_on(service)) {
+        return;
+    }
+    if (!snapshot->active && mcs_now_ns() >= snapshot->not_before_ns) {
+        start_snapshot(service);
+    }
+    if (!snapshot->active) {
+        return;
+    }
+    bool through = true;
+    if (snapshot->stream == MCS_JOURNAL_META) {
+        snapshot_segments(service);
+    } else {
+        through = snapshot_slice(service, snapshot);
+    }
+    if (through) {
+        mcs_journal_snapshot_end(service->journal, snapshot->stream);
+        snapshot->active = false;
+        snapshot->stream = (snapshot->stream + 1) % MCS_JOURNAL_STREAMS;
+    }
+    svc_wake(service);
+}
