@@ -25,7 +25,7 @@ RUN_ENV = env PYTHONPATH=$(CURDIR)/$(BUILD)/python MCS_BUILD_DIR=$(CURDIR)/$(BUI
 
 export VENV
 
-.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu cov lint format tidy \
+.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu bench-gpu gpu-carry cov lint format tidy \
 	bench bench-quick bench-docs bench-smoke bench-instructions bench-deps bench-replay soak wheel install clean distclean help
 
 all: build ## release build (the default)
@@ -70,8 +70,14 @@ fuzz: deps ## libFuzzer over what parses foreign bytes: the seeds, and new input
 	@cmake --build build/fuzz -j $(JOBS) --target fuzzers
 	@ctest --test-dir build/fuzz --output-on-failure -j $(JOBS) -L fuzz
 
-test-gpu: build ## the tests that need a GPU; says so and passes where there is none
-	@tools/test_gpu.sh $(BUILD)
+test-gpu: $(if $(CARRY),,build) ## the tests that need a GPU; says so and passes where there is none (CARRY=folder of gpu-carry)
+	@tools/test_gpu.sh $(or $(CARRY),$(BUILD))
+
+bench-gpu: $(if $(CARRY),,build) ## GPU benchmark: ceilings, then the store (CARRY=folder of gpu-carry, BENCH_ARGS="--quick")
+	@tools/bench_gpu.sh $(or $(CARRY),$(BUILD)) $(BENCH_ARGS)
+
+gpu-carry: build ## a folder (CARRY=, default gpu-carry) for test-gpu and bench-gpu on a machine without network and packages
+	@tools/gpu_carry.sh $(BUILD) $(or $(CARRY),gpu-carry)
 
 cov: deps ## line and branch coverage of the C tests
 	@tools/deps.sh build test cov

@@ -30,6 +30,7 @@ RULES = [
     (call("sleep|usleep|nanosleep|clock_nanosleep"), r"tests/", r"tests/support/fake_", "tests wait on conditions or use the fake clock"),
     (call("cuCtxPushCurrent|cuCtxSetCurrent|cuCtxPopCurrent"), r".", r"(gpu/cuda_ctx\.c$|tests/fake_cuda/)",
      "contexts are handled in gpu/cuda_ctx.c"),
+    (re.compile(r"->\s*(ctx_push|ctx_pop)\s*\("), r"gpu/", r"gpu/cuda_ctx\.c$", "contexts are handled in gpu/cuda_ctx.c"),
     (call(r"cuCtxSynchronize|cudaDeviceSynchronize"), r".", r"tests/fake_cuda/", "no device-wide synchronize"),
 ]
 

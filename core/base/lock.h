@@ -33,6 +33,8 @@ typedef enum mcs_rank {
     MCS_RANK_TRANSPORT = 200,
     MCS_RANK_WORKER_POOL = 210,
     MCS_RANK_WORKER = 220,
+    /* device memory */
+    MCS_RANK_GPU = 230,
     /* master */
     MCS_RANK_MASTER = 300,
     MCS_RANK_SESSIONS = 310,

@@ -6,6 +6,7 @@
  *   routes.h     how the segments of others are reached
  *   lookup.h     where objects are
  *   move.h       moves payloads: copy.c (own and same host), remote.c (transport)
+ *   device.h     memory that the processor cannot touch, in all of these
  *   get.c handle.c put.c admin.c   the verbs
  *   get_session.c put_session.c    objects read and written piece by piece
  *   task.c task_call.c             copies and moves of replicas: executed, and asked for
@@ -74,6 +75,9 @@ typedef struct mcs_client {
     mcs_bufpool_t *pool;
     mcs_regtable_t *buffers;
     mcs_copiers_t *copiers;
+    const mcs_mem_space_ops_t *space_ops; /* NULL: host memory only */
+    mcs_mem_space_t *space;
+    const uint32_t *device_active; /* see device.h; never NULL in a client that is set up */
     mcs_peers_t *peers;
     mcs_views_t *views;
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */

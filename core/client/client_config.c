@@ -63,6 +63,12 @@ static const mcs_config_row_t g_rows[] = {
         "locations of objects that are remembered under their leases; 0 = none"),
     ROW("put_session_limit", "MC_STORE_PUT_SESSION_LIMIT", "1GB", SIZE, 0, put_session_limit, 0, 0,
         "bytes that values of open put sessions may hold in this process"),
+    ROW("gpu", "MC_STORE_GPU", "true", BOOL, 0, gpu, 0, 0,
+        "use GPU memory where the process has a CUDA driver; false = host memory only"),
+    ROW("gpu_pin_limit", "MC_STORE_GPU_PIN_LIMIT", "0", SIZE, 0, gpu_pin_limit, 0, 0,
+        "bytes of host memory that may be pinned for GPUs; 0 = three quarters of the machine's"),
+    ROW("gpu_stage_chunks", "MC_STORE_GPU_STAGE_CHUNKS", "4", UINT, 0, gpu_stage_chunks, 2, 64,
+        "pinned chunks of 16 MiB between GPU memory and the network"),
     ROW("spin_us", "MC_STORE_SPIN_US", "-1", INT, 0, spin_us, -1, 10000,
         "microseconds a call polls for an answer before it sleeps; -1 = by the number of CPUs"),
     ROW("max_workers", "MC_STORE_MAX_WORKERS", "3", UINT, 0, max_workers, 1, 16, "transport workers callers share"),
@@ -191,6 +197,9 @@ static mcs_status_t settle(mcs_client_config_t *config)
     }
     if (config->spin_us < 0) {
         config->spin_us = sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 50 : 0;
+    }
+    if (config->gpu_pin_limit == 0) {
+        config->gpu_pin_limit = (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
     }
     if (config->ipc_dir[0] == '\0') {
         char *dir = mcs_asprintf("/tmp/mooncake-%u", (unsigned)getuid());

@@ -28,6 +28,9 @@ typedef struct mcs_client_config {
     uint64_t view_limit;
     uint64_t lookup_cache;
     uint64_t put_session_limit;
+    bool gpu;
+    uint64_t gpu_pin_limit;
+    uint64_t gpu_stage_chunks;
     int64_t spin_us;
     uint64_t max_workers;
     uint64_t call_connections;

@@ -1,6 +1,7 @@
 /* See move.h. */
 #include "core/client/move.h"
 
+#include "core/client/device.h"
 #include "core/client/interrupt.h"
 
 mcs_status_t mcs_client_check(const mcs_client_t *client)
@@ -17,28 +18,45 @@ uint64_t mcs_client_transfer_deadline(const mcs_client_t *client, uint64_t bytes
     return mcs_deadline_after_ms((int64_t)ms);
 }
 
+/* Those that nothing has moved yet: whether the transport can. */
+static bool wants_transport(const mcs_client_t *client, mcs_move_t *move)
+{
+    if (move->status != MCS_ERR_AGAIN) {
+        return false;
+    }
+    if (move->route->peer == NULL) {
+        move->status = MCS_ERR_REPLICA_IS_GONE;
+    } else if (client->transport == NULL || !move->route->peer->wired) {
+        move->status = move->route->mapping != NULL ? MCS_ERR_LIMIT : MCS_ERR_TRANSFER_FAIL;
+    }
+    return move->status == MCS_ERR_AGAIN;
+}
+
 void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                    uint64_t deadline_ns, mcs_arena_t *arena)
 {
-    bool remote = false;
     for (size_t i = 0; i < count; i++) {
         moves[i].status = MCS_ERR_AGAIN;
         moves[i].in_doubt = false;
+        moves[i].of_caller = false;
+        moves[i].devices = NULL;
         mcs_route_map(client, moves[i].route);
     }
+    bool device = mcs_device_active(client) && mcs_device_locate(client, moves, count, arena);
     mcs_moves_run_mapped(client, direction, moves, count, deadline_ns);
+    if (device) {
+        mcs_moves_run_device_mapped(client, direction, moves, count, deadline_ns, arena);
+    }
+    bool remote = false;
+    bool staged = false;
     for (size_t i = 0; i < count; i++) {
-        mcs_move_t *move = &moves[i];
-        if (move->status != MCS_ERR_AGAIN) {
-            continue;
+        if (wants_transport(client, &moves[i])) {
+            remote = remote || moves[i].devices == NULL;
+            staged = staged || moves[i].devices != NULL;
         }
-        if (move->route->peer == NULL) {
-            move->status = MCS_ERR_REPLICA_IS_GONE;
-        } else if (client->transport == NULL || !move->route->peer->wired) {
-            move->status = move->route->mapping != NULL ? MCS_ERR_LIMIT : MCS_ERR_TRANSFER_FAIL;
-        } else {
-            remote = true;
-        }
+    }
+    if (staged) {
+        mcs_moves_run_device_staged(client, direction, moves, count, deadline_ns, arena);
     }
     if (remote) {
         mcs_moves_run_remote(client, direction, moves, count, deadline_ns, arena);

@@ -1,6 +1,9 @@
 /* Moves payloads, whole or (fetches) any part of them, between a caller's memory and replicas, over the path of each
  * (design section 4).
  *
+ * Device memory (device.h) goes the same ways, by copies of the device: straight to and from the extent, or through
+ * staging memory and the transport.
+ *
  *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
  * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made before a store, checked
  * after a fetch
@@ -23,7 +26,9 @@ typedef struct mcs_move {
     mcs_hash128_t key_hash;
     const struct iovec *iov; /* holds at least len bytes */
     size_t iov_count;
-    struct iovec piece; /* for `iov` of one piece to point to */
+    struct iovec piece;     /* for `iov` of one piece to point to */
+    const int16_t *devices; /* of each piece of iov (core/ops/mem_space.h); NULL: all is host memory; set by
+                               mcs_moves_run */
     /* Stores: one CRC per block of the payload, shared by the moves of one value; filled by the first that needs them.
      * NULL for fetches. */
     uint32_t *crcs;
@@ -31,7 +36,8 @@ typedef struct mcs_move {
     mcs_status_t
         status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
                    (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
-    bool in_doubt; /* out, stores: bytes may still be on their way to the owner */
+    bool in_doubt;  /* out, stores: bytes may still be on their way to the owner */
+    bool of_caller; /* out: the caller's memory failed, no other replica will do better */
 } mcs_move_t;
 
 /* Sets every status. `deadline_ns` bounds the transport, and no write begins after it. Scratch memory comes from
@@ -39,11 +45,15 @@ typedef struct mcs_move {
 void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                    uint64_t deadline_ns, mcs_arena_t *arena);
 
-/* Parts of it: mapped.c and remote.c. Work on the moves whose status is MCS_ERR_AGAIN and whose route has their path; a
- * mapped move that finds no slot stays AGAIN. */
+/* Parts of it: mapped.c and remote.c, and device_mapped.c and device_staged.c for moves with device memory. Work on the
+ * moves whose status is MCS_ERR_AGAIN and whose route has their path; a mapped move that finds no slot stays AGAIN. */
 void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns);
 void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns, mcs_arena_t *arena);
+void mcs_moves_run_device_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                                 uint64_t deadline_ns, mcs_arena_t *arena);
+void mcs_moves_run_device_staged(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                                 uint64_t deadline_ns, mcs_arena_t *arena);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "core/ops/embed.h"
 #include "core/ops/http.h"
+#include "core/ops/mem_space.h"
 #include "core/ops/metadata.h"
 #include "core/ops/transport.h"
 
@@ -13,6 +14,7 @@ typedef struct mcs_parts {
     const mcs_metadata_ops_t *metadata;   /* NULL: only P2PHANDSHAKE */
     const mcs_embed_ops_t *embed;         /* NULL: no embedded master */
     const mcs_client_http_ops_t *http;    /* NULL: no HTTP server of a client */
+    const mcs_mem_space_ops_t *mem_space; /* NULL: host memory only */
     const char *ucx_hint; /* library text for the transport when configuration names none; may be NULL */
 } mcs_parts_t;
 

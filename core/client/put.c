@@ -244,17 +244,19 @@ static mcs_status_t judge(mcs_put_call_t *call, mcs_inflight_t *inflight, mcs_pu
 {
     mcs_status_t result = MCS_OK;
     item->in_doubt = false;
+    item->of_caller = false;
     for (uint32_t i = 0; i < item->replica_count; i++) {
         const mcs_move_t *move = &item->moves[i];
         if (move->in_doubt) {
             item->in_doubt = true;
             mcs_put_round_doubt(inflight, move->replica->generation);
         }
-        if (move->status == MCS_OK || ends_call(result)) {
+        if (move->status == MCS_OK || ends_call(result) || item->of_caller) {
             continue;
         }
         result = move->status;
-        if (blames_segment(result) && !ends_call(result)) {
+        item->of_caller = move->of_caller;
+        if (blames_segment(result) && !ends_call(result) && !move->of_caller) {
             exclude(call, move->replica->segment);
         }
         mcs_debug(AREA, "replica in segment %s not written: %s",
@@ -367,6 +369,8 @@ static void settle(mcs_put_call_t *call, mcs_inflight_t *inflight, mcs_status_t 
         revoke->id[revoke->count++] = item->put_id;
         if (planned != MCS_OK) {
             finish(item, planned);
+        } else if (item->of_caller) {
+            finish(item, status);
         } else if (status == MCS_ERR_REPLICA_IS_GONE) {
             wait_or_fail(item);
         } else {

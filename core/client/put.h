@@ -37,6 +37,7 @@ typedef struct mcs_put_item {
     uint32_t *crcs;
     bool crcs_known;
     bool in_doubt;
+    bool of_caller; /* the value could not be read from the caller's memory */
 } mcs_put_item_t;
 
 typedef struct mcs_put_call {

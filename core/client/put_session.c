@@ -13,6 +13,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/buf.h"
+#include "core/client/device.h"
 #include "core/client/keymap.h"
 #include "core/client/put.h"
 
@@ -326,8 +327,9 @@ static mcs_status_t add_range_locked(session_t *session, uint64_t from, uint64_t
     return MCS_OK;
 }
 
-static void write_parts(mcs_put_sessions_t *sessions, session_t *session, const mcs_parts_list_t *source)
+static void write_parts(mcs_client_t *client, session_t *session, const mcs_parts_list_t *source)
 {
+    mcs_put_sessions_t *sessions = client->put_sessions;
     for (size_t i = 0; i < source->count; i++) {
         mcs_part_t *part = &source->parts[i];
         part->result = MCS_INVALID_PARAMS;
@@ -337,7 +339,9 @@ static void write_parts(mcs_put_sessions_t *sessions, session_t *session, const 
         }
         mcs_status_t status = MCS_OK;
         if (part->size > 0) {
-            memcpy(session->bytes + part->offset, part->ptr, (size_t)part->size);
+            status = mcs_device_copy_in(client, session->bytes + part->offset, part->ptr, part->size);
+        }
+        if (part->size > 0 && status == MCS_OK) {
             mcs_mutex_lock(&sessions->lock);
             status = add_range_locked(session, part->offset, part->offset + part->size);
             mcs_mutex_unlock(&sessions->lock);
@@ -363,7 +367,7 @@ mcs_status_t mcs_client_put_session_write(mcs_client_t *client, const mcs_bytes_
             }
             continue;
         }
-        write_parts(sessions, session, &sources[i]);
+        write_parts(client, session, &sources[i]);
         mcs_mutex_lock(&sessions->lock);
         if (--session->writers == 0) {
             mcs_cond_broadcast(&sessions->changed);

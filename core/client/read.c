@@ -364,7 +364,7 @@ static void judge(mcs_read_t *read, mcs_read_item_t *item)
     const mcs_move_t *move = deciding_move(item);
     mcs_client_t *client = read->client;
     mcs_status_t status = move->status;
-    if (status == MCS_OK || status == MCS_ERR_CLOSED || status == MCS_ERR_INTERRUPTED) {
+    if (status == MCS_OK || status == MCS_ERR_CLOSED || status == MCS_ERR_INTERRUPTED || move->of_caller) {
         item->status = status;
         return;
     }

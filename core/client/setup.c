@@ -10,6 +10,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/device.h"
 #include "core/client/interrupt.h"
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
@@ -281,7 +282,12 @@ static mcs_status_t make_owner(mcs_client_t *client)
 
 static mcs_status_t make_mapper(mcs_client_t *client)
 {
-    mcs_mapper_config_t mapper_config = {.client = client->id, .owner = client->owner};
+    mcs_mapper_config_t mapper_config = {
+        .client = client->id,
+        .owner = client->owner,
+        .retired = mcs_device_retired,
+        .retired_arg = client,
+    };
     return mcs_mapper_create(&mapper_config, &client->mapper);
 }
 
@@ -299,6 +305,7 @@ static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
     status = status == MCS_OK ? start_embedded(client) : status;
     status = status == MCS_OK ? make_session(client) : status;
     status = status == MCS_OK ? make_owner(client) : status;
+    status = status == MCS_OK ? mcs_device_open(client) : status;
     status = status == MCS_OK ? make_mapper(client) : status;
     status = status == MCS_OK ? mcs_faulter_create(&client->faulter) : status;
     status = status == MCS_OK ? open_transport(client) : status;
@@ -505,6 +512,7 @@ void mcs_client_close(mcs_client_t *client)
     if (client->mapper != NULL) {
         mcs_mapper_destroy(client->mapper);
     }
+    mcs_device_close(client);
     if (client->owner != NULL) {
         mcs_owner_destroy(client->owner);
     }

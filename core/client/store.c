@@ -20,6 +20,7 @@
 #include "core/base/thread.h"
 #include "core/client/borrow.h"
 #include "core/client/client.h"
+#include "core/client/device.h"
 #include "core/client/interrupt.h"
 
 #define AREA "client"
@@ -728,19 +729,39 @@ int64_t mcs_remove_all(mcs_store_t *store, int force)
 
 /* ---- registered buffers, replicas, counters ---- */
 
+static mcs_status_t check_host(const void *ptr, uint64_t len)
+{
+    mcs_memprobe_t probe;
+    mcs_memprobe_init(&probe);
+    mcs_status_t status = mcs_memprobe_check(&probe, ptr, len, true);
+    mcs_memprobe_fini(&probe);
+    return status;
+}
+
+static mcs_status_t register_buffer(mcs_client_t *client, const void *ptr, uint64_t len)
+{
+    if (len == 0 || ptr == NULL) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    bool device = mcs_device_holds(client, ptr);
+    mcs_status_t status = device ? mcs_device_register(client, ptr, len) : check_host(ptr, len);
+    if (status != MCS_OK) {
+        return status;
+    }
+    status = mcs_regtable_add(client->buffers, ptr, len);
+    if (status != MCS_OK && device) {
+        mcs_device_unregister(client, ptr);
+    }
+    return status;
+}
+
 int mcs_register_buffer(mcs_store_t *store, const void *ptr, uint64_t len)
 {
     live_t *live = enter(store);
     if (live == NULL) {
         return MCS_INVALID_PARAMS;
     }
-    mcs_memprobe_t probe;
-    mcs_memprobe_init(&probe);
-    mcs_status_t status = len > 0 ? mcs_memprobe_check(&probe, ptr, len, true) : MCS_ERR_INVALID_PARAMS;
-    mcs_memprobe_fini(&probe);
-    if (status == MCS_OK) {
-        status = mcs_regtable_add(live->client->buffers, ptr, len);
-    }
+    mcs_status_t status = register_buffer(live->client, ptr, len);
     leave(live);
     return mcs_status_public(status);
 }
@@ -752,8 +773,22 @@ int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
         return MCS_INVALID_PARAMS;
     }
     mcs_status_t status = mcs_regtable_remove(live->client->buffers, ptr);
+    if (status == MCS_OK) {
+        mcs_device_unregister(live->client, ptr);
+    }
     leave(live);
     return mcs_status_public(status);
+}
+
+int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return 0;
+    }
+    bool device = mcs_device_holds(live->client, ptr);
+    leave(live);
+    return device;
 }
 
 int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max)

@@ -82,6 +82,32 @@ bool mcs_mapping_is_own(const mcs_mapping_t *mapping)
     return mapping->own != NULL;
 }
 
+void mcs_mapping_memory(const mcs_mapping_t *mapping, mcs_mapping_memory_t *memory_out)
+{
+    *memory_out = (mcs_mapping_memory_t){mapping->base, mapping->size, &mapping->ctl->faulted};
+}
+
+bool mcs_mapping_expose(mcs_mapping_t *mapping)
+{
+    uint32_t plain = MAPPING_PLAIN;
+    return __atomic_compare_exchange_n(&mapping->use, &plain, (uint32_t)MAPPING_EXPOSED, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+
+bool mcs_mapping_is_plain(const mcs_mapping_t *mapping)
+{
+    return __atomic_load_n(&mapping->use, __ATOMIC_RELAXED) == MAPPING_PLAIN;
+}
+
+/* Out of the list, its reference still held. Either this or the exposing call sees the other. */
+static void give_up(const mcs_mapper_t *mapper, mcs_mapping_t *mapping)
+{
+    uint32_t use = __atomic_exchange_n(&mapping->use, (uint32_t)MAPPING_GIVEN_UP, __ATOMIC_SEQ_CST);
+    if (use == MAPPING_EXPOSED) {
+        mapper->config.retired(mapper->config.retired_arg, mapping->base);
+    }
+}
+
 static mcs_mapping_t *mapping_create(mcs_mapper_t *mapper, mapper_conn_t *conn, mcs_id_t instance, uint64_t size)
 {
     mcs_mapping_t *mapping = MCS_NEW(mcs_mapping_t);
@@ -174,6 +200,7 @@ void mcs_mapper_destroy(mcs_mapper_t *mapper)
     while (!mcs_list_empty(&mapper->mappings)) {
         mcs_mapping_t *mapping = MCS_LIST_FIRST(&mapper->mappings, mcs_mapping_t, node);
         mcs_list_remove(&mapping->node);
+        give_up(mapper, mapping);
         mcs_mapping_put(mapping);
     }
     while (!mcs_list_empty(&mapper->conns)) {
@@ -206,6 +233,7 @@ static void drop_mappings(mcs_mapper_t *mapper, bool (*match)(const mcs_mapping_
     while (!mcs_list_empty(&dropped)) {
         mcs_mapping_t *mapping = MCS_LIST_FIRST(&dropped, mcs_mapping_t, node);
         mcs_list_remove(&mapping->node);
+        give_up(mapper, mapping);
         mcs_mapping_put(mapping);
     }
 }
@@ -488,6 +516,9 @@ static mcs_mapping_t *enter_mapping(mcs_mapper_t *mapper, mcs_mapping_t *mapping
     }
     mcs_mutex_unlock(&mapper->lock);
     if (other == NULL) {
+        if (!listed) {
+            give_up(mapper, mapping); /* nobody would do it later */
+        }
         return mapping;
     }
     mcs_mapping_put(mapping);

@@ -27,6 +27,10 @@ typedef struct mcs_mapping mcs_mapping_t;
 typedef struct mcs_mapper_config {
     mcs_id_t client;
     mcs_owner_t *owner; /* this process's own side, NULL if it has none */
+    /* A mapping that was exposed is given up: who holds it for something else than a pin puts it. On any thread,
+     * without locks; may block for a while. NULL when nothing is exposed. */
+    void (*retired)(void *arg, void *base);
+    void *retired_arg;
 } mcs_mapper_config_t;
 
 typedef struct mcs_mapper_peer {
@@ -63,6 +67,19 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
 mcs_mapping_t *mcs_mapping_ref(mcs_mapping_t *mapping);
 void mcs_mapping_put(mcs_mapping_t *mapping);
 bool mcs_mapping_is_own(const mcs_mapping_t *mapping);
+
+/* The memory of a mapping, for what keeps it beyond a pin (pinned pages for a device). Who does takes a reference of
+ * its own first, then exposes the mapping; false: it has been given up already (and nobody will be told), or is exposed
+ * already. */
+typedef struct mcs_mapping_memory {
+    void *base;
+    uint64_t size;
+    const uint64_t *faulted; /* of the control page, which other processes write */
+} mcs_mapping_memory_t;
+void mcs_mapping_memory(const mcs_mapping_t *mapping, mcs_mapping_memory_t *memory_out);
+bool mcs_mapping_expose(mcs_mapping_t *mapping) MCS_MUST_CHECK;
+/* Neither exposed nor given up. */
+bool mcs_mapping_is_plain(const mcs_mapping_t *mapping);
 
 /* Reads: the extent must be WRITTEN with this generation, length and key. MCS_ERR_REPLICA_IS_GONE otherwise;
  * MCS_ERR_LIMIT when no slot is free; MCS_ERR_TRANSFER_FAIL when the owner is lost; MCS_ERR_INVALID_READ out of bounds.

@@ -37,8 +37,11 @@ typedef struct mapper_conn {
 /* Memory is populated in pieces of this size; a bit each says that it has been. */
 #define MAPPER_PIECE (2 * MCS_MIB)
 
+typedef enum mapping_use { MAPPING_PLAIN, MAPPING_EXPOSED, MAPPING_GIVEN_UP } mapping_use_t;
+
 struct mcs_mapping {
     uint32_t refs; /* one in the list, one per caller and pin */
+    uint32_t use;  /* atomic, mapping_use_t: goes up only */
     mcs_list_t node;
     mcs_mapper_counts_t *counts; /* referenced */
     mapper_conn_t *conn;         /* referenced */

@@ -125,11 +125,13 @@ bool mpy_memory_registered(mpy_memory_t *memory, uint64_t ptr, uint64_t len)
     return registered;
 }
 
-bool mpy_memory_usable(mpy_memory_t *memory, mcs_memprobe_t *probe, const void *ptr, uint64_t len, bool write)
+bool mpy_memory_usable(mpy_memory_t *memory, mcs_store_t *store, mcs_memprobe_t *probe, const void *ptr, uint64_t len,
+                       bool write)
 {
     uint64_t start = (uint64_t)(uintptr_t)ptr;
     if (start == 0 || len > INT64_MAX || start + len < start) {
         return false;
     }
-    return mpy_memory_registered(memory, start, len) || mcs_memprobe_check(probe, ptr, len, write) == MCS_OK;
+    return mpy_memory_registered(memory, start, len) || mcs_memprobe_check(probe, ptr, len, write) == MCS_OK ||
+           mcs_is_device_memory(store, ptr) != 0;
 }

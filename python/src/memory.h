@@ -4,6 +4,7 @@
 #define MPY_MEMORY_H
 
 #include "core/base/memprobe.h"
+#include "mcstore/mcstore.h"
 
 typedef struct mpy_memory mpy_memory_t;
 
@@ -15,7 +16,9 @@ void mpy_memory_remove(mpy_memory_t *memory, const void *ptr);
 void mpy_memory_clear(mpy_memory_t *memory);
 /* [ptr, ptr + len) lies in one registered buffer. */
 bool mpy_memory_registered(mpy_memory_t *memory, uint64_t ptr, uint64_t len);
-/* Every byte of a non-empty range may be read (written, with `write`). `probe` remembers within one call. */
-bool mpy_memory_usable(mpy_memory_t *memory, mcs_memprobe_t *probe, const void *ptr, uint64_t len, bool write);
+/* The library takes the range: every byte of it may be read (written, with `write`), or it is a GPU's, which the
+ * library checks further (`store` NULL: not that). `probe` remembers within one call. */
+bool mpy_memory_usable(mpy_memory_t *memory, mcs_store_t *store, mcs_memprobe_t *probe, const void *ptr, uint64_t len,
+                       bool write);
 
 #endif

@@ -14,6 +14,7 @@
 
 #ifndef MCS_PY_FAKE
 #include "core/client/parts.h"
+#include "gpu/gpu.h"
 #include "master/embed.h"
 #include "master/http_client_pages.h"
 #include "ucx_transport/ucx_transport.h"
@@ -161,6 +162,7 @@ static void plug_parts(void)
         .metadata = &ucxt_metadata_http_ops,
         .embed = &mcs_master_embed_ops,
         .http = &mcs_client_http_ops,
+        .mem_space = &mcs_gpu_space_ops,
         .ucx_hint = ucx_hint,
     };
     set_ucx_hint();

@@ -6,6 +6,7 @@
 #include "python/src/store.h"
 
 #include "core/base/alloc.h"
+#include "core/base/log.h"
 
 /* The objects of one call: object i has the fragments iov[first[i]] .. iov[first[i + 1]]. */
 typedef struct batch {
@@ -63,8 +64,10 @@ static void check_memory(mpy_store_t *self, batch_t *b, bool write)
         for (size_t f = b->first[i]; f < b->first[i + 1] && b->results[i] == UNDECIDED; f++) {
             const struct iovec *piece = &b->iov[f];
             if (piece->iov_len > 0 &&
-                !mpy_memory_usable(self->memory, &probe, piece->iov_base, piece->iov_len, write)) {
+                !mpy_memory_usable(self->memory, self->store, &probe, piece->iov_base, piece->iov_len, write)) {
                 b->results[i] = MCS_INVALID_PARAMS;
+                mcs_warn("python", "buffer %p of %zu bytes is neither memory of this process nor a GPU's: %s",
+                         piece->iov_base, piece->iov_len, mcs_status_name(MCS_ERR_INVALID_PARAMS));
             }
         }
     }

@@ -164,7 +164,7 @@ static bool fill_tensor(mpy_store_t *self, mcs_bytes_t key, const mpy_source_t *
     int64_t code = MCS_INVALID_PARAMS;
     mpy_call_begin(&call);
     mcs_memprobe_init(&probe);
-    if (source->bytes == 0 || mpy_memory_usable(self->memory, &probe, data.in, source->bytes, true)) {
+    if (source->bytes == 0 || mpy_memory_usable(self->memory, self->store, &probe, data.in, source->bytes, true)) {
         mcs_get_into(self->store, &key, &value, 1, &code);
     }
     mcs_memprobe_fini(&probe);

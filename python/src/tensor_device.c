@@ -103,7 +103,7 @@ static bool read_to(mpy_store_t *self, mcs_bytes_t key, const mcs_tensor_header_
     int64_t code = MCS_INVALID_PARAMS;
     mpy_call_begin(&call);
     mcs_memprobe_init(&probe);
-    if (mpy_memory_usable(self->memory, &probe, address, header->data_bytes, true)) {
+    if (mpy_memory_usable(self->memory, self->store, &probe, address, header->data_bytes, true)) {
         mcs_get_into(self->store, &key, &value, 1, &code);
     }
     mcs_memprobe_fini(&probe);

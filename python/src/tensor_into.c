@@ -14,7 +14,7 @@ bool mpy_room_is_there(mpy_store_t *self, uint64_t address, uint64_t size)
     mcs_memprobe_t probe;
     mcs_memprobe_init(&probe);
     bool there = size >= MCS_TENSOR_HEADER_SIZE &&
-                 mpy_memory_usable(self->memory, &probe, pointer_of(address), size, true) &&
+                 mpy_memory_usable(self->memory, self->store, &probe, pointer_of(address), size, true) &&
                  mcs_memprobe_check(&probe, pointer_of(address), MCS_TENSOR_HEADER_SIZE, true) == MCS_OK;
     mcs_memprobe_fini(&probe);
     return there;

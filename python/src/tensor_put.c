@@ -308,7 +308,7 @@ static bool device_is_usable(mpy_store_t *self, const mpy_puts_t *puts, const mp
     bool usable = true;
     for (size_t p = 1; usable && put->on_device && p < put->pieces; p++) {
         const struct iovec *piece = &puts->pieces[put->first + p];
-        usable = mpy_memory_usable(self->memory, &probe, piece->iov_base, piece->iov_len, false);
+        usable = mpy_memory_usable(self->memory, self->store, &probe, piece->iov_base, piece->iov_len, false);
     }
     mcs_memprobe_fini(&probe);
     if (!usable) {

@@ -165,7 +165,7 @@ mpy_take_t mpy_source_at(mpy_memory_t *memory, const char *name, uint64_t addres
     mcs_tensor_header_t header;
     mcs_memprobe_init(&probe);
     /* the header is read here: it must be the processor's memory, whatever is registered */
-    bool usable = size >= MCS_TENSOR_HEADER_SIZE && mpy_memory_usable(memory, &probe, at, size, false) &&
+    bool usable = size >= MCS_TENSOR_HEADER_SIZE && mpy_memory_usable(memory, NULL, &probe, at, size, false) &&
                   mcs_memprobe_check(&probe, at, MCS_TENSOR_HEADER_SIZE, false) == MCS_OK;
     mcs_memprobe_fini(&probe);
     if (!usable || mcs_tensor_parse(at, size, &header) != MCS_OK) {

@@ -801,6 +801,13 @@ int mcs_register_buffer(mcs_store_t *store, const void *ptr, uint64_t len)
     return code;
 }
 
+int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
+{
+    (void)store;
+    (void)ptr;
+    return 0;
+}
+
 int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
 {
     int code = MCS_INVALID_PARAMS;

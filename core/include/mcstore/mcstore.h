@@ -10,7 +10,9 @@
  *  - Every call may be made from any thread at any time, also before mcs_store_setup (MCS_INVALID_PARAMS), after and
  * during mcs_store_close, and blocks no longer than the RPC timeout plus the transfer timeout. A forked child gets
  * MCS_INVALID_PARAMS.
- *  - Keys are any bytes, 1 to 8192 long. Values are 1 byte to 1 TiB. Buffers are host memory of any alignment.
+ *  - Keys are any bytes, 1 to 8192 long. Values are 1 byte to 1 TiB. Buffers are memory of any alignment: host memory,
+ * or, where the process has started the CUDA driver before the store was set up (or registered a buffer of it since),
+ * GPU and managed memory, mixed as you like. What was queued to write such a buffer must be done before the call.
  *  - No call keeps a pointer of the caller's after it returned, except mcs_register_buffer (until it is unregistered)
  * and get operations (keys are copied). On return no buffer is being written any more, whatever the result.
  *  - The library starts threads at setup and joins them at close. It installs no signal handlers and writes to no file
@@ -219,8 +221,13 @@ MCSTORE_API int64_t mcs_remove_all(mcs_store_t *store, int force);
 
 /* ---- registered buffers ---- */
 
+/* Host or GPU memory. Registered GPU memory that was freed is found out by the call that uses it, which then fails with
+ * MCS_INVALID_PARAMS. */
 MCSTORE_API int mcs_register_buffer(mcs_store_t *store, const void *ptr, uint64_t len);
 MCSTORE_API int mcs_unregister_buffer(mcs_store_t *store, const void *ptr);
+/* 1: the address is GPU or managed memory, which every data call may use; 0: it is not, or there is no driver. From the
+ * first 1 on the store knows that there is one. */
+MCSTORE_API int mcs_is_device_memory(mcs_store_t *store, const void *ptr);
 
 /* ---- replicas (descriptors for people and schedulers) ---- */
 

@@ -1,0 +1,127 @@
+/* The memory-space ops table: memory that the processor cannot touch (a GPU's), as the client sees it. Implemented by
+ * gpu/ on the CUDA driver; core knows only this table.
+ *
+ * Life cycle: open (one per client, at set-up) -> everything else, from any thread -> close, when no job runs and no
+ * host memory is known any more to be in use. An open space costs nothing and starts nothing: whether there can be
+ * device memory is found by `look`, which sets the flag of `active` once the process has a driver. While the flag is 0
+ * every address is the processor's, and no other call is made on a data path: one branch.
+ *
+ * No call is made with a lock of the caller's held: they go into the driver, which may take its time.
+ *
+ * Devices are numbered as the driver does. An address of the caller's is of a device, or MCS_MEM_HOST: the processor
+ * may touch it. Managed memory counts as its device's: copies of it go through the driver, which knows where it is. */
+#ifndef MCS_OPS_MEM_SPACE_H
+#define MCS_OPS_MEM_SPACE_H
+
+#include <sys/uio.h>
+
+#include "core/base/status.h"
+
+#define MCS_MEM_HOST     (-1)
+#define MCS_MEM_NO_BLOCK UINT32_MAX
+/* A staging chunk. */
+#define MCS_MEM_STAGE_BYTES (UINT64_C(16) << 20)
+
+typedef struct mcs_mem_space mcs_mem_space_t;
+typedef struct mcs_mem_job mcs_mem_job_t;
+
+typedef enum mcs_mem_kind {
+    MCS_MEM_PAGEABLE, /* host memory the driver knows nothing of; also what is no memory at all */
+    MCS_MEM_PINNED,   /* host memory that the driver has pinned */
+    MCS_MEM_DEVICE,
+    MCS_MEM_MANAGED /* migrates between host and device */
+} mcs_mem_kind_t;
+
+typedef struct mcs_mem_where {
+    mcs_mem_kind_t kind;
+    int device;     /* MCS_MEM_HOST for the first two kinds */
+    uint64_t start; /* of the allocation (one mapping of it, where it is made of several) that holds the address; 0: */
+    uint64_t len;   /* not known */
+    uint64_t id;    /* of the allocation: no two of a process's life have the same; 0: not known */
+} mcs_mem_where_t;
+
+/* Memory of the caller's in pieces, and what it is. */
+typedef struct mcs_mem_span {
+    const struct iovec *iov;
+    size_t count;
+    int16_t *devices;    /* out: of each piece */
+    bool any_device;     /* out: not all are MCS_MEM_HOST */
+    mcs_status_t status; /* out: MCS_ERR_INVALID_PARAMS (logged) for a piece that reaches beyond what is allocated, or
+                            into a registered range whose memory was freed since; MCS_ERR_TRANSFER_FAIL (logged) when
+                            the driver does not answer */
+} mcs_mem_span_t;
+
+/* Host memory of ours that lives long and is copied to and from often: a segment, own or mapped. */
+typedef struct mcs_mem_host {
+    void *base;
+    uint64_t size;
+    const uint64_t *faulted; /* atomic, may only grow: [0, *faulted) has pages. Read with care: others may write it */
+    /* The space does not touch the memory any more: called once, by the call that ended its last use (no lock held). */
+    void (*released)(void *arg);
+    void *arg;
+} mcs_mem_host_t;
+
+/* `len` bytes between an address of the caller's and host memory of ours. */
+typedef struct mcs_mem_piece {
+    uint8_t *user;
+    uint8_t *host;
+    uint64_t len;
+    int16_t device; /* of `user`: what `locate` said */
+    uint32_t block; /* MCS_MEM_NO_BLOCK, or which CRC of the copy these bytes belong to; the pieces of a block stand
+                       next to each other, in order, and are of one device */
+} mcs_mem_piece_t;
+
+typedef struct mcs_mem_copy {
+    bool to_user; /* else from the caller's memory into ours */
+    const mcs_mem_piece_t *pieces;
+    size_t count;
+    uint32_t *crcs; /* NULL, or room for the CRC32C of each block as it lies in the caller's memory; there at copy_end
+                       when copy_begin said so */
+    size_t crc_count;
+} mcs_mem_copy_t;
+
+typedef struct mcs_mem_space_config {
+    uint64_t pin_limit;   /* bytes of host memory that may be pinned at once, staging chunks included */
+    uint32_t stage_count; /* staging chunks, made when first needed; at least 2 */
+} mcs_mem_space_config_t;
+
+typedef struct mcs_mem_space_ops {
+    const char *name; /* "cuda" */
+    mcs_status_t (*open)(const mcs_mem_space_config_t *config, mcs_mem_space_t **space_out);
+    /* Everything of the space's is undone: pinned memory, streams, contexts. NULL is fine. */
+    void (*close)(mcs_mem_space_t *space);
+    /* The flag: atomic, 0 or 1, goes up once; valid until close. */
+    const uint32_t *(*active)(const mcs_mem_space_t *space);
+    /* Has this process loaded and started a driver? Sets the flag. Loads and starts nothing itself. About a
+     * microsecond while the answer is no. */
+    bool (*look)(mcs_mem_space_t *space);
+
+    /* What one address is. An error (logged) is the driver's: whose the address is nobody knows then. */
+    mcs_status_t (*query)(mcs_mem_space_t *space, const void *ptr, mcs_mem_where_t *where_out);
+    /* Fills the outputs of each span. Many spans at once cost less than many calls. */
+    void (*locate)(mcs_mem_space_t *space, mcs_mem_span_t *spans, size_t count);
+    /* Remembers what a range of device memory is made of. MCS_ERR_INVALID_PARAMS: not all of it is. */
+    mcs_status_t (*add_range)(mcs_mem_space_t *space, const void *ptr, uint64_t len);
+    /* Of that very address; no matter if there is none. */
+    void (*remove_range)(mcs_mem_space_t *space, const void *ptr);
+
+    /* From now on copies may pin pieces of it. Known already: MCS_ERR_SEGMENT_ALREADY_EXISTS, nothing is kept and
+     * `released` is not called. */
+    mcs_status_t (*add_host)(mcs_mem_space_t *space, const mcs_mem_host_t *host);
+    /* No new use of the memory at that base; `released` follows, now or when the last job that uses it ends. */
+    void (*forget_host)(mcs_mem_space_t *space, const void *base);
+
+    /* Starts a copy. `copy` and what it points to stay until copy_end. After an error nothing runs. A failure of the
+     * device is MCS_ERR_TRANSFER_FAIL, logged with the names of device and driver. *crcs_coming_out: the device makes
+     * the CRCs; false: the caller has to. */
+    mcs_status_t (*copy_begin)(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, mcs_mem_job_t **job_out,
+                               bool *crcs_coming_out);
+    /* Waits until it is done, whatever came of it. */
+    mcs_status_t (*copy_end)(mcs_mem_space_t *space, mcs_mem_job_t *job);
+
+    /* A chunk of pinned memory. With `wait` it waits for one until the deadline, else NULL when none is free. */
+    void *(*stage_get)(mcs_mem_space_t *space, bool wait, uint64_t deadline_ns);
+    void (*stage_put)(mcs_mem_space_t *space, void *chunk);
+} mcs_mem_space_ops_t;
+
+#endif

@@ -1,0 +1,158 @@
+/* Streams, events and scratch memory of a device: made when first needed, kept until close. Streams are shared by jobs
+ * in turns, with a set for each direction, because a GPU has copy engines for both; they do not wait for the default
+ * stream, and kernels on them have the least priority. */
+#include "gpu/internal.h"
+
+mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, bool to_user, cuda_stream_t *stream_out)
+{
+    const cuda_driver_t *driver = space->driver;
+    mcs_mutex_lock(&device->lock);
+    uint32_t at = device->next_stream[to_user]++ % GPU_STREAMS;
+    cuda_stream_t stream = device->streams[to_user][at];
+    mcs_mutex_unlock(&device->lock);
+    if (stream != NULL) {
+        *stream_out = stream;
+        return MCS_OK;
+    }
+    int least = 0;
+    int greatest = 0;
+    mcs_status_t status = CUDA_TRY(driver, device, ctx_priorities, (&least, &greatest));
+    if (status == MCS_OK) {
+        status = CUDA_TRY(driver, device, stream_create, (&stream, CUDA_STREAM_NON_BLOCKING, least));
+    }
+    if (status != MCS_OK) {
+        return status;
+    }
+    mcs_mutex_lock(&device->lock);
+    cuda_stream_t other = device->streams[to_user][at];
+    if (other == NULL) {
+        device->streams[to_user][at] = stream;
+    }
+    mcs_mutex_unlock(&device->lock);
+    if (other != NULL) {
+        (void)driver->stream_destroy(stream);
+    }
+    *stream_out = other != NULL ? other : stream;
+    return MCS_OK;
+}
+
+mcs_status_t gpu_event_get(mcs_mem_space_t *space, gpu_device_t *device, cuda_event_t *event_out)
+{
+    mcs_mutex_lock(&device->lock);
+    cuda_event_t event = device->event_count > 0 ? device->events[--device->event_count] : NULL;
+    mcs_mutex_unlock(&device->lock);
+    mcs_status_t status = MCS_OK;
+    if (event == NULL) {
+        status = CUDA_TRY(space->driver, device, event_create,
+                          (&event, CUDA_EVENT_DISABLE_TIMING | CUDA_EVENT_BLOCKING_SYNC));
+    }
+    if (status == MCS_OK) {
+        *event_out = event;
+    }
+    return status;
+}
+
+void gpu_event_put(mcs_mem_space_t *space, gpu_device_t *device, cuda_event_t event)
+{
+    mcs_mutex_lock(&device->lock);
+    bool kept = device->event_count < GPU_EVENTS_MAX;
+    if (kept) {
+        device->events[device->event_count++] = event;
+    }
+    mcs_mutex_unlock(&device->lock);
+    if (!kept) {
+        (void)space->driver->event_destroy(event);
+    }
+}
+
+/* ---- scratch ---- */
+
+static void free_scratch(mcs_mem_space_t *space, gpu_scratch_t *scratch)
+{
+    if (scratch->device != 0) {
+        (void)space->driver->mem_free(scratch->device);
+    }
+    if (scratch->host != NULL) {
+        (void)space->driver->host_free(scratch->host);
+    }
+    *scratch = (gpu_scratch_t){0};
+}
+
+static bool make_scratch(mcs_mem_space_t *space, const gpu_device_t *device, gpu_scratch_t *scratch)
+{
+    *scratch = (gpu_scratch_t){.busy = true};
+    mcs_status_t status =
+        CUDA_TRY(space->driver, device, host_alloc, (&scratch->host, GPU_SCRATCH_BYTES, CUDA_HOST_PORTABLE));
+    if (status == MCS_OK) {
+        status = CUDA_TRY(space->driver, device, mem_alloc, (&scratch->device, GPU_SCRATCH_BYTES));
+    }
+    if (status != MCS_OK) {
+        free_scratch(space, scratch);
+    }
+    return status == MCS_OK;
+}
+
+static gpu_scratch_t *take_scratch(gpu_device_t *device, bool *may_make)
+{
+    gpu_scratch_t *found = NULL;
+    mcs_mutex_lock(&device->lock);
+    for (uint32_t i = 0; i < device->scratch_count && found == NULL; i++) {
+        if (!device->scratch[i].busy) {
+            found = &device->scratch[i];
+            found->busy = true;
+        }
+    }
+    *may_make = device->scratch_count < GPU_SCRATCH_COUNT && !device->scratch_failed;
+    mcs_mutex_unlock(&device->lock);
+    return found;
+}
+
+gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device)
+{
+    bool may_make;
+    gpu_scratch_t *found = take_scratch(device, &may_make);
+    if (found != NULL || !may_make || space->driver->mem_alloc == NULL || space->driver->mem_free == NULL) {
+        return found;
+    }
+    gpu_scratch_t made;
+    bool ok = make_scratch(space, device, &made);
+    mcs_mutex_lock(&device->lock);
+    device->scratch_failed = device->scratch_failed || !ok; /* a GPU that is full stays so */
+    if (ok && device->scratch_count < GPU_SCRATCH_COUNT) {
+        found = &device->scratch[device->scratch_count++];
+        *found = made;
+    }
+    mcs_mutex_unlock(&device->lock);
+    if (ok && found == NULL) {
+        free_scratch(space, &made);
+    }
+    return found;
+}
+
+void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch)
+{
+    mcs_mutex_lock(&device->lock);
+    scratch->busy = false;
+    mcs_mutex_unlock(&device->lock);
+}
+
+void gpu_pools_drop(mcs_mem_space_t *space, gpu_device_t *device)
+{
+    const cuda_driver_t *driver = space->driver;
+    for (uint32_t i = 0; i < device->scratch_count; i++) {
+        free_scratch(space, &device->scratch[i]);
+    }
+    device->scratch_count = 0;
+    for (uint32_t i = 0; i < device->event_count; i++) {
+        (void)driver->event_destroy(device->events[i]);
+    }
+    device->event_count = 0;
+    for (int direction = 0; direction < 2; direction++) {
+        for (uint32_t i = 0; i < GPU_STREAMS; i++) {
+            if (device->streams[direction][i] != NULL) {
+                (void)driver->stream_destroy(device->streams[direction][i]);
+                device->streams[direction][i] = NULL;
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+/* What the tests over the fake driver share: memory of its devices with known bytes, and "nothing is left". */
+#ifndef MCS_TESTS_GPU_WORLD_H
+#define MCS_TESTS_GPU_WORLD_H
+
+#include <stdlib.h>
+
+#include "gpu/gpu.h"
+#include "tests/fake_cuda/fake_cuda.h"
+#include "tests/support/unit.h"
+
+#define GPU_MIB ((size_t)1 << 20)
+
+MCS_UNUSED static void gpu_fill(uint8_t *bytes, size_t len, uint32_t seed)
+{
+    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    for (size_t i = 0; i < len; i++) {
+        if (i % 8 == 0) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+        }
+        bytes[i] = (uint8_t)(x >> (8 * (i % 8)));
+    }
+}
+
+/* Device memory with bytes of a seed. */
+MCS_UNUSED static uint8_t *gpu_memory(int device, size_t len, fake_kind_t kind, size_t piece, uint32_t seed)
+{
+    uint8_t *memory = fake_cuda_alloc(device, len, kind, piece);
+    gpu_fill(fake_cuda_bytes(memory), len, seed);
+    return memory;
+}
+
+MCS_UNUSED static void gpu_assert_bytes(const uint8_t *memory, size_t len, uint32_t seed)
+{
+    uint8_t *wanted = malloc(len);
+    gpu_fill(wanted, len, seed);
+    assert_memory_equal(fake_cuda_bytes(memory), wanted, len);
+    free(wanted);
+}
+
+/* A step that uses the driver, with a fresh one. */
+MCS_UNUSED static void gpu_start(int devices, int version)
+{
+    static const char image[] = "an image";
+    mcs_gpu_set_kernel_image(image);
+    fake_cuda_reset(devices, version);
+}
+
+MCS_UNUSED static void gpu_assert_nothing_left(void)
+{
+    fake_counts_t counts;
+    fake_cuda_counts(&counts);
+    assert_string_equal(fake_cuda_violation(), "");
+    assert_int_equal(counts.contexts, 0);
+    assert_int_equal(counts.pushed, 0);
+    assert_int_equal(counts.streams, 0);
+    assert_int_equal(counts.events, 0);
+    assert_int_equal(counts.device_allocs, 0);
+    assert_int_equal(counts.host_allocs, 0);
+    assert_int_equal(counts.registered, 0);
+    assert_int_equal(counts.modules, 0);
+    assert_int_equal(counts.pending, 0);
+}
+
+#endif
