@@ -2,8 +2,10 @@
 #include "core/client/lookup_cache.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/base/alloc.h"
+#include "core/base/fault.h"
 #include "core/base/hash.h"
 #include "core/base/lock.h"
 #include "core/base/rng.h"
@@ -28,6 +30,7 @@ typedef struct entry {
 
 struct mcs_lookup_cache {
     entry_t *entries;
+    size_t bytes;
     uint64_t set_mask;
     uint64_t seed;
     mcs_mutex_t locks[LOCKS]; /* of the sets with that number modulo LOCKS, and all of them guard `session` */
@@ -38,6 +41,15 @@ struct mcs_lookup_cache {
     uint64_t exist_put;
     uint64_t exist_used;
 };
+
+/* Pages that nothing was put in cost nothing, and come empty again when the kernel is told to drop them. */
+static entry_t *map_entries(size_t bytes)
+{
+    void *entries = mcs_fault_hit(MCS_FAULT_ALLOC)
+                        ? MAP_FAILED
+                        : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return entries != MAP_FAILED ? entries : NULL;
+}
 
 mcs_status_t mcs_lookup_cache_create(uint64_t entries, mcs_lookup_cache_t **cache_out)
 {
@@ -53,7 +65,8 @@ mcs_status_t mcs_lookup_cache_create(uint64_t entries, mcs_lookup_cache_t **cach
     if (cache == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    cache->entries = MCS_NEW_ARRAY(entry_t, sets * WAYS);
+    cache->bytes = sets * WAYS * sizeof(entry_t);
+    cache->entries = map_entries(cache->bytes);
     if (cache->entries == NULL) {
         mcs_free(cache);
         return MCS_ERR_NO_MEMORY;
@@ -75,7 +88,7 @@ void mcs_lookup_cache_destroy(mcs_lookup_cache_t *cache)
     for (size_t i = 0; i < LOCKS; i++) {
         mcs_mutex_fini(&cache->locks[i]);
     }
-    mcs_free(cache->entries);
+    munmap(cache->entries, cache->bytes);
     mcs_free(cache);
 }
 
@@ -90,7 +103,9 @@ void mcs_lookup_cache_begin(mcs_lookup_cache_t *cache, mcs_id_t session)
         mcs_mutex_lock_same_rank(&cache->locks[i]);
     }
     cache->session = session;
-    memset(cache->entries, 0, (cache->set_mask + 1) * WAYS * sizeof(entry_t));
+    if (madvise(cache->entries, cache->bytes, MADV_DONTNEED) != 0) {
+        memset(cache->entries, 0, cache->bytes);
+    }
     for (size_t i = LOCKS; i-- > 0;) {
         mcs_mutex_unlock(&cache->locks[i]);
     }
