@@ -141,11 +141,11 @@ def test_async_methods_run_in_the_executor(fake):
         store = wrapper()
         assert isinstance(store, fake.MooncakeDistributedStore)
         assert await store.async_setup(*SETUP) == 0
-        assert await store.async_put(key="k", value=b"v") == 0
+        assert await store.async_put(key="async", value=b"v") == 0
         waiting = asyncio.ensure_future(store.async_get("!block"))
-        values = await asyncio.gather(*(store.async_get("k") for _ in range(20)))
+        values = await asyncio.gather(*(store.async_get("async") for _ in range(20)))
         assert values == [b"v"] * 20 and not waiting.done()
-        assert await store.async_batch_is_exist(["k", "x"]) == [1, 0]
+        assert await store.async_batch_is_exist(["async", "async missing"]) == [1, 0]
         with pytest.raises(TypeError):
             await store.async_put("k")
         for name in ("async_nothing", "nothing", "async__close_all", "async_"):
