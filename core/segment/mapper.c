@@ -184,6 +184,7 @@ mcs_status_t mcs_mapper_create(const mcs_mapper_config_t *config, mcs_mapper_t *
 static void unlist_conn_locked(mcs_mapper_t *mapper, mapper_conn_t *conn)
 {
     mcs_list_remove(&conn->node);
+    conn->listed = false;
     mapper->conn_count--;
 }
 
@@ -312,7 +313,7 @@ static void drop_lost(mcs_mapper_t *mapper, mapper_conn_t *conn)
     __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
     /* First out of the list: from then on no mapping of it is entered. */
     mcs_mutex_lock(&mapper->lock);
-    bool listed = !mcs_list_empty(&conn->node);
+    bool listed = conn->listed;
     if (listed) {
         unlist_conn_locked(mapper, conn);
     }
@@ -431,6 +432,7 @@ static mcs_status_t list_conn_locked(mcs_mapper_t *mapper, mapper_conn_t *conn)
     }
     __atomic_fetch_add(&conn->refs, 1, __ATOMIC_RELAXED);
     mcs_list_push_tail(&mapper->conns, &conn->node);
+    conn->listed = true;
     mapper->conn_count++;
     return MCS_OK;
 }

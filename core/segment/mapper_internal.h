@@ -25,6 +25,7 @@ typedef struct mcs_mapper_counts {
 typedef struct mapper_conn {
     uint32_t refs; /* one in the list, one per mapping, one while the thread watches it */
     mcs_list_t node;
+    bool listed; /* among the mapper's, whose lock guards it: whoever takes it out has its reference and its node */
     mcs_id_t owner;
     mcs_id_t session;
     int fd;
