@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/ops/mem_space.h"
 #include "gpu/cuda_api.h"
+#include "gpu/kernels/rows.h"
 
 #define GPU_AREA          "gpu"
 #define GPU_DEVICES_MAX   64
@@ -154,19 +155,6 @@ bool gpu_stage_area(mcs_mem_space_t *space, const void *ptr, uint64_t *start_out
 
 /* ---- kernels (kernels.c; kernels/paged.cu says what they do) ---- */
 
-typedef struct gpu_copy_row {
-    uint64_t source;
-    uint64_t target;
-    uint64_t len;
-} gpu_copy_row_t;
-
-/* One stretch of one block of a CRC. */
-typedef struct gpu_crc_row {
-    uint64_t source;
-    uint32_t len;
-    uint32_t block;
-    uint64_t after; /* bytes of the block behind it */
-} gpu_crc_row_t;
 #define GPU_CRC_STRETCH_MIN (64 * MCS_KIB)
 #define GPU_CRC_STRETCH_MAX MCS_MIB
 

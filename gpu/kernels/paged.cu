@@ -4,26 +4,13 @@
 // tests/fake_cuda/kernels.c does the same in another way.
 //
 // Few blocks each: a bus is full with a few tens of KiB in flight, and the rest of the GPU is the engine's.
-#include <stdint.h>
+#include "gpu/kernels/rows.h"
 
 #ifdef __cplusplus
 #define KERNEL extern "C" __global__
 #else
 #define KERNEL __global__
 #endif
-
-typedef struct copy_row {
-    uint64_t source;
-    uint64_t target;
-    uint64_t len;
-} copy_row_t;
-
-typedef struct crc_row {
-    uint64_t source;
-    uint32_t len;
-    uint32_t block;
-    uint64_t after;
-} crc_row_t;
 
 #define THREADS     256
 #define CRC_THREADS 128
@@ -108,10 +95,10 @@ __device__ static void copy_row_bytes(const uint8_t *source, uint8_t *target, ui
 }
 
 // Copies `count` rows; targets do not overlap anything of the call.
-KERNEL void __launch_bounds__(THREADS) mcs_copy_rows(const copy_row_t *rows, uint32_t count)
+KERNEL void __launch_bounds__(THREADS) mcs_copy_rows(const gpu_copy_row_t *rows, uint32_t count)
 {
     for (uint32_t i = blockIdx.x; i < count; i += gridDim.x) {
-        copy_row_t row = rows[i];
+        gpu_copy_row_t row = rows[i];
         copy_row_bytes((const uint8_t *)row.source, (uint8_t *)row.target, row.len);
     }
 }
@@ -182,7 +169,7 @@ __device__ static uint32_t sum_stretch(const crc_tables_t *tables, const uint8_t
 // Adds the register of each row, moved over the `after` bytes behind it, to crcs[row.block] (exclusive or; zero
 // before). The threads' stretches are of one length, the row ending with the last one's end: zeros before it, which the
 // first threads stand for, change nothing.
-KERNEL void __launch_bounds__(CRC_THREADS) mcs_crc_rows(const crc_row_t *rows, uint32_t count, uint32_t *crcs)
+KERNEL void __launch_bounds__(CRC_THREADS) mcs_crc_rows(const gpu_crc_row_t *rows, uint32_t count, uint32_t *crcs)
 {
     __shared__ crc_tables_t tables;
     __shared__ uint32_t parts[CRC_THREADS];
@@ -198,7 +185,7 @@ KERNEL void __launch_bounds__(CRC_THREADS) mcs_crc_rows(const crc_row_t *rows, u
         }
     }
     for (uint32_t r = blockIdx.x; r < count; r += gridDim.x) {
-        crc_row_t row = rows[r];
+        gpu_crc_row_t row = rows[r];
         uint32_t stretch = (row.len + CRC_THREADS - 1) / CRC_THREADS;
         stretch = (stretch + 15) & ~15u;
         if (thread == 0) {

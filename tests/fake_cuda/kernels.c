@@ -3,22 +3,10 @@
 #include <string.h>
 
 #include "gpu/crc_math.h"
+#include "gpu/kernels/rows.h"
 #include "tests/fake_cuda/internal.h"
 
-typedef struct copy_row {
-    uint64_t source;
-    uint64_t target;
-    uint64_t len;
-} copy_row_t;
-
-typedef struct crc_row {
-    uint64_t source;
-    uint32_t len;
-    uint32_t block;
-    uint64_t after;
-} crc_row_t;
-
-_Static_assert(sizeof(copy_row_t) == sizeof(crc_row_t), "rows of one size");
+_Static_assert(sizeof(gpu_copy_row_t) == sizeof(gpu_crc_row_t), "rows of one size");
 
 static void illegal(void)
 {
@@ -26,7 +14,7 @@ static void illegal(void)
     g_fake.broken[0] = 700;
 }
 
-static void copy_rows(const copy_row_t *rows, uint32_t count)
+static void copy_rows(const gpu_copy_row_t *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *target = fake_device_view(rows[i].target, rows[i].len);
@@ -48,7 +36,7 @@ static uint32_t next(uint32_t crc, uint8_t byte)
     return crc;
 }
 
-static void crc_rows(const crc_row_t *rows, uint32_t count, uint32_t *crcs)
+static void crc_rows(const gpu_crc_row_t *rows, uint32_t count, uint32_t *crcs)
 {
     uint32_t table[256];
     for (uint32_t i = 0; i < 256; i++) {
@@ -70,7 +58,7 @@ static void crc_rows(const crc_row_t *rows, uint32_t count, uint32_t *crcs)
 
 void fake_run_kernel(const operation_t *operation)
 {
-    const void *rows = fake_device_view(operation->rows, operation->count * sizeof(copy_row_t));
+    const void *rows = fake_device_view(operation->rows, operation->count * sizeof(gpu_copy_row_t));
     if (rows == NULL) {
         illegal();
     } else if (operation->function == 1) {

@@ -116,7 +116,7 @@ static void copies_are_right_at_every_alignment_and_length(void **state)
 {
     (void)state;
     enum { ROWS = 1100 };
-    static copy_row_t rows[ROWS];
+    static gpu_copy_row_t rows[ROWS];
     static uint8_t *sources[ROWS];
     static uint8_t *targets[ROWS];
     static uint8_t *wholes[2][ROWS];
@@ -125,7 +125,7 @@ static void copies_are_right_at_every_alignment_and_length(void **state)
         size_t len = i < 600 ? i / 8 : 1 + random_below(i < 1090 ? 700 : 70000);
         sources[i] = exact(len, &wholes[0][i], i % 16);
         targets[i] = exact(len, &wholes[1][i], i / 16 % 16);
-        rows[i] = (copy_row_t){(uint64_t)(uintptr_t)sources[i], (uint64_t)(uintptr_t)targets[i], len};
+        rows[i] = (gpu_copy_row_t){(uint64_t)(uintptr_t)sources[i], (uint64_t)(uintptr_t)targets[i], len};
     }
     run_kernel(rows, ROWS, NULL, 3, THREADS);
     for (uint32_t i = 0; i < ROWS; i++) {
@@ -139,7 +139,7 @@ static void sums_of_scattered_blocks_are_the_crc_of_the_whole(void **state)
 {
     (void)state;
     enum { BLOCKS = 12, ROWS_MAX = 256 };
-    static crc_row_t rows[ROWS_MAX];
+    static gpu_crc_row_t rows[ROWS_MAX];
     static const size_t lens[BLOCKS] = {1, 15, 16, 17, 127, 128, 2048, 2049, 65536, 65537, 200001, 1 << 20};
     uint32_t wanted[BLOCKS];
     uint32_t sums[BLOCKS] = {0};
@@ -152,7 +152,7 @@ static void sums_of_scattered_blocks_are_the_crc_of_the_whole(void **state)
         for (size_t at = 0; at < lens[b];) {
             uint32_t len = 1 + random_below(65536);
             len = len < lens[b] - at ? len : (uint32_t)(lens[b] - at);
-            rows[count++] = (crc_row_t){(uint64_t)(uintptr_t)(bytes[b] + at), len, b, lens[b] - at - len};
+            rows[count++] = (gpu_crc_row_t){(uint64_t)(uintptr_t)(bytes[b] + at), len, b, lens[b] - at - len};
             at += len;
             assert_true(count < ROWS_MAX);
         }
