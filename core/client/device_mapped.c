@@ -256,42 +256,18 @@ static void copy_pinned(wave_t *wave, pinned_t *list, size_t count)
     }
 }
 
-static void count_bytes(mcs_client_t *client, const mcs_move_t *move, mcs_direction_t direction)
-{
-    bool own = mcs_mapping_is_own(move->route->mapping);
-    if (direction == MCS_STORE) {
-        mcs_count(&client->counters, bytes_device_written, move->len);
-        if (own) {
-            mcs_count(&client->counters, bytes_own_written, move->len);
-        } else {
-            mcs_count(&client->counters, bytes_same_host_written, move->len);
-        }
-        return;
-    }
-    mcs_count(&client->counters, bytes_device_read, move->len);
-    if (own) {
-        mcs_count(&client->counters, bytes_own_read, move->len);
-    } else {
-        mcs_count(&client->counters, bytes_same_host_read, move->len);
-    }
-}
-
 static void finish(const wave_t *wave, pinned_t *pinned)
 {
-    mcs_move_t *move = pinned->move;
-    mcs_status_t status = pinned->status;
-    if (status == MCS_OK) {
-        count_bytes(wave->client, move, wave->direction);
-    }
-    if (wave->direction == MCS_STORE && status == MCS_OK) {
-        status = mcs_pin_seal(&pinned->pin);
-        if (!*move->crcs_known) {
-            memcpy(move->crcs, pinned->crcs, mcs_extent_block_count(move->payload_len) * sizeof(uint32_t));
-            *move->crcs_known = true;
+    mcs_counters_t *counters = &wave->client->counters;
+    if (pinned->status == MCS_OK) {
+        if (wave->direction == MCS_STORE) {
+            mcs_count(counters, bytes_device_written, pinned->move->len);
+        } else {
+            mcs_count(counters, bytes_device_read, pinned->move->len);
         }
+        mcs_move_count_mapped(wave->client, wave->direction, pinned->move);
     }
-    mcs_unpin(&pinned->pin);
-    move->status = status;
+    mcs_move_unpin(wave->direction, pinned->move, &pinned->pin, pinned->status);
 }
 
 static void run_wave(wave_t *wave)
@@ -310,18 +286,12 @@ static void run_wave(wave_t *wave)
     wave->piece_room = 0;
 }
 
-/* MCS_ERR_AGAIN: no slot is free, the move is for the transport. */
 static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
 {
     pinned_t *pinned = &wave->pinned[wave->count];
-    const mcs_col_replica_t *replica = move->replica;
-    mcs_status_t status = wave->direction == MCS_STORE
-                              ? mcs_pin_write(move->route->mapping, replica->offset, replica->generation,
-                                              move->payload_len, move->key_hash, &pinned->pin)
-                              : mcs_pin_read(move->route->mapping, replica->offset, replica->generation,
-                                             move->payload_len, move->key_hash, &pinned->pin);
+    mcs_status_t status = mcs_move_pin(wave->direction, move, &pinned->pin);
     if (status != MCS_OK) {
-        return status == MCS_ERR_LIMIT ? MCS_ERR_AGAIN : status;
+        return status;
     }
     pinned->move = move;
     pinned->crcs = mcs_pin_crcs(&pinned->pin);

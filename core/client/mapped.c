@@ -62,32 +62,33 @@ static void run_unit(void *arg, size_t i)
     }
 }
 
-/* MCS_ERR_AGAIN: no slot is free, the move is for the next wave or the transport. */
-static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
+mcs_status_t mcs_move_pin(mcs_direction_t direction, const mcs_move_t *move, mcs_pin_t *pin_out)
 {
-    pinned_t *pinned = &wave->pinned[wave->count];
     const mcs_col_replica_t *replica = move->replica;
-    mcs_status_t status = wave->direction == MCS_STORE
+    mcs_status_t status = direction == MCS_STORE
                               ? mcs_pin_write(move->route->mapping, replica->offset, replica->generation,
-                                              move->payload_len, move->key_hash, &pinned->pin)
+                                              move->payload_len, move->key_hash, pin_out)
                               : mcs_pin_read(move->route->mapping, replica->offset, replica->generation,
-                                             move->payload_len, move->key_hash, &pinned->pin);
-    if (status != MCS_OK) {
-        return status == MCS_ERR_LIMIT ? MCS_ERR_AGAIN : status;
-    }
-    pinned->move = move;
-    pinned->crcs = mcs_pin_crcs(&pinned->pin);
-    pinned->status = MCS_OK;
-    wave->count++;
-    wave->bytes += move->len;
-    wave->unit_count += (size_t)((move->from + move->len - 1) / UNIT - move->from / UNIT + 1);
-    return MCS_OK;
+                                             move->payload_len, move->key_hash, pin_out);
+    return status == MCS_ERR_LIMIT ? MCS_ERR_AGAIN : status;
 }
 
-static void count_bytes(mcs_client_t *client, const mcs_move_t *move, mcs_direction_t direction)
+void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin, mcs_status_t status)
+{
+    if (direction == MCS_STORE && status == MCS_OK) {
+        status = mcs_pin_seal(pin);
+        if (move->crcs != NULL && !*move->crcs_known) {
+            memcpy(move->crcs, mcs_pin_crcs(pin), mcs_extent_block_count(move->payload_len) * sizeof(uint32_t));
+            *move->crcs_known = true;
+        }
+    }
+    mcs_unpin(pin);
+    move->status = status;
+}
+
+void mcs_move_count_mapped(mcs_client_t *client, mcs_direction_t direction, const mcs_move_t *move)
 {
     bool own = mcs_mapping_is_own(move->route->mapping);
-    mcs_count(&client->counters, bytes_copied, move->len);
     if (direction == MCS_STORE) {
         if (own) {
             mcs_count(&client->counters, bytes_own_written, move->len);
@@ -101,22 +102,30 @@ static void count_bytes(mcs_client_t *client, const mcs_move_t *move, mcs_direct
     }
 }
 
+static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
+{
+    pinned_t *pinned = &wave->pinned[wave->count];
+    mcs_status_t status = mcs_move_pin(wave->direction, move, &pinned->pin);
+    if (status != MCS_OK) {
+        return status;
+    }
+    pinned->move = move;
+    pinned->crcs = mcs_pin_crcs(&pinned->pin);
+    pinned->status = MCS_OK;
+    wave->count++;
+    wave->bytes += move->len;
+    wave->unit_count += (size_t)((move->from + move->len - 1) / UNIT - move->from / UNIT + 1);
+    return MCS_OK;
+}
+
 static void finish(const wave_t *wave, pinned_t *pinned)
 {
-    mcs_move_t *move = pinned->move;
     mcs_status_t status = pinned->status;
     if (status == MCS_OK || status == MCS_ERR_CHECKSUM_MISMATCH) {
-        count_bytes(wave->client, move, wave->direction);
+        mcs_count(&wave->client->counters, bytes_copied, pinned->move->len);
+        mcs_move_count_mapped(wave->client, wave->direction, pinned->move);
     }
-    if (wave->direction == MCS_STORE && status == MCS_OK) {
-        status = mcs_pin_seal(&pinned->pin);
-        if (move->crcs != NULL && !*move->crcs_known) {
-            memcpy(move->crcs, pinned->crcs, mcs_extent_block_count(move->payload_len) * sizeof(uint32_t));
-            *move->crcs_known = true;
-        }
-    }
-    mcs_unpin(&pinned->pin);
-    move->status = status;
+    mcs_move_unpin(wave->direction, pinned->move, &pinned->pin, status);
 }
 
 static void run_wave(wave_t *wave)

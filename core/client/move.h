@@ -45,6 +45,14 @@ typedef struct mcs_move {
 void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                    uint64_t deadline_ns, mcs_arena_t *arena);
 
+/* What moves over mappings begin and end with (mapped.c). The pin for a move; MCS_ERR_AGAIN: no slot is free, the move
+ * is for another wave or the transport. */
+mcs_status_t mcs_move_pin(mcs_direction_t direction, const mcs_move_t *move, mcs_pin_t *pin_out) MCS_MUST_CHECK;
+/* `status` is how its copy went: a store that did is sealed, and its CRCs are kept for the value's other replicas. Sets
+ * the move's status. */
+void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin, mcs_status_t status);
+void mcs_move_count_mapped(mcs_client_t *client, mcs_direction_t direction, const mcs_move_t *move);
+
 /* Parts of it: mapped.c and remote.c, and device_mapped.c and device_staged.c for moves with device memory. Work on the
  * moves whose status is MCS_ERR_AGAIN and whose route has their path; a mapped move that finds no slot stays AGAIN. */
 void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
