@@ -55,24 +55,36 @@ static PyObject *only_item(PyObject *list)
     return item;
 }
 
-MPY_STORE_METHOD(get_tensor)
+/* (key, device=None): `of_host` when the device is none of a GPU's. */
+static PyObject *get_one(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *name,
+                         PyObject *(*of_host)(mpy_store_t *self, mcs_bytes_t key))
 {
     static const char *const params[] = {"key", "device", NULL};
-    static const mpy_sig_t sig = {"get_tensor", 1, params};
+    const mpy_sig_t sig = {name, 1, params};
     PyObject *given[MPY_PARAMS_MAX];
     PyObject *cuda;
     mpy_key_t key;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_device_take(sig.name, given[1], &cuda)) {
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_device_take(name, given[1], &cuda)) {
         return NULL;
     }
     PyObject *answer = NULL;
-    if (mpy_key(sig.name, "key", given[0], &key)) {
-        answer = cuda != NULL ? mpy_device_fetch(mpy_store_of(self), sig.name, key.bytes, cuda)
-                              : only_item(mpy_tensors_get(mpy_store_of(self), &key.bytes, 1, 0, 1));
+    if (mpy_key(name, "key", given[0], &key)) {
+        answer = cuda != NULL ? mpy_device_fetch(mpy_store_of(self), name, key.bytes, cuda)
+                              : of_host(mpy_store_of(self), key.bytes);
         mpy_key_drop(&key);
     }
     Py_XDECREF(cuda);
     return answer;
+}
+
+static PyObject *get_copy(mpy_store_t *self, mcs_bytes_t key)
+{
+    return only_item(mpy_tensors_get(self, &key, 1, 0, 1));
+}
+
+MPY_STORE_METHOD(get_tensor)
+{
+    return get_one(self, args, nargs, kwnames, "get_tensor", get_copy);
 }
 
 MPY_STORE_METHOD(batch_get_tensor)
@@ -209,20 +221,5 @@ static PyObject *get_stored(mpy_store_t *self, mcs_bytes_t key)
 
 MPY_STORE_METHOD(get_dlpack)
 {
-    static const char *const params[] = {"key", "device", NULL};
-    static const mpy_sig_t sig = {"get_dlpack", 1, params};
-    PyObject *given[MPY_PARAMS_MAX];
-    PyObject *cuda;
-    mpy_key_t key;
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_device_take(sig.name, given[1], &cuda)) {
-        return NULL;
-    }
-    PyObject *answer = NULL;
-    if (mpy_key(sig.name, "key", given[0], &key)) {
-        answer = cuda != NULL ? mpy_device_fetch(mpy_store_of(self), sig.name, key.bytes, cuda)
-                              : get_stored(mpy_store_of(self), key.bytes);
-        mpy_key_drop(&key);
-    }
-    Py_XDECREF(cuda);
-    return answer;
+    return get_one(self, args, nargs, kwnames, "get_dlpack", get_stored);
 }
