@@ -29,19 +29,6 @@ static const mcs_config_table_t *const g_table = &mcs_daemon_config_table;
 
 /* ---- configuration ---- */
 
-/* "-h", "--help", "-help", "--version", … anywhere on the line. */
-static bool asks_for(int argc, char **argv, const char *name, const char *letter)
-{
-    for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i];
-        const char *word = arg[0] == '-' ? arg + (arg[1] == '-' ? 2 : 1) : "";
-        if (strcmp(word, name) == 0 || (letter != NULL && strcmp(arg, letter) == 0)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int print_help(void)
 {
     mcs_buf_t text;
@@ -58,29 +45,11 @@ static int print_help(void)
     return fflush(stdout) == 0 ? 0 : 1;
 }
 
-/* The flags are read twice: first for config_path, and again over what the file and the environment said. */
 static mcs_status_t load_config(int argc, char **argv, mcs_daemon_config_t *config, mcs_buf_t *why)
 {
     mcs_daemon_config_t first;
     memset(&first, 0, sizeof(first));
-    mcs_status_t status = mcs_config_init(g_table, &first);
-    if (status != MCS_OK) {
-        return status;
-    }
-    /* Warnings about flags without effect would come twice. */
-    mcs_log_set_level(MCS_LOG_ERROR);
-    status = mcs_config_load_flags(g_table, &first, argc, argv, why);
-    mcs_log_set_level(MCS_LOG_INFO);
-    if (status == MCS_OK && first.config_path[0] != '\0') {
-        status = mcs_config_file_load(first.config_path, g_table, config, why);
-    }
-    mcs_config_fini(g_table, &first);
-    if (status == MCS_OK) {
-        status = mcs_config_load_env(g_table, config, why);
-    }
-    if (status == MCS_OK) {
-        status = mcs_config_load_flags(g_table, config, argc, argv, why);
-    }
+    mcs_status_t status = mcs_config_load_all(g_table, config, &first, &first.config_path, argc, argv, why);
     if (status == MCS_OK && !mcs_log_set_level_name(config->log_level)) {
         mcs_buf_printf(why, "log_level \"%s\": TRACE, DEBUG, INFO, WARNING or ERROR is wanted", config->log_level);
         status = MCS_ERR_INVALID_PARAMS;
@@ -347,10 +316,10 @@ int main(int argc, char **argv)
 {
     mcs_daemon_config_t config;
     mcs_buf_t why;
-    if (asks_for(argc, argv, "help", "-h")) {
+    if (mcs_config_asks_for(argc, argv, "help", "-h")) {
         return print_help();
     }
-    if (asks_for(argc, argv, "version", NULL)) {
+    if (mcs_config_asks_for(argc, argv, "version", NULL)) {
         printf(NAME " %s\n", MCS_VERSION);
         return fflush(stdout) == 0 ? 0 : 1;
     }

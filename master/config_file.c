@@ -234,3 +234,39 @@ mcs_status_t mcs_config_file_load(const char *path, const mcs_config_table_t *ta
     mcs_buf_fini(&text);
     return status;
 }
+
+/* ---- a daemon's command line ---- */
+
+/* The flags are read twice: first for config_path, and again over what the file and the environment said. */
+mcs_status_t mcs_config_load_all(const mcs_config_table_t *table, void *conf, void *first, char *const *config_path,
+                                 int argc, char **argv, mcs_buf_t *why)
+{
+    mcs_status_t status = mcs_config_init(table, first);
+    if (status != MCS_OK) {
+        return status;
+    }
+    /* Warnings about flags without effect would come twice. */
+    mcs_log_set_level(MCS_LOG_ERROR);
+    status = mcs_config_load_flags(table, first, argc, argv, why);
+    mcs_log_set_level(MCS_LOG_INFO);
+    if (status == MCS_OK && (*config_path)[0] != '\0') {
+        status = mcs_config_file_load(*config_path, table, conf, why);
+    }
+    mcs_config_fini(table, first);
+    if (status == MCS_OK) {
+        status = mcs_config_load_env(table, conf, why);
+    }
+    return status == MCS_OK ? mcs_config_load_flags(table, conf, argc, argv, why) : status;
+}
+
+bool mcs_config_asks_for(int argc, char **argv, const char *name, const char *letter)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        const char *word = arg[0] == '-' ? arg + (arg[1] == '-' ? 2 : 1) : "";
+        if (strcmp(word, name) == 0 || (letter != NULL && strcmp(arg, letter) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}

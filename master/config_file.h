@@ -18,4 +18,12 @@
 mcs_status_t mcs_config_file_load(const char *path, const mcs_config_table_t *table, void *conf, mcs_buf_t *why)
     MCS_MUST_CHECK;
 
+/* A daemon's whole configuration: the file of its flag config_path, under the environment, under the flags. `first` is
+ * a second structure of the table, zeroed, for the flags alone; *config_path is its field. Errors of all of these. */
+mcs_status_t mcs_config_load_all(const mcs_config_table_t *table, void *conf, void *first, char *const *config_path,
+                                 int argc, char **argv, mcs_buf_t *why) MCS_MUST_CHECK;
+
+/* Is "--NAME", "-NAME" or `letter` ("-h"; NULL: none) anywhere on the line? */
+bool mcs_config_asks_for(int argc, char **argv, const char *name, const char *letter);
+
 #endif
