@@ -16,8 +16,12 @@ def _venv(folder: Path) -> Path:
 
 def _works(python: Path) -> str:
     """"" or the last line of why not."""
-    done = subprocess.run([str(python), "-c", "import numpy, mooncake.store"], capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["?"])[-1]
+    # -E: a PYTHONPATH with the build's module would hide the wheel's.
+    done = subprocess.run([str(python), "-E", "-c", "import numpy, mooncake.store as s; print(s.__file__)"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or ["?"])[-1]
+    found = Path(done.stdout.strip()).resolve()
+    return "" if python.parent.parent.resolve() in found.parents else f"it is {found}, not the wheel's"
 
 
 def prepare_mooncake(folder: Path) -> str:
@@ -50,7 +54,7 @@ def mooncake_python(folder: Path) -> Path | str:
 
 def mooncake_master(python: Path) -> Path:
     """The wheel's daemon; pip does not keep its executable bit."""
-    done = subprocess.run([str(python), "-c", "import mooncake, os; print(os.path.dirname(mooncake.__file__))"], capture_output=True, text=True,
+    done = subprocess.run([str(python), "-E", "-c", "import mooncake, os; print(os.path.dirname(mooncake.__file__))"], capture_output=True, text=True,
                           check=True)
     binary = Path(done.stdout.strip()) / "mooncake_master"
     if not os.access(binary, os.X_OK):

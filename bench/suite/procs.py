@@ -166,7 +166,8 @@ class Worker(LineProcess):
 
     def __init__(self, driver: str, log: Path, python: str = sys.executable, env: dict[str, str] | None = None,
                  prefix: list[str] | None = None):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MC_")} | (env or {})
+        # Not PYTHONPATH either: the wheel's interpreter would find the build's module there in place of the wheel's.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MC_", "PYTHON"))} | (env or {})
         super().__init__([*(prefix or []), python, "-u", str(HERE / "worker.py"), driver], log, environment, BENCH)
 
     def start(self, call: str, *args, **kwargs) -> None:
