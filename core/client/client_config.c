@@ -70,7 +70,7 @@ static const mcs_config_row_t g_rows[] = {
     ROW("gpu_stage_chunks", "MC_STORE_GPU_STAGE_CHUNKS", "4", UINT, 0, gpu_stage_chunks, 2, 64,
         "pinned chunks of 16 MiB between GPU memory and the network"),
     ROW("spin_us", "MC_STORE_SPIN_US", "-1", INT, 0, spin_us, -1, 10000,
-        "microseconds a call polls for an answer before it sleeps; -1 = by the number of CPUs"),
+        "microseconds at most a call polls for an answer before it sleeps; -1 = by the number of CPUs"),
     ROW("max_workers", "MC_STORE_MAX_WORKERS", "3", UINT, 0, max_workers, 1, 16, "transport workers callers share"),
     ROW("call_connections", "MC_STORE_CALL_CONNECTIONS", "8", UINT, 0, call_connections, 1, 64,
         "connections to the master that calls share"),
@@ -195,8 +195,12 @@ static mcs_status_t settle(mcs_client_config_t *config)
     if (config->log_level[0] != '\0' && !mcs_log_set_level_name(config->log_level)) {
         mcs_warn("config", "MC_LOG_LEVEL=%.40s: not a level", config->log_level);
     }
+    config->transport_spin_us = config->spin_us;
     if (config->spin_us < 0) {
-        config->spin_us = sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 50 : 0;
+        /* A call's poll gives way to others by itself (core/base/spin.h); the transport's does not. */
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        config->spin_us = online >= 2 ? 50 : 0;
+        config->transport_spin_us = online >= 4 ? 50 : 0;
     }
     if (config->gpu_pin_limit == 0) {
         config->gpu_pin_limit = (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);

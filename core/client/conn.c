@@ -51,13 +51,6 @@ void mcs_conn_fini(mcs_conn_t *conn)
     mcs_buf_fini(&conn->out);
 }
 
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
 /* Waits for `events`, at most one slice. MCS_OK: look again. */
 static mcs_status_t wait_slice(const mcs_conn_t *conn, short events, const mcs_io_t *io)
 {
@@ -309,20 +302,20 @@ mcs_status_t mcs_conn_poll(mcs_conn_t *conn, uint32_t max_payload, mcs_frame_t *
 
 mcs_status_t mcs_conn_receive(mcs_conn_t *conn, uint32_t max_payload, const mcs_io_t *io, mcs_frame_t *frame_out)
 {
-    uint64_t spin_end = io->spin_ns > 0 ? mcs_now_ns() + io->spin_ns : 0;
-    for (;;) {
-        mcs_status_t status = mcs_conn_poll(conn, max_payload, frame_out);
-        if (status != MCS_ERR_AGAIN) {
-            return status;
-        }
-        if (spin_end != 0 && mcs_now_ns() < spin_end) {
-            relax();
-            continue;
-        }
-        spin_end = 0;
-        status = wait_slice(conn, POLLIN, io);
-        if (status != MCS_OK) {
-            return status;
-        }
+    mcs_status_t status = mcs_conn_poll(conn, max_payload, frame_out);
+    if (status != MCS_ERR_AGAIN) {
+        return status;
     }
+    mcs_spin_wait_t wait = mcs_spin_begin(&conn->spin, io->spin_ns, mcs_now_ns());
+    do {
+        if (!mcs_spin_again(&conn->spin, &wait, mcs_now_ns())) {
+            status = wait_slice(conn, POLLIN, io);
+            if (status != MCS_OK) {
+                break;
+            }
+        }
+        status = mcs_conn_poll(conn, max_payload, frame_out);
+    } while (status == MCS_ERR_AGAIN);
+    mcs_spin_end(&conn->spin, &wait, status == MCS_OK);
+    return status;
 }

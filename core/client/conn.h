@@ -8,13 +8,14 @@
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/spin.h"
 #include "core/wire/frame.h"
 
 /* For how long, and for whose sake, a caller waits. */
 typedef struct mcs_io {
     uint64_t deadline_ns;
     const uint32_t *cancel; /* atomic; not 0 = MCS_ERR_CLOSED. May be NULL */
-    uint64_t spin_ns;       /* poll for an answer this long before sleeping */
+    uint64_t spin_ns;       /* poll for an answer at most this long before sleeping */
     bool interruptible;     /* ask the thread's interrupt hook */
 } mcs_io_t;
 
@@ -24,6 +25,7 @@ typedef struct mcs_conn {
     mcs_buf_t in;
     size_t taken; /* bytes at the front of `in` that the last receive gave out */
     mcs_buf_t out;
+    mcs_spin_t spin; /* whether polling for an answer pays */
 } mcs_conn_t;
 
 void mcs_conn_init(mcs_conn_t *conn);
