@@ -35,6 +35,8 @@ static const gauge_row_t g_gauges[] = {
     GAUGE("mcs_hard_pinned_keys", hard_pinned, "objects with a hard pin"),
     GAUGE("mcs_leased_keys", leased, "objects with a live lease"),
     GAUGE("mcs_reservations", reservations, "open puts"),
+    GAUGE("mcs_spares", spares, "reservations made ahead of a put"),
+    GAUGE("mcs_spare_bytes", spare_bytes, "allocated bytes of reservations made ahead of a put"),
     GAUGE("mcs_segments", segments, "mounted segments"),
     GAUGE("mcs_suspect_clients", suspect_clients, "owners without a steady control connection"),
     GAUGE("mcs_suspect_segments", suspect_segments, "segments whose owner has no control connection"),

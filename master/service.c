@@ -36,6 +36,7 @@ static const svc_row_t g_rows[] = {
     {MCS_VERB_PUT_START, true, false, &mcs__wire__put_start__descriptor, svc_put_start},
     {MCS_VERB_PUT_END, true, false, &mcs__wire__put_end__descriptor, svc_put_end},
     {MCS_VERB_PUT_REVOKE, true, false, &mcs__wire__put_revoke__descriptor, svc_put_revoke},
+    {MCS_VERB_PUT_NOW, true, false, &mcs__wire__put_now__descriptor, svc_put_now},
     {MCS_VERB_PUT_WAIT, true, false, &mcs__wire__put_wait__descriptor, svc_put_wait},
     {MCS_VERB_REMOVE, true, false, &mcs__wire__remove__descriptor, svc_remove},
     {MCS_VERB_REPLICA_CLEAR, true, false, &mcs__wire__replica_clear__descriptor, svc_replica_clear},

@@ -128,6 +128,8 @@ typedef struct mcs_service_totals {
     uint64_t hard_pinned;
     uint64_t leased;       /* with a live lease; one that has run out counts for about a second more */
     uint64_t reservations; /* open puts */
+    uint64_t spares;       /* reservations without a key */
+    uint64_t spare_bytes;  /* of allocated_bytes, theirs */
     uint64_t clients;
     uint64_t suspect_clients; /* owners without a steady control connection */
     uint64_t connections;     /* RPC */

@@ -146,6 +146,8 @@ static void add_shards(const mcs_service_t *service, mcs_service_totals_t *total
         totals->objects += __atomic_load_n(&shard->committed, __ATOMIC_RELAXED);
         totals->soft_pinned += __atomic_load_n(&shard->soft_pinned, __ATOMIC_RELAXED);
         totals->reservations += __atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED);
+        totals->spares += __atomic_load_n(&shard->spare_count, __ATOMIC_RELAXED);
+        totals->spare_bytes += __atomic_load_n(&shard->spare_bytes, __ATOMIC_RELAXED);
         totals->leased += __atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED);
         for (svc_list_t list = SVC_LIST_NONE + 1; list < SVC_LIST_COUNT; list++) {
             listed += __atomic_load_n(&shard->lists[list].count, __ATOMIC_RELAXED);

@@ -1,4 +1,4 @@
-/* put_end, put_revoke, put_wait.
+/* put_end, put_revoke, put_wait; put_now is svc_spare.c.
  *
  * put_end of an upsert may have to wait for the owners of the old extents (svc_strike.c): then the request is parked
  * and answered when the last of its keys is decided. What it may need for that is made before any key is committed. */
@@ -26,7 +26,7 @@ typedef struct end_job {
 } end_job_t;
 
 static mcs_status_t job_init(end_job_t *job, svc_call_t *call, const Mcs__Wire__Sequence *sequence,
-                             const ProtobufCBinaryData *ids)
+                             const ProtobufCBinaryData *ids, size_t room)
 {
     size_t count;
     mcs_status_t status = mcs_column_count(ids->len, sizeof(uint64_t), MCS_BATCH_KEYS, &count);
@@ -42,7 +42,7 @@ static mcs_status_t job_init(end_job_t *job, svc_call_t *call, const Mcs__Wire__
     if (job->order == NULL || job->statuses == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    return svc_begin(call, sequence, count * sizeof(int32_t) + 16);
+    return svc_begin(call, sequence, count * sizeof(int32_t) + 16 + room);
 }
 
 static void run(end_job_t *job, mcs_status_t (*one_locked)(end_job_t *job, svc_shard_t *shard, uint32_t i))
@@ -195,12 +195,13 @@ bool svc_parked_strikes_give_up(mcs_service_t *service, svc_parked_t *base)
     return true;
 }
 
-/* A reservation of this session that is open, or what to answer. */
-static svc_pending_t *find_open_locked(const end_job_t *job, svc_shard_t *shard, uint32_t i, mcs_status_t *status_out)
+/* A reservation of this session that is open, or what to answer. Spares: only to give them up. */
+static svc_pending_t *find_open_locked(const end_job_t *job, svc_shard_t *shard, uint32_t i, bool spares,
+                                       mcs_status_t *status_out)
 {
     const svc_session_t *session = job->call->session;
     svc_pending_t *pending = svc_pending_by_id_locked(shard, job->ids[i]);
-    if (pending == NULL || pending->kind != SVC_PUT) {
+    if (pending == NULL || (pending->kind != SVC_PUT && !(spares && pending->kind == SVC_SPARE))) {
         *status_out = svc_shard_recall_locked(shard, job->ids[i], session->serial);
         if (*status_out == MCS_ERR_OBJECT_NOT_FOUND) {
             *status_out = svc_recovered_outcome_locked(job->call->service, shard, job->ids[i]);
@@ -218,7 +219,7 @@ static mcs_status_t end_locked(end_job_t *job, svc_shard_t *shard, uint32_t i)
 {
     mcs_service_t *service = job->call->service;
     mcs_status_t status = MCS_OK;
-    svc_pending_t *pending = find_open_locked(job, shard, i, &status);
+    svc_pending_t *pending = find_open_locked(job, shard, i, false, &status);
     if (pending == NULL) {
         return status;
     }
@@ -247,7 +248,7 @@ mcs_status_t svc_put_end(svc_call_t *call)
 {
     const Mcs__Wire__PutEnd *request = (const Mcs__Wire__PutEnd *)call->message;
     end_job_t job;
-    mcs_status_t status = job_init(&job, call, request->sequence, &request->put_ids);
+    mcs_status_t status = job_init(&job, call, request->sequence, &request->put_ids, SVC_SPARE_ROOM);
     if (status != MCS_OK) {
         return status == MCS_ERR_AGAIN ? MCS_OK : status;
     }
@@ -257,7 +258,13 @@ mcs_status_t svc_put_end(svc_call_t *call)
         return MCS_OK;
     }
     count_ends(call->service->metrics, job.statuses, job.count);
-    return answer(&job);
+    Mcs__Wire__PutEndReply reply = MCS__WIRE__PUT_END_REPLY__INIT;
+    svc_spare_t spare;
+    reply.statuses = (ProtobufCBinaryData){job.count * sizeof(int32_t), (uint8_t *)job.statuses};
+    if (job.count == 1 && job.statuses[0] == MCS_OK) {
+        svc_spare_offer(call, request->spare_len, &spare, &reply);
+    }
+    return svc_reply(call, MCS_OK, &reply.base);
 }
 
 /* ---- put_revoke ---- */
@@ -265,7 +272,7 @@ mcs_status_t svc_put_end(svc_call_t *call)
 static mcs_status_t revoke_locked(end_job_t *job, svc_shard_t *shard, uint32_t i)
 {
     mcs_status_t status = MCS_OK;
-    svc_pending_t *pending = find_open_locked(job, shard, i, &status);
+    svc_pending_t *pending = find_open_locked(job, shard, i, true, &status);
     if (pending == NULL) {
         /* Committed: too late. Revoked before, by whomever: as asked. */
         return status == MCS_OK ? MCS_ERR_INVALID_WRITE : status == MCS_ERR_INVALID_WRITE ? MCS_OK : status;
@@ -283,7 +290,7 @@ mcs_status_t svc_put_revoke(svc_call_t *call)
     const Mcs__Wire__PutRevoke *request = (const Mcs__Wire__PutRevoke *)call->message;
     mcs_metrics_t *metrics = call->service->metrics;
     end_job_t job;
-    mcs_status_t status = job_init(&job, call, request->sequence, &request->put_ids);
+    mcs_status_t status = job_init(&job, call, request->sequence, &request->put_ids, 0);
     if (status != MCS_OK) {
         return status == MCS_ERR_AGAIN ? MCS_OK : status;
     }

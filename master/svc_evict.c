@@ -30,6 +30,7 @@ void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
     while (bytes > before && !__atomic_compare_exchange_n(&evict->demand_bytes, &before, bytes, true, __ATOMIC_RELAXED,
                                                           __ATOMIC_RELAXED)) {
     }
+    svc_spares_drop(service);
     if (__atomic_exchange_n(&evict->demanded, 1, __ATOMIC_ACQ_REL) == 0) {
         svc_wake(service);
     }

@@ -46,6 +46,7 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
         mcs_list_init(&shard->open);
         mcs_list_init(&shard->strikes);
         mcs_list_init(&shard->copies);
+        mcs_list_init(&shard->spares);
         mcs_list_init(&shard->leaving);
         mcs_mutex_init(&shard->lock, MCS_RANK_SHARD, "shard");
     }

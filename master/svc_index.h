@@ -146,6 +146,7 @@ typedef struct svc_shard {
     mcs_list_t open;    /* open puts, oldest first */
     mcs_list_t strikes; /* waiting for owners (rule 2) */
     mcs_list_t copies;  /* reservations of tasks */
+    mcs_list_t spares;  /* reservations without a key, oldest first */
     mcs_list_t leaving; /* extents that wait for leases after a move */
     /* Outcomes of the last puts: a put_end repeated under a new sequence learns what became of it (rule 1). */
     svc_recent_t recent[SVC_OUTCOMES];
@@ -155,6 +156,8 @@ typedef struct svc_shard {
     uint64_t committed;
     uint64_t soft_pinned;
     uint64_t open_puts;
+    uint64_t spare_count;
+    uint64_t spare_bytes;
     uint64_t strike_count;
     uint64_t leaving_count;
 } svc_shard_t;

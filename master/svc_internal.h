@@ -46,6 +46,8 @@
 #define SVC_PREFERRED_MAX        128u
 #define SVC_EXCLUDED_MAX         1024u
 #define SVC_SEGMENTS_PER_SESSION 1024u
+#define SVC_SPARES_MAX           8u /* of one session */
+#define SVC_PUTS_TURNS           8u /* of svc_puts_tick for all shards */
 
 #define SVC_TICK_NS   (10 * MCS_NS_PER_MS)
 #define SVC_STEADY_NS MCS_NS_PER_SEC /* an owner that came back is hidden this long (rule 7) */
@@ -159,12 +161,12 @@ typedef struct svc_ending {
 
 /* ---- reservations and strikes ---- */
 
-typedef enum svc_pending_kind { SVC_PUT, SVC_STRIKE, SVC_COPY, SVC_ENDINGS } svc_pending_kind_t;
+typedef enum svc_pending_kind { SVC_PUT, SVC_STRIKE, SVC_COPY, SVC_SPARE, SVC_ENDINGS } svc_pending_kind_t;
 typedef enum svc_pending_state { SVC_OPEN, SVC_STRIKING, SVC_DONE } svc_pending_state_t;
 
 /* An open put (new key or upsert), a forced removal that waits for owners (strike), the reservation of a task for more
- * replicas of a readable object (copy), or only the memory of endings. One block of memory, so that giving extents back
- * can never fail for lack of it (rule 6). */
+ * replicas of a readable object (copy), one without a key for a put to come (spare), or only the memory of endings. One
+ * block of memory, so that giving extents back can never fail for lack of it (rule 6). */
 struct svc_pending {
     uint32_t refs; /* atomic: one in the shard, one per ending on its way or unacknowledged, one per ending that it
                       strikes, one per parked call */
@@ -183,7 +185,7 @@ struct svc_pending {
     svc_ref_t successor; /* upsert, copy: takes its place at the commit; 0 for a new key */
     svc_pending_t *next_by_id;
     svc_pending_t *next_by_record;
-    mcs_list_t node; /* shard->open, copies, leaving */
+    mcs_list_t node; /* shard->open, copies, spares, leaving */
     /* copy */
     svc_task_t *task;       /* referenced: hears when the reservation is lost */
     uint64_t vacates;       /* move: generation of the replica that is left at the commit; 0 = none */
@@ -234,6 +236,7 @@ struct svc_session {
     uint32_t suspect;
     uint32_t connected; /* its control connection is open */
     uint32_t open_puts; /* and revoked ones not acknowledged */
+    uint32_t spares;
     uint32_t segment_count;
     uint64_t last_seen_ns; /* service clock */
     uint64_t steady_ns;    /* suspect until then, when connected */
@@ -357,8 +360,9 @@ struct mcs_service {
     uint32_t sweep_wanted;
     uint32_t parked_stir; /* something that parked requests wait for has happened */
     uint64_t discarded_bytes;
-    uint64_t strikes; /* under way */
-    uint64_t leaving; /* extents that wait for leases after a move */
+    uint64_t strikes;    /* under way */
+    uint64_t leaving;    /* extents that wait for leases after a move */
+    uint32_t spares_out; /* turns of svc_puts_tick that still revoke spares however young: space is short */
 
     /* housekeeping thread only */
     mcs_thread_t thread;
@@ -590,12 +594,29 @@ void svc_parked_strikes_start(svc_call_t *call, svc_parked_t *parked, const int3
 /* True: none was added, it is gone. */
 bool svc_parked_strikes_give_up(mcs_service_t *service, svc_parked_t *parked);
 
+/* ---- svc_spare.c: reservations without a key ---- */
+mcs_status_t svc_put_now(svc_call_t *call);
+/* Room for the spare in a kept answer. */
+#define SVC_SPARE_ROOM (sizeof(mcs_col_put_t) + sizeof(mcs_col_replica_t) + 16)
+typedef struct svc_spare {
+    mcs_col_put_t put;
+    mcs_col_replica_t replica;
+} svc_spare_t;
+/* Reserves one for `payload_len` bytes and adds it to the answer; where that is not easy, it does not. */
+void svc_spare_offer(svc_call_t *call, uint64_t payload_len, svc_spare_t *spare, Mcs__Wire__PutEndReply *reply);
+/* Space is short: the spares go. Any thread. */
+void svc_spares_drop(mcs_service_t *service);
+/* Housekeeping, for svc_puts_tick: those of the shard that were not used in time. */
+void svc_spares_expire(mcs_service_t *service, svc_shard_t *shard, bool all);
+
 /* ---- svc_pending.c ---- */
 mcs_status_t svc_pending_insert_locked(mcs_service_t *service, svc_pending_t *pending) MCS_MUST_CHECK;
 svc_pending_t *svc_pending_by_id_locked(const svc_shard_t *shard, uint64_t put_id);
 svc_pending_t *svc_pending_by_record_locked(const svc_shard_t *shard, svc_ref_t record);
 /* Takes it out of the shard and drops the shard's reference; a parked call that waits keeps it and finds `outcome`. */
 void svc_pending_finish_locked(mcs_service_t *service, svc_pending_t *pending, mcs_status_t outcome);
+/* Takes a spare out of the shard, whose reference becomes the caller's. */
+void svc_spare_take_locked(svc_pending_t *pending);
 /* Ends an open put without a commit: its extents go back. `by_writer`: the session itself said that it will not write
  * any more. */
 void svc_put_revoke_locked(mcs_service_t *service, svc_pending_t *pending, bool by_writer, mcs_status_t outcome);

@@ -68,6 +68,11 @@ mcs_status_t svc_pending_insert_locked(mcs_service_t *service, svc_pending_t *pe
         __atomic_fetch_add(&pending->session->open_puts, 1, __ATOMIC_RELAXED);
     } else if (pending->kind == SVC_COPY) {
         mcs_list_push_tail(&shard->copies, &pending->node);
+    } else if (pending->kind == SVC_SPARE) {
+        mcs_list_push_tail(&shard->spares, &pending->node);
+        __atomic_fetch_add(&shard->spare_count, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&shard->spare_bytes, pending->endings[0].len, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&pending->session->spares, 1, __ATOMIC_RELAXED);
     }
     return MCS_OK;
 }
@@ -105,18 +110,35 @@ static void unlink_locked(svc_shard_t *shard, svc_pending_t *pending)
     shard->pending_count--;
 }
 
+/* Out of the tables and lists; the shard's reference is the caller's. */
+static void leave_locked(svc_pending_t *pending)
+{
+    unlink_locked(pending->shard, pending);
+    mcs_list_remove(&pending->node);
+    if (pending->kind == SVC_SPARE) {
+        __atomic_fetch_sub(&pending->shard->spare_count, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&pending->shard->spare_bytes, pending->endings[0].len, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&pending->session->spares, 1, __ATOMIC_RELAXED);
+    }
+    pending->state = SVC_DONE;
+}
+
+void svc_spare_take_locked(svc_pending_t *pending)
+{
+    MCS_ENSURE(pending->kind == SVC_SPARE && pending->state == SVC_OPEN);
+    leave_locked(pending);
+}
+
 void svc_pending_finish_locked(mcs_service_t *service, svc_pending_t *pending, mcs_status_t outcome)
 {
     svc_shard_t *shard = pending->shard;
-    unlink_locked(shard, pending);
-    mcs_list_remove(&pending->node);
+    leave_locked(pending);
     if (pending->kind == SVC_PUT) {
         svc_shard_remember_locked(shard, pending->put_id, pending->session->serial, outcome);
         __atomic_fetch_sub(&shard->open_puts, 1, __ATOMIC_RELAXED);
         __atomic_fetch_sub(&pending->session->open_puts, 1, __ATOMIC_RELAXED);
     }
     pending->outcome = outcome;
-    pending->state = SVC_DONE;
     if (pending->waiters > 0) {
         svc_stir(service);
     }
@@ -145,7 +167,7 @@ static void end_extents_locked(mcs_service_t *service, svc_pending_t *pending, s
 void svc_put_revoke_locked(mcs_service_t *service, svc_pending_t *pending, bool by_writer, mcs_status_t outcome)
 {
     svc_shard_t *shard = pending->shard;
-    MCS_ENSURE((pending->kind == SVC_PUT || pending->kind == SVC_COPY) && pending->state == SVC_OPEN);
+    MCS_ENSURE(pending->kind != SVC_STRIKE && pending->kind != SVC_ENDINGS && pending->state == SVC_OPEN);
     if (pending->kind == SVC_PUT && !by_writer && !svc_session_ended(pending->session)) {
         pending->discarded = true;
         mcs_metric_add(service->metrics, discarded_puts, 1);
@@ -156,6 +178,8 @@ void svc_put_revoke_locked(mcs_service_t *service, svc_pending_t *pending, bool 
         record->flags = (uint16_t)(record->flags & ~SVC_REC_PENDING);
         svc_record_destroy(&service->index, pending->successor); /* the group is still the record's */
         svc_task_lost(service, pending->task, outcome);
+    } else if (pending->kind == SVC_SPARE) {
+        mcs_metric_add(service->metrics, spares_unused, 1);
     } else if (pending->successor != 0) {
         svc_record_t *old = svc_record(&service->index, pending->record);
         old->flags = (uint16_t)(old->flags & ~SVC_REC_PENDING);
@@ -277,8 +301,15 @@ void svc_puts_tick(mcs_service_t *service, uint64_t now_ns)
 {
     (void)now_ns;
     uint64_t timeout_ns = service->conf->put_start_release_timeout_sec * MCS_NS_PER_SEC;
-    for (uint32_t n = 0; n < SVC_SHARDS / 8; n++) {
-        expire_shard(service, &service->index.shards[service->shard_cursor++ % SVC_SHARDS], timeout_ns);
+    uint32_t turns = __atomic_load_n(&service->spares_out, __ATOMIC_RELAXED);
+    for (uint32_t n = 0; n < SVC_SHARDS / SVC_PUTS_TURNS; n++) {
+        svc_shard_t *shard = &service->index.shards[service->shard_cursor++ % SVC_SHARDS];
+        expire_shard(service, shard, timeout_ns);
+        svc_spares_expire(service, shard, turns > 0);
+    }
+    if (turns > 0) {
+        /* When more is asked for meanwhile, that is lost: it was this that was asked for. */
+        __atomic_fetch_sub(&service->spares_out, 1, __ATOMIC_RELAXED);
     }
 }
 
@@ -301,6 +332,7 @@ void svc_puts_end_session(mcs_service_t *service, svc_session_t *session)
         mcs_mutex_lock(&shard->lock);
         end_of_session_locked(service, session, &shard->open);
         end_of_session_locked(service, session, &shard->copies);
+        end_of_session_locked(service, session, &shard->spares);
         mcs_mutex_unlock(&shard->lock);
     }
 }

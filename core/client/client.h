@@ -33,6 +33,7 @@ typedef struct mcs_views mcs_views_t;
 typedef struct mcs_get_sessions mcs_get_sessions_t;
 typedef struct mcs_put_sessions mcs_put_sessions_t;
 typedef struct mcs_lookup_cache mcs_lookup_cache_t;
+typedef struct mcs_spares mcs_spares_t;
 typedef struct mcs_tasks mcs_tasks_t;
 
 /* A segment that this client contributes. */
@@ -81,6 +82,7 @@ typedef struct mcs_client {
     mcs_peers_t *peers;
     mcs_views_t *views;
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */
+    mcs_spares_t *spares;
     mcs_get_sessions_t *get_sessions;
     mcs_put_sessions_t *put_sessions;
     mcs_tasks_t *tasks;

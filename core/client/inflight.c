@@ -78,6 +78,10 @@ static bool settle_locked(mcs_inflight_t *table, undecided_t entry, mcs_buf_t *k
     {
         mcs_put_round_t *round = MCS_CONTAINER_OF(node, mcs_put_round_t, node);
         if (round->known && round_has(round, entry.generation)) {
+            if (round->resting) {
+                round->lost = true;
+                return true;
+            }
             mcs_buf_put_u64(&round->revoked, entry.generation);
             return false;
         }
@@ -128,6 +132,24 @@ void mcs_put_round_known(mcs_inflight_t *table, mcs_put_round_t *round, const ui
     settle_all_locked(table, &ack);
     mcs_mutex_unlock(&table->lock);
     send_acks(table, &ack);
+}
+
+bool mcs_put_round_rest(mcs_inflight_t *table, mcs_put_round_t *round)
+{
+    mcs_mutex_lock(&table->lock);
+    round->resting = round->revoked.len == 0 && mcs_buf_status(&round->revoked) == MCS_OK;
+    bool rests = round->resting;
+    mcs_mutex_unlock(&table->lock);
+    return rests;
+}
+
+bool mcs_put_round_wake(mcs_inflight_t *table, mcs_put_round_t *round)
+{
+    mcs_mutex_lock(&table->lock);
+    bool kept = !round->lost;
+    round->resting = false;
+    mcs_mutex_unlock(&table->lock);
+    return kept;
 }
 
 void mcs_put_round_end(mcs_inflight_t *table, mcs_put_round_t *round)

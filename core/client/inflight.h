@@ -27,11 +27,13 @@ typedef struct mcs_inflight {
     void *ack_arg;
 } mcs_inflight_t;
 
-/* Lives on the stack of a put. */
+/* Lives on the stack of a put, or in a spare. */
 typedef struct mcs_put_round {
     mcs_list_t node;
     uint64_t ticket;
     bool known;
+    bool resting; /* nobody writes to its generations now */
+    bool lost;    /* resting, and one of them was revoked: acknowledged, never to be written to */
     const uint64_t *generations;
     size_t count;
     mcs_buf_t revoked; /* to be acknowledged at the end */
@@ -43,6 +45,10 @@ void mcs_inflight_fini(mcs_inflight_t *table);
 void mcs_put_round_begin(mcs_inflight_t *table, mcs_put_round_t *round);
 /* The reservations that the reply named; the array stays the caller's and valid until the end. Once per round. */
 void mcs_put_round_known(mcs_inflight_t *table, mcs_put_round_t *round, const uint64_t *generations, size_t count);
+/* Between known and end: nobody writes to them until wake. Both are false when a generation was revoked meanwhile: the
+ * round ends then without having been used. */
+bool mcs_put_round_rest(mcs_inflight_t *table, mcs_put_round_t *round) MCS_MUST_CHECK;
+bool mcs_put_round_wake(mcs_inflight_t *table, mcs_put_round_t *round) MCS_MUST_CHECK;
 /* A store of `generation` may have been sent and was not answered. Between known and end. */
 void mcs_put_round_doubt(mcs_inflight_t *table, uint64_t generation);
 /* No access with any of them will be made any more. */

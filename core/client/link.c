@@ -335,7 +335,7 @@ static mcs_status_t connect_call(mcs_link_t *link, pooled_t *pooled, attempt_t *
 
 static bool repeatable_in_new_session(mcs_verb_t verb)
 {
-    return verb != MCS_VERB_PUT_END && verb != MCS_VERB_PUT_REVOKE;
+    return verb != MCS_VERB_PUT_END && verb != MCS_VERB_PUT_REVOKE && verb != MCS_VERB_PUT_NOW;
 }
 
 /* Gives the call its sequence in the session it is about to be sent in. */

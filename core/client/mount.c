@@ -16,6 +16,7 @@
 #include "core/base/log.h"
 #include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
+#include "core/client/spare.h"
 #include "core/client/task.h"
 
 #define AREA            "client"
@@ -425,12 +426,19 @@ static void publish_again(mcs_client_t *client)
     }
 }
 
+/* What was known from the master before. */
+static void forget_master(mcs_client_t *client, mcs_id_t session)
+{
+    mcs_lookup_cache_begin(client->lookup_cache, session);
+    mcs_spares_clear(client->spares, mcs_session_inflight(client->session));
+}
+
 mcs_status_t mcs_client_opened(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
     (void)take_epoch(client, hello->epoch, true);
     client->remount = false; /* all of them are new */
-    mcs_lookup_cache_begin(client->lookup_cache, hello->session);
+    forget_master(client, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
     mcs_status_t status = client->own.config.size > 0 ? mount(client, &client->own, MCS_CALL_EARLY) : MCS_OK;
     if (status == MCS_OK) {
@@ -447,7 +455,7 @@ mcs_status_t mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
 {
     mcs_client_t *client = arg;
     client->remount = take_epoch(client, hello->epoch, false) || client->remount;
-    mcs_lookup_cache_begin(client->lookup_cache, hello->session);
+    forget_master(client, hello->session);
     mcs_mapper_set_session(client->mapper, hello->session);
     if (!client->remount) {
         return MCS_OK;
@@ -467,7 +475,7 @@ mcs_status_t mcs_client_resumed(void *arg, const mcs_hello_result_t *hello)
 void mcs_client_lost(void *arg)
 {
     mcs_client_t *client = arg;
-    mcs_lookup_cache_begin(client->lookup_cache, (mcs_id_t){0, 0});
+    forget_master(client, (mcs_id_t){0, 0});
 }
 
 void mcs_client_connect_early(mcs_client_t *client)

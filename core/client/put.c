@@ -5,6 +5,9 @@
  *     rounds over what is to be started: put_start, write all replicas of all keys at once, put_end and put_revoke
  *     wait for one of the keys that somebody else is putting, then start those again
  *
+ * A call with one plain object may have a spare (spare.h): the first round writes to it and sends put_now instead of
+ * both requests. What put_now does not take is put by rounds like the others.
+ *
  * A key is committed only when every replica of it was written (rule 1); what was not is revoked and, once, put again
  * with the segments that could not be written excluded (rule 7). A put that meets another's open reservation finishes
  * the rest of its batch before it waits, so two batches with the same keys in different order cannot wait for each
@@ -331,6 +334,16 @@ static void commit(mcs_put_call_t *call, const outcome_t *outcome)
     if (written->count == 0) {
         return;
     }
+    if (items[0]->on_spare) {
+        mcs_status_t status = mcs_put_now(call, items[0]);
+        if (status == MCS_ERR_AGAIN) {
+            items[0]->state = MCS_PUT_TODO;
+        } else {
+            finish(items[0], status);
+            mcs_count(&call->client->counters, puts_on_spares, status == MCS_OK);
+        }
+        return;
+    }
     mcs_status_t status = mcs_put_end(call, written->id, written->count, outcome->statuses);
     for (size_t i = 0; i < written->count; i++) {
         mcs_status_t result = status != MCS_OK ? status : outcome->statuses[i];
@@ -395,6 +408,35 @@ static void fail_round(mcs_put_call_t *call, mcs_status_t status)
     }
 }
 
+/* The call's only object, on its spare. */
+static void run_on_spare(mcs_put_call_t *call, mcs_spare_t *spare)
+{
+    mcs_inflight_t *inflight = mcs_session_inflight(call->client->session);
+    mcs_put_item_t *item = call->round[0];
+    outcome_t outcome;
+    mcs_status_t status = outcome_init(call, &outcome);
+    if (status == MCS_OK) {
+        mcs_routes_t routes;
+        item->state = MCS_PUT_OPEN;
+        item->on_spare = true;
+        item->put_id = spare->put_id;
+        item->replicas = &spare->replica;
+        item->replica_count = 1;
+        item->deadline_ns = MCS_NEVER; /* the master says when it is over */
+        call->session = spare->session;
+        mcs_routes_init(&routes, call->client);
+        settle(call, inflight, write_all(call, &routes, 1), &outcome);
+        mcs_routes_fini(&routes);
+        item->on_spare = false;
+        item->tries = 0; /* this was none of those that the ordinary way has */
+        item->failure = MCS_OK;
+    } else {
+        fail_round(call, status);
+    }
+    mcs_spare_end(inflight, spare);
+    mcs_arena_reset(&call->arena);
+}
+
 static void run_round(mcs_put_call_t *call)
 {
     mcs_inflight_t *inflight = mcs_session_inflight(call->client->session);
@@ -432,6 +474,10 @@ static void run_rounds(mcs_put_call_t *call)
         }
         if (call->interrupted || mcs_interrupt_seen()) {
             fail_round(call, MCS_ERR_INTERRUPTED);
+        } else if (call->spare != NULL) {
+            mcs_spare_t *spare = call->spare;
+            call->spare = NULL;
+            run_on_spare(call, spare);
         } else {
             run_round(call);
         }
@@ -511,6 +557,22 @@ static void report(mcs_put_call_t *call, int *results)
     }
 }
 
+static bool is_plain(const mcs_replicate_config_t *config)
+{
+    return config == NULL || ((!config->replica_num_set || config->replica_num == 1) && config->soft_pin_action == 0 &&
+                              !config->with_hard_pin && !config->prefer_alloc_in_same_node && config->data_type == 0 &&
+                              config->preferred_segment_count == 0 && config->group_ids == NULL);
+}
+
+static void take_spare(mcs_put_call_t *call)
+{
+    call->plain = call->count == 1 && !call->upsert && call->items[0].state == MCS_PUT_TODO && is_plain(call->config);
+    if (call->plain) {
+        mcs_client_t *client = call->client;
+        call->spare = mcs_spares_take(client->spares, mcs_session_inflight(client->session), call->items[0].size);
+    }
+}
+
 mcs_status_t mcs_client_put(mcs_client_t *client, const mcs_bytes_t *keys, const mcs_value_t *values, size_t count,
                             const mcs_replicate_config_t *config, unsigned flags, int *results)
 {
@@ -535,8 +597,12 @@ mcs_status_t mcs_client_put(mcs_client_t *client, const mcs_bytes_t *keys, const
         status = prepare(call, keys, values, flags);
     }
     if (status == MCS_OK) {
+        take_spare(call);
         run(call);
         report(call, results);
+    }
+    if (call->spare != NULL) {
+        mcs_spare_end(mcs_session_inflight(client->session), call->spare); /* no round has begun */
     }
     mcs_arena_fini(&call->arena);
     mcs_free(call->round);

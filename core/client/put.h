@@ -4,6 +4,7 @@
 
 #include "core/client/lookup.h"
 #include "core/client/move.h"
+#include "core/client/spare.h"
 
 #define MCS_PREFERRED_MAX 128  /* names that travel */
 #define MCS_EXCLUDED_MAX  1024 /* handles that travel */
@@ -38,6 +39,7 @@ typedef struct mcs_put_item {
     bool crcs_known;
     bool in_doubt;
     bool of_caller; /* the value could not be read from the caller's memory */
+    bool on_spare;
 } mcs_put_item_t;
 
 typedef struct mcs_put_call {
@@ -46,6 +48,8 @@ typedef struct mcs_put_call {
     size_t count;
     const mcs_replicate_config_t *config;
     bool upsert;
+    bool plain;                /* one object, without special wishes: may use a spare */
+    mcs_spare_t *spare;        /* for the first round */
     Mcs__Wire__PutConfig wire; /* the same in every request but for the excluded segments */
     char *preferred[MCS_PREFERRED_MAX];
     uint32_t excluded[MCS_EXCLUDED_MAX];
@@ -65,6 +69,8 @@ mcs_status_t mcs_put_start(mcs_put_call_t *call, uint64_t **generations_out, siz
 /* Commits (or revokes) these put ids; statuses_out[i] for each. */
 mcs_status_t mcs_put_end(mcs_put_call_t *call, const uint64_t *put_ids, size_t count, mcs_status_t *statuses_out)
     MCS_MUST_CHECK;
+/* Commits the item, which was written on call->spare. MCS_ERR_AGAIN: it has to be put by put_start. */
+mcs_status_t mcs_put_now(mcs_put_call_t *call, mcs_put_item_t *item) MCS_MUST_CHECK;
 /* Best effort: what it does not reach runs into its deadline. */
 void mcs_put_revoke(mcs_put_call_t *call, const uint64_t *put_ids, size_t count, bool in_doubt);
 /* Waits at most timeout_ms for another's reservation: MCS_OK committed, MCS_ERR_OBJECT_NOT_FOUND revoked,

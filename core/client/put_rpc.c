@@ -229,30 +229,66 @@ mcs_status_t mcs_put_start(mcs_put_call_t *call, uint64_t **generations_out, siz
 
 /* ---- the others ---- */
 
+/* Sends a request that commits, whose answer has `count` statuses, and perhaps a spare for the next put. */
+static mcs_status_t call_end(mcs_put_call_t *call, mcs_call_t *rpc, size_t count, mcs_spare_t *spare,
+                             mcs_status_t *statuses_out)
+{
+    mcs_client_t *client = call->client;
+    static const ProtobufCBinaryData none;
+    mcs_reply_t reply;
+    rpc->reply_type = &mcs__wire__put_end_reply__descriptor;
+    rpc->flags = MCS_CALL_FINISH;
+    mcs_status_t status = mcs_link_call(client->link, rpc, &reply);
+    call->interrupted = call->interrupted || rpc->interrupted;
+    const Mcs__Wire__PutEndReply *answer = (const Mcs__Wire__PutEndReply *)(const void *)reply.message;
+    if (status == MCS_OK && answer->statuses.len != count * sizeof(int32_t)) {
+        status = MCS_ERR_PROTOCOL;
+    }
+    for (size_t i = 0; status == MCS_OK && i < count; i++) {
+        int32_t value = mcs_column_i32(&answer->statuses, i);
+        statuses_out[i] = mcs_status_known(value) ? (mcs_status_t)value : MCS_ERR_PROTOCOL;
+    }
+    mcs_spares_answered(client->spares, mcs_session_inflight(client->session), spare, rpc,
+                        status == MCS_OK ? &answer->spare : &none, status == MCS_OK ? &answer->replica : &none);
+    mcs_reply_fini(&reply);
+    return status;
+}
+
+static mcs_spare_t *ask_spare(const mcs_put_call_t *call)
+{
+    mcs_client_t *client = call->client;
+    return call->plain ? mcs_spares_ask(client->spares, mcs_session_inflight(client->session), call->items[0].size)
+                       : NULL;
+}
+
 mcs_status_t mcs_put_end(mcs_put_call_t *call, const uint64_t *put_ids, size_t count, mcs_status_t *statuses_out)
 {
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__PutEnd request = MCS__WIRE__PUT_END__INIT;
+    mcs_spare_t *spare = ask_spare(call);
     request.sequence = &sequence;
     request.put_ids = (ProtobufCBinaryData){count * sizeof(*put_ids), (uint8_t *)(uintptr_t)put_ids};
-    mcs_call_t rpc = {.verb = MCS_VERB_PUT_END,
-                      .request = &request.base,
-                      .sequence = &sequence,
-                      .reply_type = &mcs__wire__status_column__descriptor,
-                      .flags = MCS_CALL_FINISH};
-    mcs_reply_t reply;
-    mcs_status_t status = mcs_link_call(call->client->link, &rpc, &reply);
-    call->interrupted = call->interrupted || rpc.interrupted;
-    if (status == MCS_OK) {
-        const Mcs__Wire__StatusColumn *column = (const Mcs__Wire__StatusColumn *)(const void *)reply.message;
-        status = column->statuses.len == count * sizeof(int32_t) ? MCS_OK : MCS_ERR_PROTOCOL;
-        for (size_t i = 0; status == MCS_OK && i < count; i++) {
-            int32_t value = mcs_column_i32(&column->statuses, i);
-            statuses_out[i] = mcs_status_known(value) ? (mcs_status_t)value : MCS_ERR_PROTOCOL;
-        }
+    request.spare_len = spare != NULL ? spare->size : 0;
+    mcs_call_t rpc = {.verb = MCS_VERB_PUT_END, .request = &request.base, .sequence = &sequence};
+    return call_end(call, &rpc, count, spare, statuses_out);
+}
+
+mcs_status_t mcs_put_now(mcs_put_call_t *call, mcs_put_item_t *item)
+{
+    Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
+    Mcs__Wire__PutNow request = MCS__WIRE__PUT_NOW__INIT;
+    mcs_spare_t *spare = ask_spare(call);
+    request.sequence = &sequence;
+    request.key = (ProtobufCBinaryData){item->key.len, (uint8_t *)(uintptr_t)item->key.bytes};
+    request.put_id = item->put_id;
+    request.spare_len = spare != NULL ? spare->size : 0;
+    mcs_call_t rpc = {.verb = MCS_VERB_PUT_NOW, .request = &request.base, .sequence = &sequence};
+    mcs_status_t result = MCS_OK;
+    mcs_status_t status = call_end(call, &rpc, 1, spare, &result);
+    if (status == MCS_ERR_SESSION_ENDED) {
+        return MCS_ERR_AGAIN; /* what became of it is found out by putting it again */
     }
-    mcs_reply_fini(&reply);
-    return status;
+    return status != MCS_OK ? status : result != MCS_OK ? MCS_ERR_AGAIN : MCS_OK;
 }
 
 void mcs_put_revoke(mcs_put_call_t *call, const uint64_t *put_ids, size_t count, bool in_doubt)

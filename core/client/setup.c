@@ -15,6 +15,7 @@
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
+#include "core/client/spare.h"
 #include "core/client/task.h"
 
 #define AREA          "client"
@@ -295,6 +296,7 @@ static mcs_status_t make_parts(mcs_client_t *client, const mcs_setup_t *setup)
 {
     mcs_status_t status = mcs_views_create(&client->views);
     status = status == MCS_OK ? mcs_lookup_cache_create(client->config.lookup_cache, &client->lookup_cache) : status;
+    status = status == MCS_OK ? mcs_spares_create(&client->spares) : status;
     status = status == MCS_OK ? mcs_get_sessions_create(client, &client->get_sessions) : status;
     status = status == MCS_OK ? mcs_put_sessions_create(&client->put_sessions) : status;
     status = status == MCS_OK ? mcs_tasks_create(client, &client->tasks) : status;
@@ -517,6 +519,7 @@ void mcs_client_close(mcs_client_t *client)
         mcs_owner_destroy(client->owner);
     }
     mcs_faulter_destroy(client->faulter);
+    mcs_spares_destroy(client->spares, client->session != NULL ? mcs_session_inflight(client->session) : NULL);
     mcs_session_destroy(client->session);
     mcs_tasks_destroy(client->tasks);
     if (client->embedded != NULL) {

@@ -15,7 +15,7 @@ from tests.history import values
 
 MIB = 1 << 20
 LARGEST = 3 * MIB
-CALLS = {"put": 20, "upsert": 14, "get": 16, "get_into": 10, "get_batch": 5, "get_buffer": 5, "is_exist": 6, "batch_is_exist": 3, "remove": 6,
+CALLS = {"put": 20, "put_row": 2, "upsert": 14, "get": 16, "get_into": 10, "get_batch": 5, "get_buffer": 5, "is_exist": 6, "batch_is_exist": 3, "remove": 6,
          "force": 6, "batch_remove": 2, "put_batch": 3, "upsert_batch": 2, "put_from": 3, "batch_get_into": 3, "batch_get_buffer": 2, "multi_buffers": 3,
          "ranges": 2, "exist_then_get": 8, "put_session": 3, "get_session": 3, "by_pattern": 2, "remove_all": 0.3}
 
@@ -100,6 +100,16 @@ class Thread:
 
     def do_put(self):
         self._write("put")
+
+    def do_put_row(self):
+        """Puts of one size, one after another: the next one's place is reserved with the commit of the last."""
+        size = self.rng.randint(24, 64 << 10)
+        for _ in range(10):
+            key, number = self._key(), self.journal.number()
+            data = values.make(self.journal.writer, number, size)
+            if self.rng.random() < 0.6:
+                self.journal.call("remove", [key], lambda: self.store.remove(key, True), lambda code: [code])
+            self.journal.call("put", [key], lambda: self.store.put(key, data), lambda code: [code], values=[number], sizes=[size], hard=False)
 
     def do_upsert(self):
         self._write("upsert")

@@ -286,7 +286,7 @@ COUNTERS = [
     "master_nof_heartbeat_timeout_total", "master_nof_segments_unmounted_by_heartbeat_total", "master_snapshot_success", "master_snapshot_fail",
 ]
 OURS = ["mcs_quarantine_bytes", "mcs_suspect_segments", "mcs_suspect_clients", "mcs_hard_pinned_keys", "mcs_leased_keys", "mcs_releases_pending", "mcs_fences",
-        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_rpc_connections", "mcs_index_bytes", "mcs_epoch"]
+        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_spares", "mcs_spare_bytes", "mcs_rpc_connections", "mcs_index_bytes", "mcs_epoch"]
 
 
 @pytest.fixture(scope="module")

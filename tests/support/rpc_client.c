@@ -658,6 +658,60 @@ int32_t rpc_end_one(rpc_client_t *client, uint64_t id)
     return status != MCS_OK ? (int32_t)status : own;
 }
 
+static int32_t call_end(rpc_client_t *client, mcs_verb_t verb, const ProtobufCMessage *request, rpc_put_t *spare)
+{
+    ProtobufCMessage *message;
+    int32_t result = (int32_t)rpc_call(client, verb, request, &mcs__wire__put_end_reply__descriptor, &message);
+    memset(spare, 0, sizeof(*spare));
+    if (result != MCS_OK) {
+        return result;
+    }
+    const Mcs__Wire__PutEndReply *reply = (const Mcs__Wire__PutEndReply *)message;
+    assert_int_equal(reply->statuses.len, sizeof(result));
+    memcpy(&result, reply->statuses.data, sizeof(result));
+    if (reply->spare.len > 0) {
+        mcs_col_put_t put;
+        assert_int_equal(reply->spare.len, sizeof(put));
+        assert_int_equal(reply->replica.len, sizeof(spare->replica[0]));
+        memcpy(&put, reply->spare.data, sizeof(put));
+        memcpy(spare->replica, reply->replica.data, sizeof(spare->replica[0]));
+        spare->status = put.status;
+        spare->replicas = put.replica_count;
+        spare->put_id = put.put_id;
+    } else {
+        assert_int_equal(reply->replica.len, 0);
+    }
+    protobuf_c_message_free_unpacked(message, NULL);
+    return result;
+}
+
+int32_t rpc_end_for_spare(rpc_client_t *client, uint64_t id, uint64_t spare_len, rpc_put_t *spare)
+{
+    Mcs__Wire__Sequence sequence;
+    Mcs__Wire__PutEnd end = MCS__WIRE__PUT_END__INIT;
+    next_sequence(client, &sequence);
+    end.sequence = &sequence;
+    end.put_ids = (ProtobufCBinaryData){sizeof(id), (uint8_t *)&id};
+    end.spare_len = spare_len;
+    return call_end(client, MCS_VERB_PUT_END, &end.base, spare);
+}
+
+int32_t rpc_put_now(rpc_client_t *client, const char *key, uint64_t id, uint64_t seq, uint64_t spare_len,
+                    rpc_put_t *spare)
+{
+    Mcs__Wire__Sequence sequence;
+    Mcs__Wire__PutNow now = MCS__WIRE__PUT_NOW__INIT;
+    rpc_put_t own;
+    next_sequence(client, &sequence);
+    sequence.seq = seq != 0 ? seq : sequence.seq;
+    sequence.ack = MCS_MIN(sequence.ack, sequence.seq);
+    now.sequence = &sequence;
+    now.key = (ProtobufCBinaryData){strlen(key), (uint8_t *)(uintptr_t)key};
+    now.put_id = id;
+    now.spare_len = spare_len;
+    return call_end(client, MCS_VERB_PUT_NOW, &now.base, spare != NULL ? spare : &own);
+}
+
 int32_t rpc_revoke_one(rpc_client_t *client, uint64_t id)
 {
     Mcs__Wire__Sequence sequence;

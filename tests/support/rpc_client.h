@@ -120,6 +120,11 @@ int32_t rpc_put_one(rpc_client_t *client, const char *key, uint64_t size, const 
                     rpc_put_t *put);
 mcs_status_t rpc_put_end(rpc_client_t *client, const uint64_t *ids, size_t count, int32_t *statuses);
 int32_t rpc_end_one(rpc_client_t *client, uint64_t id);
+/* The same, asking for a spare; *spare has replicas 0 when there is none. */
+int32_t rpc_end_for_spare(rpc_client_t *client, uint64_t id, uint64_t spare_len, rpc_put_t *spare);
+/* `spare_len` 0: no other is asked for; `seq` 0: the next. */
+int32_t rpc_put_now(rpc_client_t *client, const char *key, uint64_t id, uint64_t seq, uint64_t spare_len,
+                    rpc_put_t *spare);
 int32_t rpc_revoke_one(rpc_client_t *client, uint64_t id);
 /* put_start and put_end. */
 int32_t rpc_store(rpc_client_t *client, const char *key, uint64_t size, const rpc_put_options_t *options);

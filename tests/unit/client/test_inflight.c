@@ -178,6 +178,52 @@ static void short_memory_never_acknowledges_too_early(void **state)
     assert_true(unit_torture(MCS_FAULT_ALLOC, revoke_step, *state) > 0);
 }
 
+static void a_resting_round_gives_way_to_a_revocation_at_once(void **state)
+{
+    fixture_t *f = *state;
+    const uint64_t mine[] = {5};
+    mcs_put_round_t round;
+    mcs_put_round_begin(&f->table, &round);
+    mcs_put_round_known(&f->table, &round, mine, 1);
+    assert_true(mcs_put_round_rest(&f->table, &round));
+    assert_true(mcs_put_round_wake(&f->table, &round));
+    assert_true(mcs_put_round_rest(&f->table, &round));
+    revoke_one(f, 5);
+    assert_int_equal(f->count, 1);
+    assert_false(mcs_put_round_wake(&f->table, &round));
+    mcs_put_round_end(&f->table, &round);
+    assert_int_equal(f->count, 1);
+}
+
+static void a_round_that_woke_holds_its_generation_again(void **state)
+{
+    fixture_t *f = *state;
+    const uint64_t mine[] = {5};
+    mcs_put_round_t round;
+    mcs_put_round_begin(&f->table, &round);
+    mcs_put_round_known(&f->table, &round, mine, 1);
+    assert_true(mcs_put_round_rest(&f->table, &round));
+    assert_true(mcs_put_round_wake(&f->table, &round));
+    revoke_one(f, 5);
+    assert_int_equal(f->count, 0);
+    mcs_put_round_end(&f->table, &round);
+    assert_int_equal(f->count, 1);
+}
+
+static void a_round_revoked_before_its_reply_does_not_rest(void **state)
+{
+    fixture_t *f = *state;
+    const uint64_t mine[] = {5};
+    mcs_put_round_t round;
+    mcs_put_round_begin(&f->table, &round);
+    revoke_one(f, 5);
+    mcs_put_round_known(&f->table, &round, mine, 1);
+    assert_false(mcs_put_round_rest(&f->table, &round));
+    assert_int_equal(f->count, 0);
+    mcs_put_round_end(&f->table, &round);
+    assert_int_equal(f->count, 1);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -188,6 +234,9 @@ int main(void)
         TEST(a_round_that_began_later_does_not_hold_a_generation_back),
         TEST(what_is_in_doubt_is_not_acknowledged_in_this_session),
         TEST(each_of_many_threads_revokes_is_acknowledged_once),
+        TEST(a_resting_round_gives_way_to_a_revocation_at_once),
+        TEST(a_round_that_woke_holds_its_generation_again),
+        TEST(a_round_revoked_before_its_reply_does_not_rest),
         TEST(short_memory_never_acknowledges_too_early),
     };
     return cmocka_run_group_tests_name("inflight", tests, NULL, NULL);

@@ -436,6 +436,119 @@ static void replicas_are_given_up_by_who_put_them(void **state)
     mcs_store_destroy(store);
 }
 
+/* Puts of one size, one after another. */
+static void put_row(mcs_store_t *store, const char *prefix, uint32_t count, size_t size)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "%s%u", prefix, i);
+        assert_int_equal(world_put(store, key, size, i), 0);
+    }
+}
+
+static void check_row(mcs_store_t *store, const char *prefix, uint32_t count, size_t size)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "%s%u", prefix, i);
+        assert_int_equal(world_get(store, key, size, i), size);
+    }
+}
+
+static void puts_in_a_row_take_one_request_each(void **state)
+{
+    mcs_store_t *holder = world_store(*state, SEGMENT_BYTES);
+    mcs_store_t *remote = world_remote_store(*state, 0);
+    mcs_store_t *const stores[] = {holder, remote};
+    for (uint32_t i = 0; i < 2; i++) {
+        char prefix[8];
+        snprintf(prefix, sizeof(prefix), "r%u-", i);
+        put_row(stores[i], prefix, 3, 5000); /* connections */
+        uint64_t calls = world_counter(stores[i], "rpc_calls");
+        uint64_t before = world_counter(stores[i], "puts_on_spares");
+        put_row(stores[i], i == 0 ? "s0-" : "s1-", 40, 5000);
+        uint64_t on_spares = world_counter(stores[i], "puts_on_spares") - before;
+        assert_true(on_spares > 0); /* 40, where nothing stops this process for long */
+        assert_true(world_counter(stores[i], "rpc_calls") - calls <= 80 - on_spares);
+        check_row(stores[1 - i], i == 0 ? "s0-" : "s1-", 40, 5000);
+    }
+    /* Another size, and back. */
+    put_row(holder, "t", 5, 5001);
+    put_row(holder, "u", 10, 5000);
+    check_row(remote, "t", 5, 5001);
+    check_row(remote, "u", 10, 5000);
+    assert_int_equal(world_counter(holder, "puts"), 3 + 40 + 5 + 10);
+    mcs_store_destroy(remote);
+    mcs_store_destroy(holder);
+}
+
+static void a_row_over_keys_that_are_there_changes_none(void **state)
+{
+    mcs_store_t *holder = world_store(*state, SEGMENT_BYTES);
+    put_row(holder, "k", 10, 5000);
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < 10; i++) {
+            char key[32];
+            snprintf(key, sizeof(key), "k%u", i);
+            assert_int_equal(world_put(holder, key, 5000, i + 1000), 0);
+        }
+    }
+    check_row(holder, "k", 10, 5000);
+    put_row(holder, "l", 10, 5000);
+    check_row(holder, "l", 10, 5000);
+    mcs_store_destroy(holder);
+}
+
+static void a_row_goes_on_when_a_holder_leaves(void **state)
+{
+    mcs_store_t *stays = world_store(*state, SEGMENT_BYTES);
+    mcs_store_t *writer = world_store(*state, 0);
+    for (uint32_t round = 0; round < 6; round++) {
+        mcs_store_t *leaves = world_store(*state, SEGMENT_BYTES);
+        put_row(writer, "a", 8, 5000);
+        mcs_store_destroy(leaves);
+        char prefix[8];
+        snprintf(prefix, sizeof(prefix), "b%u-", round);
+        put_row(writer, prefix, 8, 5000);
+        check_row(writer, prefix, 8, 5000);
+    }
+    mcs_store_destroy(writer);
+    mcs_store_destroy(stays);
+}
+
+typedef struct row {
+    mcs_store_t *store;
+    uint32_t index;
+} row_t;
+
+static void *row_main(void *arg)
+{
+    const row_t *row = arg;
+    for (uint32_t round = 0; round < 20; round++) {
+        char prefix[16];
+        snprintf(prefix, sizeof(prefix), "m%u-%u-", row->index, round);
+        put_row(row->store, prefix, 10, round % 2 == 0 ? 4096 : 4096 + row->index);
+        check_row(row->store, prefix, 10, round % 2 == 0 ? 4096 : 4096 + row->index);
+    }
+    return NULL;
+}
+
+static void rows_of_many_threads_share_spares(void **state)
+{
+    pthread_t threads[6];
+    row_t rows[MCS_ARRAY_LEN(threads)];
+    mcs_store_t *holder = world_store(*state, SEGMENT_BYTES);
+    for (uint32_t i = 0; i < MCS_ARRAY_LEN(threads); i++) {
+        rows[i] = (row_t){holder, i};
+        assert_int_equal(pthread_create(&threads[i], NULL, row_main, &rows[i]), 0);
+    }
+    for (uint32_t i = 0; i < MCS_ARRAY_LEN(threads); i++) {
+        pthread_join(threads[i], NULL);
+    }
+    assert_int_equal(world_counter(holder, "put_failures"), 0);
+    mcs_store_destroy(holder);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -451,6 +564,10 @@ int main(void)
         TEST(a_value_that_is_being_replaced_is_never_a_miss),
         TEST(segments_of_run_time_come_and_go_beside_puts),
         TEST(replicas_are_given_up_by_who_put_them),
+        TEST(puts_in_a_row_take_one_request_each),
+        TEST(a_row_over_keys_that_are_there_changes_none),
+        TEST(a_row_goes_on_when_a_holder_leaves),
+        TEST(rows_of_many_threads_share_spares),
         TEST(an_embedded_master_is_one_line),
     };
     return cmocka_run_group_tests_name("store and master", tests, NULL, NULL);

@@ -217,6 +217,7 @@ uint64_t world_walk_bytes(world_t *world)
             const svc_record_t *record = svc_record(&world->service->index, pending->record);
             bytes += pending->ending_count * mcs_extent_len(record->payload_len);
         }
+        bytes += shard->spare_bytes;
         MCS_LIST_FOR_EACH(node, &shard->open)
         {
             const svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
