@@ -503,7 +503,7 @@ static void a_row_goes_on_when_a_holder_leaves(void **state)
 {
     mcs_store_t *stays = world_store(*state, SEGMENT_BYTES);
     mcs_store_t *writer = world_store(*state, 0);
-    for (uint32_t round = 0; round < 6; round++) {
+    for (uint32_t round = 0; round < 3; round++) {
         mcs_store_t *leaves = world_store(*state, SEGMENT_BYTES);
         put_row(writer, "a", 8, 5000);
         mcs_store_destroy(leaves);
@@ -524,7 +524,7 @@ typedef struct row {
 static void *row_main(void *arg)
 {
     const row_t *row = arg;
-    for (uint32_t round = 0; round < 20; round++) {
+    for (uint32_t round = 0; round < 8; round++) {
         char prefix[16];
         snprintf(prefix, sizeof(prefix), "m%u-%u-", row->index, round);
         put_row(row->store, prefix, 10, round % 2 == 0 ? 4096 : 4096 + row->index);
@@ -535,7 +535,7 @@ static void *row_main(void *arg)
 
 static void rows_of_many_threads_share_spares(void **state)
 {
-    pthread_t threads[6];
+    pthread_t threads[4];
     row_t rows[MCS_ARRAY_LEN(threads)];
     mcs_store_t *holder = world_store(*state, SEGMENT_BYTES);
     for (uint32_t i = 0; i < MCS_ARRAY_LEN(threads); i++) {
