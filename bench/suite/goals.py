@@ -96,12 +96,12 @@ def _copy_cost(results: Results) -> float:
 def _policy(results: Results) -> float:
     """Of the best policy of the master: at how many capacities it is at least 5 % (relative) above the master's LRU; -1 when it is below at one.
 
-    Eviction samples the shards' tails: a thousandth between two runs is chance.
+    Eviction samples the shards' tails: two thousandths between two runs are chance.
     """
     rows = results.rows("policies")
     found = {name: {row["case"]: row["value"] for row in rows if row["system"] == name} for name in {row["system"] for row in rows}}
     lru = found.get("master:lru", {})
-    scores = [-1.0 if any(mine[c] < 0.999 * lru[c] for c in lru) else float(sum(mine[c] >= 1.05 * lru[c] for c in lru))
+    scores = [-1.0 if any(mine[c] < 0.998 * lru[c] for c in lru) else float(sum(mine[c] >= 1.05 * lru[c] for c in lru))
               for name, mine in found.items() if name.startswith("master:") and mine.keys() == lru.keys() and lru]
     return max(scores, default=math.nan)
 
