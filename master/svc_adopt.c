@@ -33,7 +33,7 @@ void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment)
     svc_pending_t *block = segment->tail;
     if (block != NULL) {
         segment->tail = NULL;
-        svc_segment_give_back(service, segment, block->endings[0].allocator_node);
+        svc_segment_give_back(service, segment, block->endings[0].offset, block->endings[0].len);
         svc_pending_put(block);
     }
 }
@@ -49,7 +49,7 @@ static void settle_tail(mcs_service_t *service, svc_segment_t *segment, uint64_t
     svc_ending_t *ending = &block->endings[0];
     segment->tail = NULL;
     mcs_mutex_lock(&segment->lock);
-    uint64_t freed = mcs_allocator_trim(segment->allocator, ending->allocator_node, high_mark - ending->offset);
+    uint64_t freed = mcs_allocator_trim(segment->allocator, ending->offset, ending->len, high_mark - ending->offset);
     __atomic_fetch_sub(&segment->used, freed, __ATOMIC_RELAXED);
     mcs_mutex_unlock(&segment->lock);
     ending->len -= freed;

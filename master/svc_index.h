@@ -1,10 +1,10 @@
 /* The object index: 1024 shards, each with its lock, an open-addressing table, and recency lists.
  *
- * Memory (design section 6: at most 160 bytes a key all in at 56-character keys, one replica):
+ * Memory (at most 160 bytes a key all in at 56-character keys, one replica):
  *
  *   table slot   8 bytes / load (0.64 .. 0.8)    {32 bits of hash, reference}          ~11
- *   record      36 + 20 a replica + key          in 16-byte steps from the slab         112 + 1 %
- *   allocator   32                               one node an extent                      32
+ *   record      36 + 16 a replica + key          in 16-byte steps from the slab         112 + 0.1 %
+ *   allocator    0                               48 a hole, none an extent               ~0
  *
  * Table: linear probing in the order of hash * capacity >> 32, which lets it grow by a quarter instead of doubling; no
  * wrap-around (a short tail after the last home slot), so that a walk from the high end to the low end survives
@@ -60,11 +60,12 @@ enum {
 typedef struct __attribute__((packed, aligned(4))) svc_replica {
     uint64_t generation;
     uint64_t place; /* segment handle << 40 | offset / 64 */
-    uint32_t node;  /* of the segment's allocator */
 } svc_replica_t;
-_Static_assert(sizeof(svc_replica_t) == 20, "memory per key");
+_Static_assert(sizeof(svc_replica_t) == 16, "memory per key");
 
-/* Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key.
+/* An extent's length follows from payload_len, so that the allocator of its segment need not know it.
+ *
+ * Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key.
  *
  * Behind the replicas that can be read stand those that are leaving: a move took the object away from there, and the
  * extent waits for the leases on it to run out (rule 3). Nobody is sent there any more, but somebody may have it

@@ -152,7 +152,6 @@ typedef struct svc_ending {
     uint64_t offset;
     uint64_t payload_len;
     uint64_t len; /* bytes of the extent */
-    uint32_t allocator_node;
     uint8_t state;
     bool may_write;      /* the next ask says so */
     bool may_write_told; /* an ask has said so: the owner is to forget it one day */
@@ -507,8 +506,8 @@ static inline bool svc_segment_readable(const svc_segment_t *segment, const svc_
 void svc_segments_set_suspect(svc_session_t *session, bool suspect);
 /* Unmounts what the session has: hidden at once. */
 void svc_segments_unmount_all(svc_session_t *session, bool left);
-/* Returns the extent to the allocator and drops its reference. */
-void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint32_t node);
+/* Returns the extent, as long as it was asked for, to the allocator and drops its reference. */
+void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint64_t offset, uint64_t len);
 uint32_t svc_segment_state(uint32_t flags); /* SegmentStatus of the API */
 void svc_segment_fill(const svc_segment_t *segment, mcs_service_segment_t *out);
 void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *returning, uint64_t *capacity);
@@ -530,7 +529,6 @@ typedef struct svc_extent {
     svc_segment_t *segment; /* with the extent's reference */
     uint64_t offset;
     uint64_t len;
-    uint32_t node;
 } svc_extent_t;
 
 typedef struct svc_place_ask {

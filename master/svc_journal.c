@@ -34,7 +34,7 @@ static uint64_t soft_wall_ms(const svc_record_t *record)
     return mcs_wall_ms() + (end_ns > now_ns ? (end_ns - now_ns) / MCS_NS_PER_MS : 0);
 }
 
-_Static_assert(sizeof(mcs_obj_replica_t) == offsetof(svc_replica_t, node), "a replica's record is its first part");
+_Static_assert(sizeof(mcs_obj_replica_t) == sizeof(svc_replica_t), "a replica's record is what the index has");
 _Static_assert(MCS_REPLICAS_MAX <= MCS_OBJ_REPLICAS_MAX, "every replica has room");
 
 static void append(mcs_service_t *service, const svc_shard_t *shard, mcs_record_kind_t kind, const svc_record_t *record)

@@ -4,8 +4,16 @@
 
 #include "master/svc_internal.h"
 
-/* Of a replica that has no place in its segment's allocator. */
-#define REC_NO_NODE UINT32_MAX
+/* While the journal is read `putter` of a record, which no session has put, says which of its replicas have no place in
+ * their segments' allocators yet: a bit each. */
+static inline bool rec_has_place(const svc_record_t *record, uint32_t replica)
+{
+    return (record->putter >> replica & 1) == 0;
+}
+static inline void rec_set_no_places(svc_record_t *record)
+{
+    record->putter = (UINT32_C(1) << record->replica_count) - 1;
+}
 
 /* An extent of a record, to be put in its place. */
 typedef struct rec_extent {
@@ -53,8 +61,7 @@ void rec_stream_take_apart(rec_stream_t *stream);
 void rec_remove_locked(rec_stream_t *stream, svc_shard_t *shard, svc_ref_t ref);
 /* Leaves the replicas that are to be kept. False: none. */
 bool rec_keep_replicas(mcs_service_t *service, svc_record_t *record,
-                       bool (*keep)(const mcs_service_t *service, const svc_record_t *record,
-                                    const svc_replica_t *replica));
+                       bool (*keep)(const mcs_service_t *service, const svc_record_t *record, uint32_t replica));
 
 /* svc_recover_place.c: the extents of all streams fill the allocators; what lies between and above them. */
 mcs_status_t rec_fill_segments(recovery_t *recovery) MCS_MUST_CHECK;

@@ -72,9 +72,9 @@ static svc_ref_t make_record_locked(rec_stream_t *stream, svc_shard_t *shard, ui
     for (uint32_t i = 0; i < head->replica_count; i++) {
         svc_replica_t *replica = &record->replicas[i];
         memcpy(replica, obj->replicas + i * sizeof(mcs_obj_replica_t), sizeof(mcs_obj_replica_t));
-        replica->node = REC_NO_NODE;
         stream->highest = MCS_MAX(stream->highest, replica->generation);
     }
+    rec_set_no_places(record);
     if (soft) {
         svc_record_set_soft(record, stream->now_ns + (head->soft_wall_ms - stream->wall_ms) * MCS_NS_PER_MS);
     }
@@ -186,24 +186,25 @@ static int compare_places(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bool has_place(const mcs_service_t *service, const svc_record_t *record, const svc_replica_t *replica)
+static bool has_room(const mcs_service_t *service, const svc_record_t *record, uint32_t replica)
 {
-    const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica->place));
+    uint64_t place = record->replicas[replica].place;
+    const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(place));
     uint64_t len = mcs_extent_len(record->payload_len);
-    return segment != NULL && len <= segment->size && svc_place_offset(replica->place) <= segment->size - len;
+    return segment != NULL && len <= segment->size && svc_place_offset(place) <= segment->size - len;
 }
 
-/* Leaves the replicas that have a place. False: none. */
+/* False: none is left. */
 bool rec_keep_replicas(mcs_service_t *service, svc_record_t *record,
-                          bool (*keep)(const mcs_service_t *service, const svc_record_t *record,
-                                       const svc_replica_t *replica))
+                       bool (*keep)(const mcs_service_t *service, const svc_record_t *record, uint32_t replica))
 {
     uint32_t kept = 0;
+    uint32_t no_places = 0;
     uint64_t first = record->replicas[0].generation;
     for (uint32_t i = 0; i < record->replica_count; i++) {
-        svc_replica_t replica = record->replicas[i];
-        if (keep(service, record, &replica)) {
-            record->replicas[kept++] = replica;
+        if (keep(service, record, i)) {
+            no_places |= (rec_has_place(record, i) ? 0u : 1u) << kept;
+            record->replicas[kept++] = record->replicas[i];
         }
     }
     if (kept == 0) {
@@ -211,6 +212,7 @@ bool rec_keep_replicas(mcs_service_t *service, svc_record_t *record,
         return false;
     }
     record->replica_count = (uint8_t)kept;
+    record->putter = no_places;
     svc_group_t *group = svc_record_group(record);
     if (group != NULL && record->replicas[0].generation != first) {
         svc_group_rename(group, first, record->replicas[0].generation);
@@ -234,7 +236,7 @@ static void collect_shard_locked(rec_stream_t *stream, svc_shard_t *shard)
     /* What has no place goes first: a removal may rebuild the table, and a walk then begins again. */
     for (svc_ref_t ref; (ref = svc_shard_walk_locked(shard, &at, &version)) != 0;) {
         svc_record_t *record = svc_record(&service->index, ref);
-        if (!rec_keep_replicas(service, record, has_place)) {
+        if (!rec_keep_replicas(service, record, has_room)) {
             stream->homeless++;
             rec_remove_locked(stream, shard, ref);
         }
@@ -258,7 +260,7 @@ static void collect_strikes(rec_stream_t *stream)
             continue;
         }
         svc_record_t *record = svc_record(&stream->service->index, strike->successor);
-        if (rec_keep_replicas(stream->service, record, has_place)) {
+        if (rec_keep_replicas(stream->service, record, has_room)) {
             add_extents(stream, record, strike->successor, strike->shard);
         } else {
             svc_record_free(stream->service, strike->successor);
@@ -359,13 +361,13 @@ static bool put_segments(mcs_service_t *service, const svc_record_t *record, boo
 {
     uint32_t placed = 0;
     for (uint32_t i = 0; i < record->replica_count; i++) {
-        placed += record->replicas[i].node != REC_NO_NODE;
+        placed += rec_has_place(record, i);
     }
     if (only_if_partial && placed == record->replica_count) {
         return true;
     }
     for (uint32_t i = 0; i < record->replica_count; i++) {
-        if (record->replicas[i].node != REC_NO_NODE) {
+        if (rec_has_place(record, i)) {
             svc_segment_put(service, svc_segment_at(service, svc_place_handle(record->replicas[i].place)));
         }
     }

@@ -17,7 +17,7 @@ static mcs_status_t take(svc_segment_t *segment, uint64_t at, uint64_t len, svc_
 {
     svc_extent_t extent = {.segment = segment, .len = len};
     mcs_mutex_lock(&segment->lock);
-    mcs_status_t status = mcs_allocator_alloc(segment->allocator, len, &extent.offset, &extent.node);
+    mcs_status_t status = mcs_allocator_alloc(segment->allocator, len, &extent.offset);
     mcs_mutex_unlock(&segment->lock);
     if (status != MCS_OK) {
         return status;
@@ -31,7 +31,7 @@ static mcs_status_t take(svc_segment_t *segment, uint64_t at, uint64_t len, svc_
 
 static void set_gap(svc_pending_t *block, uint32_t i, const svc_extent_t *extent, uint64_t generation)
 {
-    svc_replica_t replica = {generation, svc_place(extent->segment->handle, extent->offset), extent->node};
+    svc_replica_t replica = {generation, svc_place(extent->segment->handle, extent->offset)};
     svc_ending_set(block, i, extent->segment, &replica, 1);
     block->endings[i].payload_len = extent->len;
     block->endings[i].len = MCS_ALIGN_UP(extent->len, (uint64_t)MCS_ALLOCATOR_GRANULE);
@@ -101,7 +101,7 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
         status = take(segment, offset, mcs_extent_len(record->payload_len), &extent);
     }
     if (status == MCS_OK) {
-        record->replicas[entry->replica].node = extent.node;
+        record->putter &= ~(UINT32_C(1) << entry->replica);
         filling->at = offset + extent.len;
     }
     return status;
@@ -128,11 +128,10 @@ static const rec_extent_t *lowest(recovery_t *recovery)
     return best;
 }
 
-static bool has_node(const mcs_service_t *service, const svc_record_t *record, const svc_replica_t *replica)
+static bool has_place(const mcs_service_t *service, const svc_record_t *record, uint32_t replica)
 {
     (void)service;
-    (void)record;
-    return replica->node != REC_NO_NODE;
+    return rec_has_place(record, replica);
 }
 
 mcs_status_t rec_fill_segments(recovery_t *recovery)
@@ -162,7 +161,7 @@ mcs_status_t rec_fill_segments(recovery_t *recovery)
                   mcs_status_name(MCS_ERR_CHECKSUM_MISMATCH));
         svc_shard_t *shard = &service->index.shards[bad->shard];
         mcs_mutex_lock(&shard->lock);
-        if (!rec_keep_replicas(service, record, has_node) && (record->flags & SVC_REC_COMMITTED) != 0) {
+        if (!rec_keep_replicas(service, record, has_place) && (record->flags & SVC_REC_COMMITTED) != 0) {
             svc_record_uncount_locked(service, shard, bad->ref);
             rec_remove_locked(&recovery->streams[bad->shard % MCS_JOURNAL_GROUPS], shard, bad->ref);
         }

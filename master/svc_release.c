@@ -184,7 +184,6 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
     ending->offset = svc_place_offset(replica->place);
     ending->payload_len = payload_len;
     ending->len = mcs_extent_len(payload_len);
-    ending->allocator_node = replica->node;
 }
 
 /* ---- begin and finish ---- */
@@ -215,7 +214,7 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
     if (strike != NULL) {
         end_strike(service, strike, segment, answered);
     }
-    svc_segment_give_back(service, segment, ending->allocator_node);
+    svc_segment_give_back(service, segment, ending->offset, ending->len);
     svc_pending_put(ending->block);
 }
 

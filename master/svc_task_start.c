@@ -229,7 +229,8 @@ static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc
     }
     if (status != MCS_OK) {
         for (uint32_t i = 0; i < count; i++) {
-            svc_segment_give_back(service, extents[i].segment, extents[i].node); /* nobody has seen them */
+            /* Nobody has seen them. */
+            svc_segment_give_back(service, extents[i].segment, extents[i].offset, extents[i].len);
         }
         return status;
     }

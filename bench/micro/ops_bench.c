@@ -70,22 +70,24 @@ static void begin(void)
 static void run_allocator(uint64_t count)
 {
     enum { EXTENTS = 10000 };
-    static uint32_t nodes[EXTENTS];
+    static struct {
+        uint64_t offset;
+        uint64_t len;
+    } extents[EXTENTS];
     mcs_allocator_t *allocator;
-    uint64_t offset;
     need(mcs_allocator_create(EXTENTS * 80 * MCS_KIB, &allocator) == MCS_OK, "allocator");
     for (uint32_t i = 0; i < EXTENTS; i++) {
-        need(mcs_allocator_alloc(allocator, 4096 + next_random() % (124 * MCS_KIB), &offset, &nodes[i]) == MCS_OK,
-             "fill");
+        extents[i].len = 4096 + next_random() % (124 * MCS_KIB);
+        need(mcs_allocator_alloc(allocator, extents[i].len, &extents[i].offset) == MCS_OK, "fill");
     }
     begin();
     for (uint64_t i = 0; i < count; i++) {
         uint32_t victim = (uint32_t)(next_random() % EXTENTS);
-        mcs_allocator_free(allocator, nodes[victim]);
-        while (mcs_allocator_alloc(allocator, 4096 + next_random() % (124 * MCS_KIB), &offset, &nodes[victim]) !=
-               MCS_OK) {
-        }
-        g_sink += offset;
+        mcs_allocator_free(allocator, extents[victim].offset, extents[victim].len);
+        do {
+            extents[victim].len = 4096 + next_random() % (124 * MCS_KIB);
+        } while (mcs_allocator_alloc(allocator, extents[victim].len, &extents[victim].offset) != MCS_OK);
+        g_sink += extents[victim].offset;
     }
 }
 
