@@ -111,7 +111,7 @@ mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint
             }
         }
         if (lease) {
-            svc_record_grant_locked(service, shard, ref, mcs_now_ns());
+            svc_record_grant_locked(service, shard, ref, hash, mcs_now_ns());
         }
         status = MCS_OK;
     }

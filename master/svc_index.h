@@ -130,15 +130,16 @@ typedef struct svc_recent {
     int32_t status;
 } svc_recent_t;
 
+/* What a lookup touches comes first: two cache lines. */
 typedef struct svc_shard {
-    mcs_mutex_t lock;
-    uint32_t index;
+    _Alignas(64) mcs_mutex_t lock;
+    svc_slot_t *slots;
     uint32_t cap;   /* home slots */
     uint32_t limit; /* slots in all */
     uint32_t count;
     uint32_t version; /* bumped when the table is replaced: walks start again */
-    svc_slot_t *slots;
     svc_recency_t lists[SVC_LIST_COUNT];
+    uint32_t index;
     uint64_t next_generation;
     /* Open puts and strikes, by id and by record. */
     struct svc_pending **pending; /* 2 * (mask + 1) chains */
@@ -225,7 +226,18 @@ void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t r
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
 /* The same, and in the place of `ref` in its list: a record that was only made anew. */
 void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
-void svc_shard_prefetch(const svc_shard_t *shard, uint64_t hash);
+/* The shard's own lines; without its lock. */
+static inline void svc_shard_prefetch(const svc_shard_t *shard)
+{
+    __builtin_prefetch(shard, 1);
+    __builtin_prefetch((const char *)shard + 64, 1);
+}
+/* Where its table has what has this hash; without its lock. */
+void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash);
+/* Fetches the record that most likely has the key with this hash and length into the cache and returns it, 0 = none. */
+svc_ref_t svc_shard_fetch_locked(const svc_index_t *index, const svc_shard_t *shard, uint64_t hash, uint32_t key_len);
+/* And what changes when that record (0: nothing) is moved to the head of a list. */
+void svc_shard_fetch_links_locked(const svc_index_t *index, const svc_shard_t *shard, svc_ref_t ref);
 
 /* Walks down from slot *at (start with UINT32_MAX): the next record and its slot in *at, 0 at the end. *version (start
  * with 0) notices a replaced table and starts again, so that nothing that stays is missed; something may be seen twice.

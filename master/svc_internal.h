@@ -443,6 +443,8 @@ mcs_status_t svc_batch_decode(const mcs_service_t *service, mcs_arena_t *arena, 
 typedef void (*svc_batch_fn)(void *arg, svc_shard_t *shard, uint32_t i);
 /* Calls fn for every key with its shard locked; each shard is locked once. */
 void svc_batch_run(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg);
+/* The same for a function that neither makes nor destroys records: faster, with several shards' locks at once. */
+void svc_batch_read(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg);
 /* The same for generations (put ids), in order of shards; `order` has room for count. */
 void svc_generations_order(const uint64_t *generations, uint32_t count, uint32_t *order);
 
@@ -633,8 +635,8 @@ void svc_puts_end_session(mcs_service_t *service, svc_session_t *session);
 /* Some replica can be read by the session. */
 bool svc_record_readable(const mcs_service_t *service, const svc_record_t *record, const svc_session_t *session);
 uint64_t svc_record_lease(const svc_record_t *record); /* with its group's */
-/* Grants a read lease from now. */
-void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
+/* Grants a read lease from now; `hash` is the key's. */
+void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash, uint64_t now_ns);
 /* Makes a committed record of the open one: flags, counters, list. */
 void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
 /* The soft pin of a record that is about to be committed in place of `old` (0 = none): from a duration, or the old

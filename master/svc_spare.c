@@ -147,7 +147,7 @@ static mcs_status_t put_now(svc_call_t *call, const mcs_key_t *key, uint64_t put
     mcs_service_t *service = call->service;
     uint64_t hash = svc_index_hash(&service->index, key->bytes, key->len);
     svc_shard_t *shard = svc_index_shard(&service->index, hash);
-    svc_shard_prefetch(shard, hash);
+    svc_shard_prefetch_slot(shard, hash);
     svc_pending_t *spare = take(call, put_id);
     if (spare == NULL) {
         return MCS_ERR_OBJECT_NOT_FOUND;
