@@ -467,19 +467,23 @@ void svc_record_check_soft_locked(svc_index_t *index, svc_shard_t *shard, svc_re
     }
 }
 
-void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max)
+bool svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max)
 {
-    while (max-- > 0 && shard->lists[SVC_LIST_LEASED].tail != 0) {
+    for (; shard->lists[SVC_LIST_LEASED].tail != 0; max--) {
         svc_ref_t ref = shard->lists[SVC_LIST_LEASED].tail;
         const svc_record_t *record = svc_record(index, ref);
         if (now_ns < record->lease_until_ns) {
-            return;
+            return false;
+        }
+        if (max == 0) {
+            return true;
         }
         svc_record_check_soft_locked(index, shard, ref, now_ns);
         bool protects = __atomic_load_n(&index->protects, __ATOMIC_RELAXED) != 0;
         svc_list_t unpinned = protects ? SVC_LIST_PROTECTED : SVC_LIST_PLAIN;
         svc_recency_set_locked(index, shard, ref, (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT : unpinned);
     }
+    return false;
 }
 
 /* ---- outcomes ---- */

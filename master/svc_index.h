@@ -250,8 +250,8 @@ static inline svc_list_t svc_record_list(const svc_record_t *record)
 {
     return (svc_list_t)(record->flags & SVC_REC_LIST);
 }
-/* Moves objects whose lease has run out from LEASED to PLAIN or SOFT; at most `max`. */
-void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max);
+/* Moves objects whose lease has run out from LEASED to PLAIN or SOFT; at most `max`. True: there may be more. */
+bool svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max);
 /* Ends a soft pin whose time is over. */
 void svc_record_check_soft_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
 

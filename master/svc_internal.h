@@ -295,7 +295,13 @@ typedef struct svc_bulk svc_bulk_t;
 typedef struct svc_evict {
     uint32_t demanded;     /* atomic: an allocation has failed since the last look */
     uint64_t demand_bytes; /* atomic: the largest that failed */
-    /* housekeeping only: the present round */
+    /* housekeeping only */
+    double used_ratio;     /* of the segments, without what is on its way back */
+    bool hurry;            /* too full to be polite */
+    bool wanted;           /* a round begins when leases that have run out are in their lists */
+    uint32_t drain_shard;  /* so far */
+    uint64_t piece_end_ns; /* of work without a pause */
+    /* the present round */
     bool in_round;
     uint64_t target;     /* plain objects to evict */
     uint64_t floor;      /* soft-pinned ones, too, until so many are evicted */
@@ -303,8 +309,10 @@ typedef struct svc_evict {
     uint64_t done_keys;
     uint64_t done_bytes;
     uint64_t not_before_ns; /* the next round on demand */
-    uint64_t protected_now; /* about: counted at the begin of a turn */
+    uint64_t protected_now; /* about: counted now and then */
     uint64_t plain_now;
+    uint64_t count_again_ns;                          /* by the kernel's clock */
+    uint64_t tail_age_ns[SVC_LIST_COUNT][SVC_SHARDS]; /* as seen last */
 } svc_evict_t;
 
 /* The snapshot under way (svc_journal.c); housekeeping only. */
