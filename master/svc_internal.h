@@ -5,7 +5,8 @@
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
  * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs
- * svc_journal, svc_recover  the journal, the start from it svc_park, svc_house   parked requests, housekeeping thread
+ * svc_journal, svc_recover*, svc_adopt   the journal, the start from it, clients that come back
+ * svc_park, svc_house   parked requests, housekeeping thread
  * service.c, svc_admin     life cycle, dispatch, walks
  *
  * Locks, outer first (docs/locking.md): SESSIONS < session.lock < shard.lock < group.lock < segments.lock <
@@ -742,7 +743,7 @@ void svc_journal_sync(mcs_service_t *service, uint16_t verb);
 /* Housekeeping: snapshots. */
 void svc_journal_tick(mcs_service_t *service);
 
-/* ---- svc_recover.c ---- */
+/* ---- svc_adopt.c: after a start from the journal ---- */
 /* What became of a put of an earlier epoch: MCS_OK: committed, MCS_ERR_OBJECT_NOT_FOUND: not known. */
 mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *shard, uint64_t put_id);
 /* The owner of a segment of the journal mounts it again: under the table's lock. `fresh` has what the request says and
