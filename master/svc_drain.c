@@ -178,19 +178,23 @@ static mcs_status_t close_segments(mcs_service_t *service, svc_job_t *job)
         if (svc_job_is_source(job, segment->name_hash)) {
             svc_segment_get(segment);
             job->segments[job->segment_count++] = segment;
-            __atomic_fetch_and(&segment->flags, ~(uint32_t)SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+            uint32_t before = __atomic_fetch_and(&segment->flags, ~(uint32_t)SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
             __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+            if ((before & SVC_SEG_DRAINED) != 0) {
+                svc_journal_segment(service, segment);
+            }
         }
     }
     mcs_rwlock_wrunlock(&segments->lock);
     return status;
 }
 
-static void open_segments(svc_job_t *job, bool drained)
+static void open_segments(mcs_service_t *service, svc_job_t *job, bool drained)
 {
     for (uint32_t i = 0; i < job->segment_count; i++) {
         if (drained) {
             __atomic_fetch_or(&job->segments[i]->flags, SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+            svc_journal_segment(service, job->segments[i]);
         }
         __atomic_fetch_and(&job->segments[i]->flags, ~(uint32_t)SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
     }
@@ -236,11 +240,12 @@ mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_d
         (void)take_old_locked(tasks, &old);
         tasks->job_count++;
         mcs_list_push_tail(&tasks->jobs, &job->node);
+        svc_journal_job_locked(service, job);
         __atomic_fetch_add(&tasks->running, 1, __ATOMIC_RELEASE);
     }
     mcs_mutex_unlock(&tasks->lock);
     if (status != MCS_OK) {
-        open_segments(job, false);
+        open_segments(service, job, false);
         old = job;
     } else {
         mcs_info(SVC_AREA, "drain job %llu-%llu of %zu segments begun", (unsigned long long)id.hi,
@@ -256,13 +261,14 @@ mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_d
 
 /* ---- ends ---- */
 
-static void end_locked(svc_job_t *job, svc_job_status_t status, const char *message)
+static void end_locked(mcs_service_t *service, svc_job_t *job, svc_job_status_t status, const char *message)
 {
     job->status = status;
     job->failed = status == SVC_JOB_FAILED ? job->blocked : 0;
     snprintf(job->message, sizeof(job->message), "%s", message);
     touch_locked(job);
-    open_segments(job, status == SVC_JOB_SUCCEEDED);
+    open_segments(service, job, status == SVC_JOB_SUCCEEDED);
+    svc_journal_job_locked(service, job);
 }
 
 void svc_job_end(mcs_service_t *service, svc_job_t *job, svc_job_status_t status, const char *message)
@@ -271,7 +277,7 @@ void svc_job_end(mcs_service_t *service, svc_job_t *job, svc_job_status_t status
     mcs_mutex_lock(&tasks->lock);
     bool ends = !svc_job_is_over(job); /* or somebody has canceled it just now */
     if (ends) {
-        end_locked(job, status, message);
+        end_locked(service, job, status, message);
     }
     uint64_t moved = job->succeeded;
     mcs_mutex_unlock(&tasks->lock);
@@ -304,7 +310,7 @@ mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id)
                           : svc_job_is_over(job) ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS
                                                  : MCS_OK;
     if (status == MCS_OK) {
-        end_locked(job, SVC_JOB_CANCELED, "canceled");
+        end_locked(service, job, SVC_JOB_CANCELED, "canceled");
     }
     mcs_mutex_unlock(&tasks->lock);
     svc_wake(service);
@@ -350,6 +356,103 @@ void mcs_service_drain_fini(mcs_service_drain_t *drain)
 {
     mcs_free(drain->segments);
     drain->segments = NULL;
+}
+
+/* ---- after a restart ---- */
+
+/* A job of this record, in no list; NULL: no memory. */
+static svc_job_t *make_recorded(const mcs_job_t *record)
+{
+    const mcs_job_head_t *head = &record->head;
+    svc_job_t *job = MCS_NEW(svc_job_t);
+    char *names = mcs_malloc(head->names_len);
+    if (job == NULL || names == NULL) {
+        mcs_free(job);
+        mcs_free(names);
+        return NULL;
+    }
+    mcs_list_init(&job->node);
+    memcpy(names, record->names, head->names_len);
+    job->id = head->id;
+    job->created_ms = head->created_ms;
+    job->max_concurrency = MCS_MIN(head->max_concurrency, CONCURRENT_MAX);
+    job->names = names;
+    job->names_len = head->names_len;
+    for (const char *name = names; name < names + head->names_len; name += strlen(name) + 1) {
+        job->sources[job->source_count++] = svc_name_hash(name, strlen(name));
+    }
+    job->target_count = head->target_count;
+    memcpy(job->targets, record->targets, head->target_count * sizeof(uint64_t));
+    return job;
+}
+
+bool svc_job_restore(mcs_service_t *service, const mcs_job_t *record)
+{
+    svc_tasks_t *tasks = service->tasks;
+    const mcs_job_head_t *head = &record->head;
+    svc_job_t *fresh = make_recorded(record);
+    svc_job_t *old = NULL;
+    if (fresh == NULL) {
+        return false;
+    }
+    mcs_mutex_lock(&tasks->lock);
+    svc_job_t *job = find_locked(tasks, head->id);
+    if (job == NULL) {
+        (void)take_old_locked(tasks, &old);
+        job = fresh;
+        fresh = NULL;
+        tasks->job_count++;
+        mcs_list_push_tail(&tasks->jobs, &job->node);
+    }
+    job->status = (svc_job_status_t)head->status;
+    job->updated_ms = head->updated_ms;
+    job->succeeded = head->succeeded;
+    job->failed = head->failed;
+    job->bytes = head->bytes;
+    memcpy(job->message, record->message, head->message_len);
+    job->message[head->message_len] = '\0';
+    mcs_mutex_unlock(&tasks->lock);
+    if (old != NULL) {
+        free_job(service, old);
+    }
+    if (fresh != NULL) {
+        free_job(service, fresh);
+    }
+    return true;
+}
+
+/* Its segments again; those that are gone are not. */
+static bool close_recovered(mcs_service_t *service, svc_job_t *job)
+{
+    svc_segments_t *segments = &service->segments;
+    job->segments = MCS_NEW_ARRAY(svc_segment_t *, MCS_MAX(segments->active_count, 1u));
+    for (uint32_t i = 0; job->segments != NULL && i < segments->active_count; i++) {
+        svc_segment_t *segment = segments->active[i];
+        if (svc_job_is_source(job, segment->name_hash)) {
+            svc_segment_get(segment);
+            job->segments[job->segment_count++] = segment;
+            __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+        }
+    }
+    return job->segments != NULL;
+}
+
+/* Before anybody is let in: no lock is needed, and no job has segments yet. */
+bool svc_jobs_resume(mcs_service_t *service)
+{
+    svc_tasks_t *tasks = service->tasks;
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
+        if (svc_job_is_over(job)) {
+            continue;
+        }
+        if (!close_recovered(service, job)) {
+            return false;
+        }
+        tasks->running++;
+    }
+    return true;
 }
 
 void svc_jobs_fini(mcs_service_t *service)

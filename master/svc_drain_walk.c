@@ -106,6 +106,22 @@ static bool submit(mcs_service_t *service, svc_job_t *job, unit_t *unit)
 
 /* ---- passes ---- */
 
+/* After a restart: what owners that are not back yet have can neither be moved nor be a place to go. */
+static bool owners_are_awaited(mcs_service_t *service)
+{
+    svc_segments_t *segments = &service->segments;
+    bool found = false;
+    if (service->claim_end_ns == 0) {
+        return false;
+    }
+    mcs_rwlock_rdlock(&segments->lock);
+    for (uint32_t i = 0; i < segments->active_count && !found; i++) {
+        found = (svc_segment_flags(segments->active[i]) & SVC_SEG_RECOVERING) != 0;
+    }
+    mcs_rwlock_rdunlock(&segments->lock);
+    return found;
+}
+
 static bool segments_are_there(const svc_job_t *job)
 {
     for (uint32_t i = 0; i < job->segment_count; i++) {
@@ -113,7 +129,7 @@ static bool segments_are_there(const svc_job_t *job)
             return false;
         }
     }
-    return true;
+    return job->segment_count > 0; /* none: they were gone when the master was started */
 }
 
 static void begin_pass(mcs_service_t *service, svc_job_t *job)
@@ -122,6 +138,7 @@ static void begin_pass(mcs_service_t *service, svc_job_t *job)
     mcs_mutex_lock(&tasks->lock);
     job->moved_before = job->succeeded;
     job->blocked = 0;
+    svc_journal_job_locked(service, job); /* what it has done so far */
     mcs_mutex_unlock(&tasks->lock);
     job->shard = 0;
     job->version = 0;
@@ -149,6 +166,10 @@ void svc_job_run(mcs_service_t *service, svc_job_t *job, uint64_t now_ns)
     svc_tasks_t *tasks = service->tasks;
     uint64_t end_ns = svc_real_ns() + SLICE_NS;
     if (now_ns < job->resume_ns) {
+        return;
+    }
+    if (owners_are_awaited(service)) {
+        job->resume_ns = now_ns + 2 * SVC_STEADY_NS; /* and they are hidden for a while then */
         return;
     }
     if (!segments_are_there(job)) {

@@ -172,6 +172,8 @@ static void on_object(void *arg, const uint8_t *body, uint32_t len)
     case MCS_REC_STRIKE_DEL: strike_locked(stream, shard, hash, old, &obj); break;
     case MCS_REC_SEGMENT:
     case MCS_REC_UNMOUNT:
+    case MCS_REC_TASK:
+    case MCS_REC_JOB:
     default: break;
     }
     mcs_mutex_unlock(&shard->lock);
@@ -195,8 +197,8 @@ static bool has_place(const mcs_service_t *service, const svc_record_t *record, 
 
 /* Leaves the replicas that have a place. False: none. */
 bool rec_keep_replicas(mcs_service_t *service, svc_record_t *record,
-                          bool (*keep)(const mcs_service_t *service, const svc_record_t *record,
-                                       const svc_replica_t *replica))
+                       bool (*keep)(const mcs_service_t *service, const svc_record_t *record,
+                                    const svc_replica_t *replica))
 {
     uint32_t kept = 0;
     uint64_t first = record->replicas[0].generation;
