@@ -152,7 +152,10 @@ static void fill(batch_t *b, uint64_t first, bool shuffled, uint64_t total)
         uint64_t key = shuffled ? (first + i) * UINT64_C(2654435761) % total : first + i;
         b->lens[i] = KEY_LEN;
         b->sizes[i] = PAYLOAD;
-        snprintf(b->keys + i * KEY_LEN, KEY_LEN + 1, "%056llu", (unsigned long long)key);
+        /* A name that all share, and a hash, as engines make keys. */
+        snprintf(b->keys + i * KEY_LEN, KEY_LEN + 1, "bench-model@tp:0@pp:0@g0@%015llx%016llx",
+                 (unsigned long long)(key * UINT64_C(0x9e3779b97f4a7c15) >> 4),
+                 (unsigned long long)(key * UINT64_C(0xd1342543de82ef95) ^ key >> 3));
     }
 }
 

@@ -190,13 +190,16 @@ bool mcs_journal_append(mcs_journal_t *journal, uint32_t number, const void *bod
         mcs_mutex_unlock(&stream->lock);
         return false;
     }
+    /* Packed and summed up here and not in the window: a look at what was just stored in memory that is in no cache
+     * waits for the memory. */
+    static _Thread_local uint8_t t_packed[MCS_JOURNAL_BODY_MAX];
     uint8_t *frame = stream->window + (stream->at - stream->base);
     if (packed) {
-        len = mcs_pack_object(&journal->packs[number], body, len, frame + sizeof(uint64_t));
-    } else {
-        memcpy(frame + sizeof(uint64_t), body, len);
+        len = mcs_pack_object(&journal->packs[number], body, len, t_packed);
+        body = t_packed;
     }
-    uint64_t word = mcs_journal_word(stream->number, stream->at, frame + sizeof(word), len);
+    uint64_t word = mcs_journal_word(stream->number, stream->at, body, len);
+    memcpy(frame + sizeof(word), body, len);
     /* After the body: see format.h. */
     __atomic_store_n((uint64_t *)(void *)frame, word, __ATOMIC_RELEASE);
     stream->at += mcs_journal_frame_len(len);
