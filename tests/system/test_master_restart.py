@@ -4,8 +4,13 @@ lost whose owner lives, no removed object comes back, no byte is wrong.
 MCS_RESTARTS is how many times in a row (default 4; `make soak` takes 200).
 """
 
+import contextlib
+import json
+import mmap
 import os
+import pathlib
 import random
+import struct
 import subprocess
 import time
 
@@ -201,6 +206,82 @@ def test_a_stopped_master_has_its_index_again(journaled, start_peers):
     wait_until(lambda: reader.call("batch_is_exist", [key for key in values if key != "k0"]) == [1] * 49, "the owners are back", 20)
     assert reader.call("get", "k0") == b""
     assert all(reader.call("get", key) == value for key, value in values.items() if key != "k0")
+
+
+WRITTEN = b"MCXT" + struct.pack("<HH4s", 1, 0, b"WRIT")
+
+
+@contextlib.contextmanager
+def memory_of(peer, size):
+    """The segment of that size in the peer's process."""
+    for link in pathlib.Path(f"/proc/{peer.pid}/fd").iterdir():
+        if os.readlink(link).startswith("/memfd:") and os.stat(link).st_size == size:
+            with open(link, "r+b") as file, mmap.mmap(file.fileno(), size) as memory:
+                yield memory
+            return
+    raise AssertionError("no such segment")
+
+
+def header_of(memory, payload_len) -> int:
+    """Where the extent with a payload of that length begins."""
+    at = memory.find(WRITTEN)
+    while at >= 0:
+        if struct.unpack_from("<Q", memory, at + 24)[0] == payload_len:
+            return at
+        at = memory.find(WRITTEN, at + 1)
+    raise AssertionError("no such extent")
+
+
+def test_what_is_not_as_the_journal_says_is_dropped_at_once(journaled, start_peer):
+    size = 256 * MIB
+    owner = start_peer("owner").setup(journaled, segment=size)
+    reader = start_peer("reader").setup(journaled, segment=0)
+    values = {f"k{i}": os.urandom(1000 + i) for i in range(10)}
+    for key, value in values.items():
+        assert owner.call("put", key, value) == 0
+    journaled.kill()
+    with memory_of(owner, size) as memory:
+        memory[header_of(memory, 1003) + 16] ^= 1  # the generation
+        payload = header_of(memory, 1005) + 64
+        memory[payload + 500] ^= 1
+    journaled.restart()
+    wait_until(lambda: journaled.metrics()["mcs_recovered_extents_dropped_total"] == 1, "the owner has said so", 30)
+    assert journaled.metrics()["mcs_recovered_extents_asked_total"] == 10
+    assert journaled.metrics()["master_key_count"] == 9
+    whole = [key for key in values if key not in ("k3", "k5")]
+    wait_until(lambda: reader.call("batch_is_exist", whole) == [1] * 8, "the owner is steady", 20)
+    assert reader.call("is_exist", "k3") == 0
+    assert reader.call("get", "k3") == b""
+    assert reader.call("get", "k5") == b""  # its checksum is found to be wrong by who reads it
+    assert all(reader.call("get", key) == values[key] for key in whole)
+    assert owner.call("put", "k3", b"again") == 0
+    assert reader.call("get", "k3") == b"again"
+
+
+def test_a_drain_job_outlives_the_master(journaled, start_peer):
+    leaving = start_peer("leaving").setup(journaled)
+    for i in range(300):
+        assert leaving.call("put", f"k{i}", bytes([i % 251]) * 20000) == 0
+    staying = start_peer("staying").setup(journaled)
+    body = json.dumps({"segments": [leaving.hostname()], "max_concurrency": 1}).encode()
+    status, text = journaled.admin("/api/v1/drain_jobs", "POST", body)
+    assert status == 200
+    job = json.loads(text)["job_id"]
+    journaled.kill()
+    journaled.restart()
+
+    def state():
+        status, text = journaled.admin(f"/api/v1/drain_jobs/query?job_id={job}")
+        assert status == 200
+        return json.loads(text)["status_name"]
+
+    wait_until(lambda: state() == "SUCCEEDED", "the segment is drained", 60)
+    journaled.kill()
+    journaled.restart()
+    assert state() == "SUCCEEDED"
+    wait_until(lambda: staying.call("batch_is_exist", [f"k{i}" for i in range(300)]) == [1] * 300, "the owner is steady", 20)
+    leaving.close()
+    assert all(staying.call("get", f"k{i}") == bytes([i % 251]) * 20000 for i in range(300))
 
 
 def test_an_owner_that_died_meanwhile_is_not_waited_for(start_master, scratch, start_peers):
