@@ -319,13 +319,66 @@ def test_a_journal_that_cannot_be_is_a_clear_error(flags, word):
     assert word in done.stderr
 
 
-def test_a_full_journal_stops_the_master_or_goes_on_without(start_master, scratch, start_peers):
-    stopping = start_master(f"--journal_dir={scratch.folder('small')}", "--journal_max_mb=17")
-    (owner,) = start_peers(1, stopping)
-    keys = [f"{i:04}{'k' * 8000}" for i in range(2500)]  # that share nothing: a megabyte a stream is soon full
-    value = b"x"
+def fill(master, owner):
+    """Puts until the journal is full: keys that share nothing, a megabyte a stream is soon full."""
+    keys = [f"{i:04}{'k' * 8000}" for i in range(4000)]
     for start in range(0, len(keys), 250):
-        if not stopping.alive() or any(owner.call("put", key, value) != 0 for key in keys[start:start + 250]):
+        if not master.alive() or any(owner.call("put", key, b"x") != 0 for key in keys[start:start + 250]):
             break
-    assert stopping.process.wait(20) == 2
-    assert "journal" in stopping.log()
+
+
+def test_a_full_journal_stops_the_master(start_master, scratch, start_peers):
+    master = start_master(f"--journal_dir={scratch.folder('small')}", "--journal_max_mb=18")
+    (owner,) = start_peers(1, master)
+    fill(master, owner)
+    assert master.process.wait(20) == 2
+    assert "journal_max_mb or a quota is reached: stopping" in master.log()
+
+
+def test_a_master_goes_on_without_a_full_journal(start_master, scratch, start_peers):
+    master = start_master(f"--journal_dir={scratch.folder('small')}", "--journal_max_mb=18", "--journal_on_error=continue")
+    (owner,) = start_peers(1, master)
+    assert owner.call("put", "first", b"x") == 0
+    fill(master, owner)
+    assert master.alive() and "going on without it" in master.log()
+    metrics = master.metrics()
+    assert metrics["mcs_journal_on"] == 0 and metrics["mcs_journal_errors_total"] == 1
+    assert owner.call("put", "last", b"y") == 0 and owner.call("get", "first") == b"x"
+    master.kill()
+    master.restart()
+    assert "it misses records: its master went on without it" in master.log()
+    wait_until(lambda: owner.call("put", "other", b"y") == 0, "the owner has mounted anew", 20)
+    assert owner.call("is_exist", "first") == 0
+
+
+@pytest.fixture
+def full_disk(scratch):
+    """A file system of 18 MiB."""
+    folder = scratch.folder("disk")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no file system of its own: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error(full_disk, scratch, start_master, start_peers):
+    master = start_master(f"--journal_dir={full_disk}")
+    (owner,) = start_peers(1, master)
+    assert owner.call("put", "first", b"x") == 0
+    fill(master, owner)
+    assert master.process.wait(20) == 2
+    assert f"{full_disk} cannot take more, No space left on device: stopping" in master.log()
+    # With room again all that was acknowledged is there.
+    subprocess.run(["mount", "-o", "remount,size=80m", str(full_disk)], check=True)
+    master.restart()
+    wait_until(lambda: owner.call("is_exist", "first") == 1, "the owner is back", 20)
+
+
+def test_a_disk_without_any_room_is_met_at_the_start(full_disk):
+    (full_disk / "other").write_bytes(bytes(10 * MIB))
+    binary = find_build_dir() / "master" / "mooncake_master"
+    done = subprocess.run([str(binary), "--rpc_address=127.0.0.1", "--metrics_host=127.0.0.1", "--rpc_port=1", f"--journal_dir={full_disk}"],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "not made: No space left on device" in done.stderr and f"the journal in {full_disk} was not taken over" in done.stderr
