@@ -49,7 +49,8 @@ static bool is_asked(const svc_segment_t *segment)
     return segment != NULL && __atomic_load_n(&segment->check, __ATOMIC_ACQUIRE) == SVC_CHECK_ASKED;
 }
 
-static void gather_record(const mcs_service_t *service, const svc_record_t *record, mcs_buf_t *entries)
+static void gather_record(const mcs_service_t *service, const svc_shard_t *shard, const svc_record_t *record,
+                          mcs_buf_t *entries)
 {
     if ((record->flags & SVC_REC_COMMITTED) == 0) {
         return;
@@ -61,7 +62,7 @@ static void gather_record(const mcs_service_t *service, const svc_record_t *reco
             is_asked(svc_segment_at(service, handle))) {
             check_entry_t entry = {
                 .handle = handle,
-                .record = {svc_place_offset(replica->place), replica->generation, record->payload_len}};
+                .record = {svc_place_offset(replica->place), replica->generation, record->payload_len, shard->index}};
             mcs_buf_append(entries, &entry, sizeof(entry)); /* without room it is not asked for */
         }
     }
@@ -77,7 +78,7 @@ static bool gather(mcs_service_t *service, svc_check_t *check)
         svc_ref_t ref = svc_shard_walk_locked(shard, &check->at, &check->version);
         through = ref == 0;
         if (!through) {
-            gather_record(service, svc_record(&service->index, ref), &check->entries);
+            gather_record(service, shard, svc_record(&service->index, ref), &check->entries);
         }
     }
     mcs_mutex_unlock(&shard->lock);
@@ -230,16 +231,18 @@ void svc_check_fini(mcs_service_t *service)
 
 /* ---- answers ---- */
 
-static int compare_generations(const void *a, const void *b)
+/* By shard (the token: a generation does not say where its record lies), then generation. */
+static int compare_records(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
-    uint64_t shards[] = {x & (SVC_SHARDS - 1), y & (SVC_SHARDS - 1)};
-    return shards[0] != shards[1] ? (shards[0] > shards[1]) - (shards[0] < shards[1]) : (x > y) - (x < y);
+    const mcs_col_differ_t *x = a;
+    const mcs_col_differ_t *y = b;
+    return x->token != y->token ? (x->token > y->token) - (x->token < y->token)
+                                : (x->generation > y->generation) - (x->generation < y->generation);
 }
 
-/* A bit for each replica of the session's that is among the generations. */
-static uint32_t differing(const svc_call_t *call, const svc_record_t *record, const uint64_t *generations, size_t count)
+/* A bit for each replica of the session's that is among them. */
+static uint32_t differing(const svc_call_t *call, const svc_record_t *record, const mcs_col_differ_t *records,
+                          size_t count)
 {
     const mcs_service_t *service = call->service;
     uint32_t mask = 0;
@@ -247,29 +250,29 @@ static uint32_t differing(const svc_call_t *call, const svc_record_t *record, co
         return 0; /* a strike or a put of the key makes an end of it */
     }
     for (uint32_t i = 0; i < record->replica_count; i++) {
-        uint64_t generation = record->replicas[i].generation;
+        const mcs_col_differ_t key = {record->replicas[i].generation, records->token};
         const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
         if (segment != NULL && segment->owner == call->session &&
-            mcs_generation_epoch(generation) < svc_epoch(service) &&
-            bsearch(&generation, generations, count, sizeof(generation), compare_generations) != NULL) {
+            mcs_generation_epoch(key.generation) < svc_epoch(service) &&
+            bsearch(&key, records, count, sizeof(key), compare_records) != NULL) {
             mask |= UINT32_C(1) << i;
         }
     }
     return mask;
 }
 
-/* Generations of one shard. How many replicas were dropped. */
-static uint32_t drop_in_shard(const svc_call_t *call, const uint64_t *generations, size_t count)
+/* Of one shard. How many replicas were dropped. */
+static uint32_t drop_in_shard(const svc_call_t *call, const mcs_col_differ_t *records, size_t count)
 {
     mcs_service_t *service = call->service;
-    svc_shard_t *shard = svc_index_shard_of(&service->index, generations[0]);
+    svc_shard_t *shard = &service->index.shards[records->token];
     uint64_t now_ns = mcs_now_ns();
     uint32_t dropped = 0;
     uint32_t at = UINT32_MAX;
     uint32_t version = 0;
     mcs_mutex_lock(&shard->lock);
     for (svc_ref_t ref; (ref = svc_shard_walk_locked(shard, &at, &version)) != 0;) {
-        uint32_t mask = differing(call, svc_record(&service->index, ref), generations, count);
+        uint32_t mask = differing(call, svc_record(&service->index, ref), records, count);
         if (mask != 0 && svc_record_drop_some_locked(service, shard, ref, mask, now_ns)) {
             dropped += (uint32_t)__builtin_popcount(mask);
         }
@@ -282,25 +285,25 @@ mcs_status_t svc_differ(svc_call_t *call)
 {
     const Mcs__Wire__Differ *request = (const Mcs__Wire__Differ *)call->message;
     size_t count;
-    mcs_status_t status =
-        mcs_column_count(request->generations.len, sizeof(uint64_t), MCS_FRAME_MAX / sizeof(uint64_t), &count);
+    mcs_status_t status = mcs_column_count(request->records.len, sizeof(mcs_col_differ_t),
+                                           MCS_FRAME_MAX / sizeof(mcs_col_differ_t), &count);
     if (status != MCS_OK) {
         return status;
     }
-    uint64_t *generations = mcs_arena_alloc(call->arena, MCS_MAX(count, (size_t)1) * sizeof(*generations));
-    if (generations == NULL) {
+    mcs_col_differ_t *records = mcs_arena_alloc(call->arena, MCS_MAX(count, (size_t)1) * sizeof(*records));
+    if (records == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
     if (count > 0) {
-        memcpy(generations, request->generations.data, count * sizeof(*generations));
-        qsort(generations, count, sizeof(*generations), compare_generations);
+        memcpy(records, request->records.data, count * sizeof(*records));
+        qsort(records, count, sizeof(*records), compare_records);
     }
     uint64_t dropped = 0;
-    for (size_t i = 0, n; i < count; i += n) {
-        for (n = 1; i + n < count && ((generations[i] ^ generations[i + n]) & (SVC_SHARDS - 1)) == 0;) {
+    for (size_t i = 0, n; i < count && records[i].token < SVC_SHARDS; i += n) {
+        for (n = 1; i + n < count && records[i].token == records[i + n].token;) {
             n++;
         }
-        dropped += drop_in_shard(call, generations + i, n);
+        dropped += drop_in_shard(call, records + i, n);
     }
     mcs_metric_add(call->service->metrics, extents_differed, dropped);
     if (dropped > 0) {

@@ -1,9 +1,9 @@
 /* See session.h.
  *
- * Outboxes: `released`, `struck`, `differ` and `revoke_ack` are columns of generations. Each has a queue, filled by any
- * thread, and the batch that was sent and not answered yet, of the control thread alone. After a lost connection the
- * batch is sent again (generations are never reused, so a repeat says nothing new); with a new session both are
- * dropped, because what they name went with the old one. */
+ * Outboxes: `released`, `struck`, `differ` and `revoke_ack` are columns of generations (of `differ`, pairs). Each has a
+ * queue, filled by any thread, and the batch that was sent and not answered yet, of the control thread alone. After a
+ * lost connection the batch is sent again (generations are never reused, so a repeat says nothing new); with a new
+ * session both are dropped, because what they name went with the old one. */
 #include "core/client/session.h"
 
 #include <poll.h>
@@ -24,6 +24,9 @@
 #define BACKOFF_MIN_MS   20
 #define PATIENCE_MIN_MS  2000
 #define BACKOFF_MAX_MS   1000
+
+/* Of a record of a column. */
+#define WORDS(type) (sizeof(type) / sizeof(uint64_t))
 
 enum { OUT_RELEASED, OUT_STRUCK, OUT_DIFFER, OUT_ACKS, OUT_COUNT };
 static const mcs_verb_t g_out_verbs[OUT_COUNT] = {MCS_VERB_RELEASED, MCS_VERB_STRUCK, MCS_VERB_DIFFER,
@@ -101,11 +104,11 @@ void mcs_session_struck(void *arg, const uint64_t *generations, uint32_t count)
     outbox_add(session, &session->out[OUT_STRUCK], generations, count);
 }
 
-void mcs_session_differ(void *arg, const uint64_t *generations, uint32_t count)
+void mcs_session_differ(void *arg, const mcs_col_differ_t *records, uint32_t count)
 {
     mcs_session_t *session = arg;
     mcs_warn(AREA, "%u extents are not what the master's journal says", count);
-    outbox_add(session, &session->out[OUT_DIFFER], generations, count);
+    outbox_add(session, &session->out[OUT_DIFFER], &records->generation, count * WORDS(mcs_col_differ_t));
 }
 
 static void ack_revoked(void *arg, const uint64_t *generations, size_t count)

@@ -28,12 +28,15 @@ typedef struct mcs_owner mcs_owner_t;
  * call back. */
 typedef void (*mcs_owner_released_fn)(void *arg, const uint64_t *generations, uint32_t count);
 
+/* Called inside mcs_owner_check, without locks held: these are not so. Must not call back. */
+typedef void (*mcs_owner_differs_fn)(void *arg, const mcs_col_differ_t *records, uint32_t count);
+
 typedef struct mcs_owner_config {
     mcs_id_t client;
     const char *ipc_dir; /* folder of the UNIX socket, made if missing (0700); "" = offer no same-host path */
     mcs_owner_released_fn released;
-    mcs_owner_released_fn struck;  /* not free yet, but DEAD: of records with MCS_RELEASE_STRIKE. NULL: not told */
-    mcs_owner_released_fn differs; /* of mcs_owner_check, on its thread: these are not so. NULL: not told */
+    mcs_owner_released_fn struck; /* not free yet, but DEAD: of records with MCS_RELEASE_STRIKE. NULL: not told */
+    mcs_owner_differs_fn differs; /* NULL: not told */
     void *released_arg;
 } mcs_owner_config_t;
 

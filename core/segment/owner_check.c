@@ -34,13 +34,13 @@ static bool agrees(mcs_segment_t *segment, const mcs_col_check_t *record)
 
 void mcs_owner_check(mcs_owner_t *owner, mcs_id_t instance, const mcs_col_check_t *records, uint32_t count)
 {
-    uint64_t differing[ANSWERS];
+    mcs_col_differ_t differing[ANSWERS];
     mcs_segment_t *segment = owner->config.differs != NULL ? segment_of(owner, instance) : NULL;
     for (uint32_t at = 0; segment != NULL && at < count;) {
         uint32_t n = 0;
         for (; at < count && n < ANSWERS; at++) {
             if (!agrees(segment, &records[at])) {
-                differing[n++] = records[at].generation;
+                differing[n++] = (mcs_col_differ_t){records[at].generation, records[at].token};
             }
         }
         if (n > 0) {

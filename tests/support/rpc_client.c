@@ -130,9 +130,9 @@ void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t co
     send_generations(client, MCS_VERB_STRUCK, generations, count);
 }
 
-void rpc_say_differ(rpc_client_t *client, const uint64_t *generations, size_t count)
+void rpc_say_differ(rpc_client_t *client, const mcs_col_differ_t *records, size_t count)
 {
-    send_generations(client, MCS_VERB_DIFFER, generations, count);
+    send_generations(client, MCS_VERB_DIFFER, &records->generation, count * (sizeof(*records) / sizeof(uint64_t)));
 }
 
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count)

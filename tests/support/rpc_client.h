@@ -79,7 +79,7 @@ bool rpc_pump(rpc_client_t *client, int wait_ms);
 /* Answers the releases that were kept. */
 void rpc_answer_releases(rpc_client_t *client);
 void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t count);
-void rpc_say_differ(rpc_client_t *client, const uint64_t *generations, size_t count);
+void rpc_say_differ(rpc_client_t *client, const mcs_col_differ_t *records, size_t count);
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 
 /* ---- verbs ---- */

@@ -56,6 +56,18 @@ static void an_owner_is_asked_about_every_extent_of_before(void **state)
     assert_int_equal(mcs_metric_get(&f->world.metrics, extents_checked), 50);
 }
 
+/* As the owner would answer for what it was asked about. */
+static mcs_col_differ_t answer(const fixture_t *f, uint64_t generation)
+{
+    mcs_col_differ_t differ = {generation, UINT64_MAX};
+    for (size_t at = 0; at < f->owner.checks.len; at += sizeof(mcs_col_check_t)) {
+        mcs_col_check_t record;
+        memcpy(&record, f->owner.checks.bytes + at, sizeof(record));
+        differ.token = record.generation == generation ? record.token : differ.token;
+    }
+    return differ;
+}
+
 static void extents_that_disagree_are_dropped_at_once(void **state)
 {
     fixture_t *f = *state;
@@ -64,7 +76,9 @@ static void extents_that_disagree_are_dropped_at_once(void **state)
     uint64_t c = stored(f, "c");
     restart(f, SEGMENT / 2);
     await_checks(f, 3);
-    uint64_t differing[] = {a, c, a, c + (UINT64_C(1) << 20)}; /* twice, and one that is nobody's */
+    mcs_col_differ_t differing[] = {
+        answer(f, a), answer(f, c), answer(f, a), {c + 1, answer(f, c).token}, {b, UINT64_MAX}, {b, 1u << 20},
+    };
     rpc_say_differ(&f->owner, differing, MCS_ARRAY_LEN(differing));
     for (int i = 0; i < 1000 && world_totals(&f->world).objects > 1; i++) {
         world_tick(&f->world);
@@ -80,7 +94,6 @@ static void extents_that_disagree_are_dropped_at_once(void **state)
     restart(f, SEGMENT / 2);
     assert_int_equal(rpc_exist(&f->writer, "a"), 0);
     assert_int_equal(rpc_exist(&f->writer, "b"), 1);
-    (void)b;
 }
 
 static void nobody_says_it_of_what_is_not_theirs(void **state)
@@ -89,8 +102,13 @@ static void nobody_says_it_of_what_is_not_theirs(void **state)
     uint64_t old = stored(f, "old");
     restart(f, SEGMENT / 2);
     uint64_t fresh = stored(f, "new");
-    rpc_say_differ(&f->writer, &old, 1);  /* another's segment */
-    rpc_say_differ(&f->owner, &fresh, 1); /* this master's own */
+    await_checks(f, 1);
+    mcs_col_differ_t differ = answer(f, old);
+    rpc_say_differ(&f->writer, &differ, 1); /* another's segment */
+    for (uint64_t token = 0; token < SVC_SHARDS; token++) {
+        differ = (mcs_col_differ_t){fresh, token};
+        rpc_say_differ(&f->owner, &differ, 1); /* this master's own */
+    }
     assert_int_equal(rpc_ping(&f->owner), MCS_OK);
     assert_int_equal(rpc_ping(&f->writer), MCS_OK);
     assert_int_equal(rpc_exist(&f->writer, "old"), 1);
@@ -117,7 +135,8 @@ static void one_of_two_replicas_goes_and_the_other_stays(void **state)
     await_checks(f, 1);
     mcs_col_check_t record;
     memcpy(&record, f->owner.checks.bytes, sizeof(record));
-    rpc_say_differ(&f->owner, &record.generation, 1);
+    mcs_col_differ_t differ = {record.generation, record.token};
+    rpc_say_differ(&f->owner, &differ, 1);
     for (int i = 0; i < 1000 && object.object.replica_count > 1; i++) {
         world_tick(&f->world);
         rpc_pump(&f->owner, 1);

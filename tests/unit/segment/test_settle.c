@@ -118,7 +118,7 @@ static void what_is_no_gap_of_ours_is_not_answered(void **state)
 
 static mcs_col_check_t check_of(uint64_t i)
 {
-    return (mcs_col_check_t){place(i), OLD(i + 1), LEN};
+    return (mcs_col_check_t){place(i), OLD(i + 1), LEN, 77};
 }
 
 static void extents_that_are_so_are_not_named(void **state)
@@ -160,15 +160,15 @@ static void what_is_not_written_differs(void **state)
     assert_int_equal(mcs_pin_write(world->own, place(5), OLD(6), LEN, world_hash(OLD(6)), &pin), MCS_OK);
     mcs_extent_kill((mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(world->segment) + place(1)));
     mcs_col_check_t records[] = {
-        check_of(5),                           /* open */
-        check_of(1),                           /* dead */
-        {place(0), OLD(9), LEN},               /* another generation's */
-        {place(0), OLD(1), LEN + 1},           /* another length */
-        {place(900), OLD(1), LEN},             /* never touched */
-        {place(0) + 1, OLD(1), LEN},           /* no place of an extent */
-        {4 * MCS_MIB - 64, OLD(1), LEN},       /* reaches out of the segment */
-        {UINT64_MAX - 63, OLD(1), UINT64_MAX}, /* garbage */
-        {place(0), OLD(1), 0},
+        check_of(5),                               /* open */
+        check_of(1),                               /* dead */
+        {place(0), OLD(9), LEN, 77},               /* another generation's */
+        {place(0), OLD(1), LEN + 1, 77},           /* another length */
+        {place(900), OLD(1), LEN, 77},             /* never touched */
+        {place(0) + 1, OLD(1), LEN, 77},           /* no place of an extent */
+        {4 * MCS_MIB - 64, OLD(1), LEN, 77},       /* reaches out of the segment */
+        {UINT64_MAX - 63, OLD(1), UINT64_MAX, 77}, /* garbage */
+        {place(0), OLD(1), 0, 77},
     };
     mcs_owner_check(world->owner, world->instance, records, MCS_ARRAY_LEN(records));
     assert_int_equal(world->differing_count, MCS_ARRAY_LEN(records));

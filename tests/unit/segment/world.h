@@ -71,11 +71,12 @@ static void world_on_struck(void *arg, const uint64_t *generations, uint32_t cou
     pthread_mutex_unlock(&world->lock);
 }
 
-static void world_on_differs(void *arg, const uint64_t *generations, uint32_t count)
+static void world_on_differs(void *arg, const mcs_col_differ_t *records, uint32_t count)
 {
     world_t *world = arg;
     for (uint32_t i = 0; i < count && world->differing_count < MCS_ARRAY_LEN(world->differing); i++) {
-        world->differing[world->differing_count++] = generations[i];
+        assert_int_equal(records[i].token, 77);
+        world->differing[world->differing_count++] = records[i].generation;
     }
 }
 
