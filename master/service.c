@@ -197,7 +197,8 @@ static mcs_status_t check_call(const svc_call_t *call, const svc_link_t *link, c
     if (call->session == NULL) {
         return MCS_ERR_PROTOCOL;
     }
-    if (svc_session_ended(call->session) || (call->header->epoch != 0 && call->header->epoch != svc_epoch(call->service))) {
+    if (svc_session_ended(call->session) ||
+        (call->header->epoch != 0 && call->header->epoch != svc_epoch(call->service))) {
         return MCS_ERR_SESSION_ENDED;
     }
     return row->control_only && link->role != 1 ? MCS_ERR_PROTOCOL : MCS_OK;
