@@ -60,6 +60,7 @@ bool svc_house_tick(mcs_service_t *service)
     svc_tasks_tick(service, now_ns);
     bool more = svc_evict_tick(service, now_ns);
     svc_journal_tick(service);
+    svc_check_tick(service, now_ns);
     svc_bulk_tick(service, now_ns);
     svc_release_deferred_tick(service);
     tidy_shards(service, now_ns);

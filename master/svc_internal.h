@@ -4,7 +4,7 @@
  *   svc_session           sessions, hello, liveness             svc_outcome              kept answers of mutating
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
- * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs
+ * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain*   replicas made and left, tasks, drain jobs
  * svc_journal, svc_recover*, svc_adopt   the journal, the start from it, clients that come back
  * svc_park, svc_house   parked requests, housekeeping thread
  * service.c, svc_admin     life cycle, dispatch, walks
@@ -74,6 +74,9 @@ enum {
     SVC_SEG_DRAINED = 32,
     SVC_SEG_RECOVERING = 64
 };
+/* Is its owner to be asked whether its extents are what the journal says (svc_check.c)? */
+typedef enum svc_check_state { SVC_CHECK_NONE, SVC_CHECK_WANTED, SVC_CHECK_ASKED } svc_check_state_t;
+
 #define SVC_SEG_HIDDEN (SVC_SEG_SUSPECT | SVC_SEG_GONE | SVC_SEG_RECOVERING)
 
 typedef struct svc_segment {
@@ -94,6 +97,7 @@ typedef struct svc_segment {
     uint32_t wire;           /* data plane generation, numbered by the service */
     uint32_t flags;          /* atomic SVC_SEG_* */
     uint64_t drain_until_ns; /* segments lock */
+    uint32_t check;          /* atomic svc_check_state_t */
     svc_pending_t *tail;     /* RECOVERING: one ending, the space above all known extents; segments lock */
     uint64_t used;           /* atomic: bytes given out and not returned */
     uint64_t returning;      /* atomic: of these, on their way back */
@@ -325,12 +329,35 @@ typedef struct svc_snapshot {
     uint64_t not_before_ns; /* a file could not be made */
 } svc_snapshot_t;
 
+/* The walk that asks owners about their extents (svc_check.c); housekeeping only, but `wanted`. */
+typedef struct svc_check {
+    uint32_t wanted; /* atomic: segments have come back */
+    bool active;
+    bool gathered; /* all of the shard is in `entries` */
+    uint32_t shard;
+    uint32_t at;
+    uint32_t version;
+    mcs_buf_t entries;
+    size_t sent; /* of `entries` */
+    uint64_t not_before_ns;
+} svc_check_t;
+
+/* What the start from the journal has brought; constant afterwards. */
+typedef struct svc_recovered {
+    uint64_t objects;
+    uint64_t segments;
+    uint64_t lost;    /* objects: no memory, max_objects, segments that are not known, places that overlap */
+    uint64_t damaged; /* streams of the journal */
+    uint64_t took_ms;
+} svc_recovered_t;
+
 struct mcs_service {
     mcs_service_config_t config;
     const mcs_master_config_t *conf;
     mcs_metrics_t *metrics;
     mcs_rpc_server_t *server;
-    uint64_t epoch;
+    uint64_t epoch;    /* atomic */
+    uint64_t begun_ns; /* when the service was made */
     uint64_t lease_ns;
     mcs_journal_t *journal; /* NULL = none */
     /* After a start from the journal; 0 without. What was leased before has run out; segments that nobody claimed go.
@@ -394,6 +421,8 @@ struct mcs_service {
     uint64_t now_tick_ns;
     svc_evict_t evict;
     svc_snapshot_t snapshot;
+    svc_check_t check;
+    svc_recovered_t recovered;
     mcs_buf_t scratch;
     struct svc_groups *groups;
     struct svc_tasks *tasks;
@@ -424,6 +453,10 @@ void svc_wake(mcs_service_t *service);
 static inline uint64_t svc_clock(const mcs_service_t *service)
 {
     return mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED);
+}
+static inline uint64_t svc_epoch(const mcs_service_t *service)
+{
+    return __atomic_load_n(&service->epoch, __ATOMIC_ACQUIRE);
 }
 /* What a verb's request consists of; NULL: no such request. */
 const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb);
@@ -746,6 +779,10 @@ void svc_journal_del_locked(mcs_service_t *service, svc_shard_t *shard, const sv
 void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pending);
 void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment);
 void svc_journal_unmount(mcs_service_t *service, uint32_t handle);
+/* With the table's lock: what has become of it. */
+void svc_journal_task_locked(mcs_service_t *service, const svc_task_t *task);
+struct svc_job;
+void svc_journal_job_locked(mcs_service_t *service, const struct svc_job *job);
 /* Before the answer to a request that may have changed something, without locks: waits for the disk if asked to. */
 void svc_journal_sync(mcs_service_t *service, uint16_t verb);
 /* Housekeeping: snapshots. */
@@ -759,6 +796,17 @@ mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *s
 void svc_adopt_locked(mcs_service_t *service, svc_segment_t *segment, svc_segment_t *fresh, uint64_t high_mark);
 /* It is unmounted before its owner has spoken. */
 void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment);
+
+/* A client has seen this epoch. One that is higher than ours makes ours higher still, while the master is young. */
+void svc_epoch_report(mcs_service_t *service, uint64_t epoch);
+
+/* ---- svc_check.c ---- */
+/* Its owner is to be asked about its extents. */
+void svc_check_want(mcs_service_t *service, svc_segment_t *segment);
+mcs_status_t svc_differ(svc_call_t *call);
+/* Housekeeping. */
+void svc_check_tick(mcs_service_t *service, uint64_t now_ns);
+void svc_check_fini(mcs_service_t *service);
 
 /* ---- svc_read.c, svc_remove.c, svc_clear.c, svc_bulk.c ---- */
 mcs_status_t svc_exist(svc_call_t *call);

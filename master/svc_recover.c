@@ -15,6 +15,7 @@
 
 #include "core/base/alloc.h"
 #include "master/svc_recover.h"
+#include "master/svc_task.h"
 
 /* ---- segments ---- */
 
@@ -135,17 +136,37 @@ static void recover_unmount(mcs_service_t *service, uint32_t handle)
     }
 }
 
-static void on_segment(void *arg, const uint8_t *body, uint32_t len)
+/* A later record of a segment that is known says what has changed. */
+static void recover_flags(mcs_service_t *service, const mcs_seg_t *seg)
+{
+    svc_segment_t *segment = svc_segment_at(service, seg->head.handle);
+    if (segment != NULL) {
+        uint32_t drained = (seg->head.flags & MCS_SEG_DRAINED) != 0 ? SVC_SEG_DRAINED : 0;
+        segment->flags = (segment->flags & ~(uint32_t)SVC_SEG_DRAINED) | drained;
+    }
+}
+
+static void on_meta(void *arg, const uint8_t *body, uint32_t len)
 {
     recovery_t *recovery = arg;
+    mcs_service_t *service = recovery->service;
     mcs_seg_t seg;
-    if (recovery->status != MCS_OK || mcs_seg_decode(body, len, &seg) != MCS_OK) {
+    mcs_task_t task;
+    mcs_job_t job;
+    if (recovery->status != MCS_OK) {
         return;
     }
-    if (seg.head.kind == MCS_REC_SEGMENT) {
-        recovery->status = recover_segment(recovery->service, &seg);
-    } else {
-        recover_unmount(recovery->service, seg.head.handle);
+    if (mcs_seg_decode(body, len, &seg) == MCS_OK) {
+        if (seg.head.kind == MCS_REC_SEGMENT) {
+            recovery->status = recover_segment(service, &seg);
+            recover_flags(service, &seg);
+        } else {
+            recover_unmount(service, seg.head.handle);
+        }
+    } else if (mcs_task_decode(body, len, &task) == MCS_OK) {
+        recovery->status = svc_task_restore(service, &task) ? MCS_OK : MCS_ERR_NO_MEMORY;
+    } else if (mcs_job_decode(body, len, &job) == MCS_OK) {
+        recovery->status = svc_job_restore(service, &job) ? MCS_OK : MCS_ERR_NO_MEMORY;
     }
 }
 
@@ -176,16 +197,22 @@ static void end_empty_sessions(mcs_service_t *service)
 static void report(const recovery_t *recovery, uint64_t begun_ns)
 {
     mcs_service_t *service = recovery->service;
+    const mcs_journal_past_t *past = mcs_journal_past(service->journal);
     uint64_t lost = 0;
     uint64_t homeless = 0;
     for (uint32_t i = 0; i < MCS_JOURNAL_GROUPS; i++) {
         lost += recovery->streams[i].lost;
         homeless += recovery->streams[i].homeless;
     }
-    mcs_info(SVC_AREA, "journal: %llu objects in %u segments are back after %llu ms; their owners have %llu s to come",
-             (unsigned long long)service->index.objects, service->segments.active_count,
-             (unsigned long long)((svc_real_ns() - begun_ns) / MCS_NS_PER_MS),
-             (unsigned long long)service->conf->client_ttl);
+    service->recovered = (svc_recovered_t){.objects = service->index.objects,
+                                           .segments = service->segments.active_count,
+                                           .lost = lost + homeless,
+                                           .damaged = past->damaged,
+                                           .took_ms = past->took_ms + (svc_real_ns() - begun_ns) / MCS_NS_PER_MS};
+    mcs_info(SVC_AREA,
+             "journal: %llu objects in %llu segments are back after %llu ms; their owners have %llu s to come",
+             (unsigned long long)service->recovered.objects, (unsigned long long)service->recovered.segments,
+             (unsigned long long)service->recovered.took_ms, (unsigned long long)service->conf->client_ttl);
     if (lost > 0 || homeless > 0) {
         mcs_warn(SVC_AREA,
                  "journal: %llu objects did not fit (memory, or max_objects), %llu were on segments that are gone",
@@ -219,13 +246,16 @@ static void replay_stream(void *arg, uint32_t i)
 static mcs_status_t replay(recovery_t *recovery)
 {
     mcs_service_t *service = recovery->service;
-    mcs_status_t status = mcs_journal_replay(service->journal, MCS_JOURNAL_META, on_segment, recovery);
+    mcs_status_t status = mcs_journal_replay(service->journal, MCS_JOURNAL_META, on_meta, recovery);
     status = status == MCS_OK ? recovery->status : status;
     if (status != MCS_OK) {
         return status;
     }
     end_empty_sessions(service);
     svc_sessions_clear_ended(service);
+    if (!svc_jobs_resume(service)) {
+        return MCS_ERR_NO_MEMORY;
+    }
     mcs_journal_parallel(MCS_JOURNAL_GROUPS, replay_stream, recovery);
     for (uint32_t i = 0; status == MCS_OK && i < MCS_JOURNAL_GROUPS; i++) {
         status = recovery->streams[i].status;

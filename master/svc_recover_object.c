@@ -172,6 +172,8 @@ static void on_object(void *arg, const uint8_t *body, uint32_t len)
     case MCS_REC_STRIKE_DEL: strike_locked(stream, shard, hash, old, &obj); break;
     case MCS_REC_SEGMENT:
     case MCS_REC_UNMOUNT:
+    case MCS_REC_TASK:
+    case MCS_REC_JOB:
     default: break;
     }
     mcs_mutex_unlock(&shard->lock);

@@ -252,7 +252,7 @@ static mcs_status_t greet(svc_call_t *call, svc_link_t *link, const Mcs__Wire__H
     uint64_t ttl_ms = service->conf->client_ttl * 1000;
     id.hi = session->id.hi;
     id.lo = session->id.lo;
-    reply.epoch = service->epoch;
+    reply.epoch = svc_epoch(service);
     reply.session = &id;
     reply.resumed = resumed;
     reply.heartbeat_ms = (uint32_t)MCS_MIN(ttl_ms / 4, (uint64_t)1000);
@@ -290,6 +290,9 @@ mcs_status_t svc_hello(svc_call_t *call)
             mcs_rpc_conn_close(call->conn);
             return MCS_OK;
         }
+    }
+    if (hello->role == ROLE_CONTROL) {
+        svc_epoch_report(service, hello->epoch);
     }
     svc_session_t *session = NULL;
     bool opens =

@@ -100,6 +100,7 @@ static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, m
     hello.pid = (uint32_t)getpid();
     hello.wire = (char *)(uintptr_t)self->wire;
     hello.tenant = (char *)(uintptr_t)self->tenant;
+    hello.epoch = self->epoch;
     if (self->token[0] != '\0') {
         hello.nonce = (ProtobufCBinaryData){NONCE_LEN, (uint8_t *)(uintptr_t)nonce};
     }

@@ -11,13 +11,14 @@ typedef enum mcs_hello_role { MCS_HELLO_CONTROL = 1, MCS_HELLO_CALL = 2 } mcs_he
 #define MCS_BOOT_ID_MAX   40
 #define MCS_UNIX_PATH_MAX 108
 
-/* What does not change while a client is set up. Strings belong to the caller. */
+/* What does not change while a client is set up, but for `epoch`. Strings belong to the caller. */
 typedef struct mcs_hello_self {
     mcs_id_t client;
     const char *host_name; /* the segment name */
     const char *wire;      /* generation of the data plane, "" = none */
     const char *tenant;
     const char *token; /* "" = none */
+    uint64_t epoch;    /* the highest that was seen (control only); 0 = none */
 } mcs_hello_self_t;
 
 typedef struct mcs_hello_result {

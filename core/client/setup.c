@@ -275,6 +275,7 @@ static mcs_status_t make_owner(mcs_client_t *client)
         .client = client->id,
         .ipc_dir = client->config.memcpy_paths ? client->config.ipc_dir : "",
         .released = mcs_session_released,
+        .differs = mcs_session_differ,
         .struck = mcs_session_struck,
         .released_arg = client->session,
     };

@@ -286,7 +286,11 @@ COUNTERS = [
     "master_nof_heartbeat_timeout_total", "master_nof_segments_unmounted_by_heartbeat_total", "master_snapshot_success", "master_snapshot_fail",
 ]
 OURS = ["mcs_quarantine_bytes", "mcs_suspect_segments", "mcs_suspect_clients", "mcs_hard_pinned_keys", "mcs_leased_keys", "mcs_releases_pending", "mcs_fences",
-        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_spares", "mcs_spare_bytes", "mcs_rpc_connections", "mcs_index_bytes", "mcs_epoch"]
+        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_spares", "mcs_spare_bytes", "mcs_rpc_connections", "mcs_index_bytes",
+        "mcs_epoch", "mcs_journal_on", "mcs_journal_bytes", "mcs_journal_files", "mcs_journal_records_total", "mcs_journal_record_bytes_total", "mcs_journal_snapshots_total", "mcs_journal_errors_total",
+        "mcs_journal_windows_waited_total", "mcs_journal_last_sync_seconds", "mcs_recovered_objects", "mcs_recovered_segments", "mcs_recovery_lost_objects",
+        "mcs_recovery_damaged_streams", "mcs_recovery_milliseconds", "mcs_unclaimed_segments", "mcs_recovered_extents_asked_total",
+        "mcs_recovered_extents_dropped_total"]
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +306,8 @@ def samples(text, name):
     return [float(value) for value in re.findall(rf"^{name}(?:\{{[^}}]*\}})? ([-+.eE\d]+)$", text, re.M)]
 
 
-@pytest.mark.parametrize("kind, name", [*(("gauge", n) for n in GAUGES + LABELLED + OURS), *(("counter", n) for n in COUNTERS), *(("histogram", n) for n in HISTOGRAMS)])
+@pytest.mark.parametrize("kind, name", [*(("gauge", n) for n in GAUGES + LABELLED),
+                                        *(("counter" if n.endswith("_total") else "gauge", n) for n in OURS), *(("counter", n) for n in COUNTERS), *(("histogram", n) for n in HISTOGRAMS)])
 def test_a_metric_has_its_name_its_type_and_a_sample(exposition, kind, name):
     assert exposition.count(f"# TYPE {name} {kind}\n") == 1 and f"# HELP {name} " in exposition
     assert len(samples(exposition, f"{name}_count" if kind == "histogram" else name)) == 1

@@ -34,13 +34,15 @@ typedef struct rpc_client {
     char detail[400]; /* of the last refusal */
     const char *host_name;
     const char *wire;
-    const char *token; /* "" = none */
+    const char *token;   /* "" = none */
+    uint64_t seen_epoch; /* that it says it has seen */
     /* what the notices said */
     bool auto_release;
     bool auto_ack;
     uint64_t releases;       /* records asked */
     uint64_t may_write;      /* of these, flagged */
     mcs_buf_t kept_releases; /* mcs_col_release_t not answered yet */
+    mcs_buf_t checks;        /* mcs_col_check_t that the master asked about */
     mcs_buf_t revoked;       /* generations */
     mcs_buf_t forgotten;     /* generations */
     mcs_buf_t ended;         /* mcs_id_t */
@@ -77,6 +79,7 @@ bool rpc_pump(rpc_client_t *client, int wait_ms);
 /* Answers the releases that were kept. */
 void rpc_answer_releases(rpc_client_t *client);
 void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t count);
+void rpc_say_differ(rpc_client_t *client, const mcs_col_differ_t *records, size_t count);
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 
 /* ---- verbs ---- */

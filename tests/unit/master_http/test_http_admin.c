@@ -423,6 +423,21 @@ static void metrics_have_every_counter_and_every_gauge(void **state)
         "mcs_parked_requests",
         "mcs_rpc_connections",
         "mcs_index_bytes",
+        "mcs_journal_on",
+        "mcs_journal_bytes",
+        "mcs_journal_files",
+        "mcs_journal_records_total",
+        "mcs_journal_record_bytes_total",
+        "mcs_journal_snapshots_total",
+        "mcs_journal_errors_total",
+        "mcs_journal_windows_waited_total",
+        "mcs_journal_last_sync_seconds",
+        "mcs_recovered_objects",
+        "mcs_recovered_segments",
+        "mcs_recovery_lost_objects",
+        "mcs_recovery_damaged_streams",
+        "mcs_recovery_milliseconds",
+        "mcs_unclaimed_segments",
     };
     http_reply_t reply;
     char type[256];
