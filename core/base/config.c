@@ -205,6 +205,11 @@ mcs_status_t mcs_config_set(const mcs_config_table_t *table, void *conf, mcs_con
     return set_row(row, conf, source, name, value, why);
 }
 
+bool mcs_config_has(const mcs_config_table_t *table, const char *name)
+{
+    return find_row(table, name, strlen(name)) != NULL;
+}
+
 mcs_status_t mcs_config_load_env(const mcs_config_table_t *table, void *conf, mcs_buf_t *why)
 {
     for (size_t i = 0; i < table->row_count; i++) {
