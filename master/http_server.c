@@ -169,8 +169,11 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
             request->route = &config->routes[i];
         }
     }
-    if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
-                                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
+    if (request->refusal != 0) {
+        request->route = NULL;
+    } else if (!only_reads(method) &&
+               is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
+                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
         request->refusal = MHD_HTTP_FORBIDDEN;
     } else if (needs_token(config, path) && !shows_token(request)) {
         request->refusal = MHD_HTTP_UNAUTHORIZED;
