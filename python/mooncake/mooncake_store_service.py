@@ -23,6 +23,7 @@ import time
 
 from aiohttp import web
 
+from .http_guard import ConnectionGuard, raise_descriptor_limit
 from .mooncake_config import MooncakeConfig
 from .store import MooncakeDistributedStore
 
@@ -125,6 +126,7 @@ class MooncakeStoreService:
         self.last_mount_info = {}
         self._state_lock = asyncio.Lock()  # of the three above
         self._runner = None
+        self._guard = None
         self.port = 0  # that is served
 
     # ---- life cycle ----
@@ -210,17 +212,21 @@ class MooncakeStoreService:
         ]
 
     async def start_http_service(self, port=8080, host="0.0.0.0"):
-        app = web.Application(client_max_size=BODY_MAX)
+        self._guard = ConnectionGuard()
+        app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
+        self._guard.start(self._runner)
         self.port = self._runner.addresses[0][1]
         log.info("REST API started on port %d", self.port)
         return True
 
     async def stop(self):
+        if self._guard is not None:
+            await self._guard.stop()
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
@@ -452,6 +458,7 @@ async def main(arguments=None):
 
 def sync_main():
     """The console script mc_store_rest_server."""
+    raise_descriptor_limit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
     return asyncio.run(main())
 
