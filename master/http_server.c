@@ -143,9 +143,14 @@ static bool shows_token(const mcs_http_request_t *request)
         return false;
     }
     given += scheme_len;
-    given += strspn(given, " ");
+    given += strspn(given, " \t");
     size_t len = strlen(token);
-    return strlen(given) == len && CRYPTO_memcmp(given, token, len) == 0;
+    size_t given_len = strlen(given);
+    /* Blanks at the end of a line are no part of its value, unless the token has them. */
+    while (given_len > len && (given[given_len - 1] == ' ' || given[given_len - 1] == '\t')) {
+        given_len--;
+    }
+    return given_len == len && CRYPTO_memcmp(given, token, len) == 0;
 }
 
 static bool needs_token(const mcs_http_config_t *config, const char *path)
