@@ -46,7 +46,7 @@ typedef enum mcs_config_flags {
 
 typedef struct mcs_config_row {
     const char *name; /* flag and file key, snake_case; NULL = environment only */
-    const char *env;  /* NULL = none */
+    const char *env;  /* NULL = none; "PREFIX_*" = every variable that begins so and has no row (IGNORED) */
     const char *default_text;
     mcs_config_kind_t kind;
     unsigned flags;
