@@ -54,7 +54,7 @@ class KVBootstrapServer:
         self._bytes = 0
         self._loop = None
         self._stop = None
-        self._guard = ConnectionGuard(body=20.0)
+        self._guard = ConnectionGuard(lambda: _reply("metadata is too large", 413), body=20.0)
         self.app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         self.app.router.add_route("*", "/metadata", self._handle_metadata)
         self.app.router.add_get("/health", self._handle_health)
@@ -73,7 +73,11 @@ class KVBootstrapServer:
         if request.method == "GET":
             return self._get(key)
         if request.method == "PUT":
-            return self._put(key, await request.read())
+            try:
+                body = await request.read()
+            except ConnectionResetError:
+                return _reply("connection lost", 400)  # nobody reads it
+            return self._put(key, body)
         if request.method == "DELETE":
             return self._delete(key)
         return _reply("Method not allowed", 405)

@@ -32,6 +32,7 @@ __all__ = ["MooncakeStoreService", "main", "sync_main"]
 BODY_MAX = 100 * 1024 * 1024
 STOP_SECONDS = 4
 GRACE_MAX = 3600
+ANY_KEY = "{key:(?s:.+)}"  # slashes and line breaks, too
 
 log = logging.getLogger("mooncake.store_service")
 
@@ -60,6 +61,8 @@ def _answers(handler):
             answer = _reply(refusal.body, refusal.status)
         except web.HTTPException as error:
             answer = _reply({"error": error.reason}, error.status)
+        except ConnectionResetError:
+            answer = _reply({"error": "the connection was lost"}, 400)  # nobody reads it
         except Exception as error:
             log.exception("%s", handler.__name__)
             answer = _reply({"error": str(error)}, 500)
@@ -199,9 +202,9 @@ class MooncakeStoreService:
     def routes(self):
         return [
             web.put("/api/put", self.handle_put),
-            web.get("/api/get/{key:.+}", self.handle_get),
-            web.get("/api/exist/{key:.+}", self.handle_exist),
-            web.delete("/api/remove/{key:.+}", self.handle_remove),
+            web.get("/api/get/" + ANY_KEY, self.handle_get),
+            web.get("/api/exist/" + ANY_KEY, self.handle_exist),
+            web.delete("/api/remove/" + ANY_KEY, self.handle_remove),
             web.delete("/api/remove_all", self.handle_remove_all),
             web.post("/api/mount", self.handle_mount),
             web.post("/api/unmount", self.handle_unmount),
@@ -212,7 +215,7 @@ class MooncakeStoreService:
         ]
 
     async def start_http_service(self, port=8080, host="0.0.0.0"):
-        self._guard = ConnectionGuard()
+        self._guard = ConnectionGuard(too_large=lambda: _reply({"error": "Request Entity Too Large"}, 413))
         app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)

@@ -65,6 +65,13 @@ def test_limits(server):
     assert ask(server, "big", "PUT", b"x" * MIB)[0] == 200
     assert ask(server, "big", "PUT", b"x" * (MIB + 1))[0] == 413
     assert len(ask(server, "big")[1]) == MIB, "what was there stays"
+    port = int(urllib.parse.urlsplit(server.url).port)
+    for length, answer in (1 << 40, b"HTTP/1.1 413 "), (1000, b""):  # refused before it comes; given up by the client
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"PUT /metadata?key=k HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{" % length)
+            if answer:
+                assert connection.recv(100).startswith(answer)
+    assert ask(server, "big")[0] == 200 and "Traceback" not in server.log()
 
 
 def test_stores_use_it(server, master, start_peer):
