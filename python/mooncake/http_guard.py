@@ -4,7 +4,7 @@ aiohttp bounds the silence after a request, not that before the first one, nor a
 descriptors by default. So each connection has SILENT seconds for its request to begin and BODY seconds for the rest, fewer of the first when
 descriptors run short. A body that is announced longer than the application takes is refused before it comes.
 
-    guard = ConnectionGuard(lambda: web.Response(status=413))
+    guard = ConnectionGuard(BODY_MAX, lambda: web.Response(status=413))
     app = web.Application(middlewares=[guard.middleware])
     runner = web.AppRunner(app)
     await runner.setup()
@@ -45,7 +45,7 @@ def _descriptors():
 class ConnectionGuard:
     """Of one runner; everything runs on its loop."""
 
-    def __init__(self, too_large, body=BODY, most=None):
+    def __init__(self, body_max, too_large, body=BODY, most=None):
         self._body = body
         self._most = max(1, (_descriptors() if most is None else most) - SPARE)
         self._idle = {}  # connection: since when
@@ -58,7 +58,7 @@ class ConnectionGuard:
             self._idle.pop(connection, None)
             self._busy[connection] = time.monotonic(), request
             try:
-                return too_large() if (request.content_length or 0) > request.client_max_size else await handler(request)
+                return too_large() if (request.content_length or 0) > body_max else await handler(request)
             finally:
                 self._busy.pop(connection, None)
                 self._idle[connection] = time.monotonic()

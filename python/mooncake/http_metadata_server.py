@@ -54,7 +54,7 @@ class KVBootstrapServer:
         self._bytes = 0
         self._loop = None
         self._stop = None
-        self._guard = ConnectionGuard(lambda: _reply("metadata is too large", 413), body=20.0)
+        self._guard = ConnectionGuard(BODY_MAX, lambda: _reply("metadata is too large", 413), body=20.0)
         self.app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         self.app.router.add_route("*", "/metadata", self._handle_metadata)
         self.app.router.add_get("/health", self._handle_health)

@@ -215,7 +215,7 @@ class MooncakeStoreService:
         ]
 
     async def start_http_service(self, port=8080, host="0.0.0.0"):
-        self._guard = ConnectionGuard(too_large=lambda: _reply({"error": "Request Entity Too Large"}, 413))
+        self._guard = ConnectionGuard(BODY_MAX, lambda: _reply({"error": "Request Entity Too Large"}, 413))
         app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)
