@@ -43,9 +43,6 @@ extern const mcs_config_table_t mcs_daemon_config_table;
  * this machine that others can reach ("127.0.0.1" when it has none). Cut to `size`. */
 void mcs_daemon_local_name(const mcs_daemon_config_t *config, char *name, size_t size);
 
-/* "INFO": the level that holds now. */
-const char *mcs_daemon_log_level(void);
-
 /* HTTP on one or two ports: --port always, --http_port when asked for. Threads of its own; `config` outlives it. One a
  * process. */
 typedef struct mcs_daemon_status mcs_daemon_status_t;

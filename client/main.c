@@ -177,7 +177,7 @@ static void shift_log_level(int by)
     level = MCS_MIN(level, (int)MCS_LOG_ERROR);
     mcs_log_set_level((mcs_log_level_t)level);
     /* Written whatever the level is now: who changed it wants to see that. */
-    mcs_log_write(MCS_LOG_INFO, AREA, "log level %s by signal", mcs_daemon_log_level());
+    mcs_log_write(MCS_LOG_INFO, AREA, "log level %s by signal", mcs_log_level_text());
 }
 
 /* Says it when the master goes or comes back. */

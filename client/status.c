@@ -18,8 +18,8 @@
 
 #include "client/daemon.h"
 #include "core/base/alloc.h"
-#include "core/base/log.h"
 #include "core/ops/http.h"
+#include "master/http_log_level.h"
 #include "master/http_server.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
@@ -162,38 +162,12 @@ static void handle_version(void *arg, mcs_http_request_t *request)
     mcs_http_reply(request, 200, MCS_HTTP_JSON, text, sizeof(text) - 1);
 }
 
-/* ---- log level ---- */
-
-const char *mcs_daemon_log_level(void)
-{
-    static const char *const names[] = {"TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "OFF"};
-    return names[__atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED)];
-}
-
-static void handle_log_level(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    mcs_http_reply_text(request, 200, mcs_daemon_log_level());
-}
-
-static void handle_set_log_level(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    const char *level = mcs_http_query_text(request, "level");
-    if (level == NULL || !mcs_log_set_level_name(level)) {
-        mcs_http_reply_text(request, 400, "level=TRACE, DEBUG, INFO, WARNING or ERROR is wanted");
-        return;
-    }
-    mcs_info("client", "log level %s by request", mcs_daemon_log_level());
-    mcs_http_reply_text(request, 200, mcs_daemon_log_level());
-}
-
 /* ---- life cycle ---- */
 
 static const mcs_http_route_t g_routes[] = {
     {"GET", "/health", handle_health},           {"GET", "/metrics", handle_metrics},
     {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", handle_version},
-    {"GET", "/log_level", handle_log_level},     {"PUT", "/log_level", handle_set_log_level},
+    {"GET", "/log_level", mcs_http_log_level},   {"PUT", "/log_level", mcs_http_set_log_level},
 };
 
 static mcs_status_t open_server(mcs_daemon_status_t *status, const char *name, uint64_t port,
