@@ -143,9 +143,14 @@ static bool shows_token(const mcs_http_request_t *request)
         return false;
     }
     given += scheme_len;
-    given += strspn(given, " ");
+    given += strspn(given, " \t");
     size_t len = strlen(token);
-    return strlen(given) == len && CRYPTO_memcmp(given, token, len) == 0;
+    size_t given_len = strlen(given);
+    /* Blanks at the end of a line are no part of its value, unless the token has them. */
+    while (given_len > len && (given[given_len - 1] == ' ' || given[given_len - 1] == '\t')) {
+        given_len--;
+    }
+    return given_len == len && CRYPTO_memcmp(given, token, len) == 0;
 }
 
 static bool needs_token(const mcs_http_config_t *config, const char *path)
@@ -169,8 +174,11 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
             request->route = &config->routes[i];
         }
     }
-    if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
-                                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
+    if (request->refusal != 0) {
+        request->route = NULL;
+    } else if (!only_reads(method) &&
+               is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
+                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
         request->refusal = MHD_HTTP_FORBIDDEN;
     } else if (needs_token(config, path) && !shows_token(request)) {
         request->refusal = MHD_HTTP_UNAUTHORIZED;

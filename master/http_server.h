@@ -88,6 +88,8 @@ uint16_t mcs_http_server_port(const mcs_http_server_t *server);
  * Terminated; `len_out` (may be NULL) tells where a value with a zero byte in it ends. NULL when there is none; the
  * first of several. Lives as long as the request. */
 const char *mcs_http_query(const mcs_http_request_t *request, const char *name, size_t *len_out);
+/* The decoded value as a text: NULL also when there is a zero byte in it. */
+const char *mcs_http_query_text(const mcs_http_request_t *request, const char *name);
 const char *mcs_http_query_raw(const mcs_http_request_t *request, const char *name, size_t *len_out);
 const uint8_t *mcs_http_body(const mcs_http_request_t *request, size_t *len_out);
 

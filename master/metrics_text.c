@@ -239,6 +239,12 @@ static const op_row_t g_ops[] = {
     OP("MoveEnd", move_end),       OP("MoveRevoke", move_revoke),
 };
 
+/* Among the batches in the original's line. */
+static const op_row_t g_task_ops[] = {
+    OP("CreateMoveTask", create_move_task), OP("CreateCopyTask", create_copy_task), OP("QueryTask", query_task),
+    OP("FetchTasks", fetch_tasks),          OP("MarkTaskToComplete", update_task),
+};
+
 typedef struct batch_row {
     const char *name;
     size_t requests;
@@ -305,6 +311,11 @@ static void write_rates(const rates_t *rates, mcs_buf_t *out)
                        rate_of(rates, b->items, b->failed_items, SIZE_MAX),
                        rate_of(rates, b->items, SIZE_MAX, SIZE_MAX));
     }
+    for (size_t i = 0; i < MCS_ARRAY_LEN(g_task_ops); i++) {
+        const op_row_t *op = &g_task_ops[i];
+        mcs_buf_printf(out, ", %s:(Req=%.2f/%.2f)", op->name, rate_of(rates, op->requests, op->failures, SIZE_MAX),
+                       rate_of(rates, op->requests, SIZE_MAX, SIZE_MAX));
+    }
 }
 
 static void write_evictions(const mcs_metrics_t *now, const mcs_service_totals_t *totals, mcs_buf_t *out)
@@ -322,7 +333,7 @@ static void write_evictions(const mcs_metrics_t *now, const mcs_service_totals_t
     mcs_buf_printf(out, " | Discard: Released/Total=%" PRIu64 "/%" PRIu64 ", StagingSize=", now->released_puts,
                    now->discarded_puts);
     write_size(out, totals->discarded_staging_bytes);
-    mcs_buf_printf(out, " | Snapshots: Success=0, Fail=0");
+    mcs_buf_printf(out, " | Promotion: Admitted=0, Completed=0, InFlight=0 | Snapshots: Success=0, Fail=0");
 }
 
 void mcs_summary_write(mcs_summary_t *summary, const mcs_metrics_t *metrics, mcs_service_t *service, bool tick,

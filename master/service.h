@@ -74,6 +74,8 @@ typedef struct mcs_service_client {
 } mcs_service_client_t;
 typedef bool (*mcs_service_client_fn)(void *arg, const mcs_service_client_t *client);
 void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn fn, void *arg);
+/* Has a client that calls itself so a session? */
+bool mcs_service_has_client(mcs_service_t *service, const char *name);
 
 typedef struct mcs_service_replica {
     uint64_t size;

@@ -264,6 +264,19 @@ void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn f
     mcs_buf_fini(&sessions);
 }
 
+bool mcs_service_has_client(mcs_service_t *service, const char *name)
+{
+    bool found = false;
+    mcs_mutex_lock(&service->lock);
+    MCS_LIST_FOR_EACH(node, &service->sessions)
+    {
+        const svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
+        found = found || strcmp(session->host_name, name) == 0;
+    }
+    mcs_mutex_unlock(&service->lock);
+    return found;
+}
+
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out)
 {
     mcs_service_totals_t totals = {.epoch = svc_epoch(service)};

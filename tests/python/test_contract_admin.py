@@ -358,9 +358,13 @@ def test_the_summary_has_the_documented_shape(served):
     assert text.startswith("role=leader, state=serving, service_ready=true, master={Mem Storage: ")
     parts = ["NVMe-oF SSD: ", "SSD Storage: 0 B / infinite", "Keys: ", "Clients: 1", "Requests (Success/Total per sec): PutStart=",
              "Batch Requests (per sec, Req=Success/PartialSuccess/Total, Item=Success/Total): PutStart:(Req=", "Eviction: Success/Attempts=",
-             "Mem Eviction: ", "NoF Eviction: ", "Discard: Released/Total=", "Snapshots: Success="]
+             "Mem Eviction: ", "NoF Eviction: ", "Discard: Released/Total=", "Promotion: ", "Snapshots: Success="]
     fields = text.split(" | ")
     assert [part for part in parts if not any(field.startswith(part) for field in fields)] == []
     for name in "PutStart PutEnd PutRevoke Get Exist Del DelAll Ping CopyStart CopyEnd CopyRevoke MoveStart MoveEnd MoveRevoke EvictDiskReplica".split():
         assert re.search(rf"\b{name}=\d+\.\d\d/\d+\.\d\d", text), name
+    for name in "PutStart PutEnd PutRevoke Get ExistKey QueryIp Clear".split():
+        assert re.search(rf"\b{name}:\(Req=\d+\.\d\d/\d+\.\d\d/\d+\.\d\d, Item=\d+\.\d\d/\d+\.\d\d\)", text), name
+    for name in "CreateMoveTask CreateCopyTask QueryTask FetchTasks MarkTaskToComplete".split():
+        assert re.search(rf"\b{name}:\(Req=\d+\.\d\d/\d+\.\d\d\)", text), name
     assert text.rstrip().endswith("ha={disabled}")
