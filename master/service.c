@@ -100,7 +100,7 @@ void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint6
         .verb = verb,
         .status = (int32_t)status,
         .id = id,
-        .epoch = service->epoch};
+        .epoch = svc_epoch(service)};
     mcs_buf_t *reply = &thread_state()->reply;
     mcs_buf_reset(reply);
     size_t len = 0;
@@ -196,7 +196,8 @@ static mcs_status_t check_call(const svc_call_t *call, const svc_link_t *link, c
     if (call->session == NULL) {
         return MCS_ERR_PROTOCOL;
     }
-    if (svc_session_ended(call->session) || (call->header->epoch != 0 && call->header->epoch != call->service->epoch)) {
+    if (svc_session_ended(call->session) ||
+        (call->header->epoch != 0 && call->header->epoch != svc_epoch(call->service))) {
         return MCS_ERR_SESSION_ENDED;
     }
     return row->control_only && link->role != 1 ? MCS_ERR_PROTOCOL : MCS_OK;
@@ -281,6 +282,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     service->epoch = config->epoch;
     service->lease_ns = service->conf->default_kv_lease_ttl * MCS_NS_PER_MS;
     service->sweep_shard = SVC_SHARDS;
+    service->clock_limit_ns = MCS_NEVER; /* until housekeeping runs */
     read_boot_id(service);
     mcs_list_init(&service->sessions);
     mcs_list_init(&service->ending);
@@ -338,6 +340,7 @@ mcs_status_t mcs_service_start(mcs_service_t *service, mcs_rpc_server_t *server)
 {
     service->server = server;
     service->last_tick_ns = mcs_now_ns();
+    svc_clock_go_on(service, service->last_tick_ns);
     return svc_house_start(service);
 }
 

@@ -242,7 +242,7 @@ void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn f
 
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out)
 {
-    mcs_service_totals_t totals = {.epoch = service->epoch};
+    mcs_service_totals_t totals = {.epoch = svc_epoch(service)};
     add_shards(service, &totals);
     add_segments(service, &totals);
     add_sessions(service, &totals);

@@ -843,10 +843,7 @@ static void raise_epoch(recovery_t *recovery)
         return;
     }
     service->epoch = highest + 1;
-    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
-        svc_shard_t *shard = &service->index.shards[i];
-        shard->next_generation = (service->epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
-    }
+    svc_index_set_epoch(&service->index, service->epoch);
 }
 
 static mcs_status_t replay(recovery_t *recovery)
@@ -933,7 +930,7 @@ mcs_status_t mcs_service_recover(mcs_service_t *service)
 mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *shard, uint64_t put_id)
 {
     /* Only for a while, and only what can be of an earlier master: it costs a look at the whole shard. */
-    if (mcs_now_ns() >= service->grace_end_ns || mcs_generation_epoch(put_id) >= service->epoch) {
+    if (mcs_now_ns() >= service->grace_end_ns || mcs_generation_epoch(put_id) >= svc_epoch(service)) {
         return MCS_ERR_OBJECT_NOT_FOUND;
     }
     uint32_t at = UINT32_MAX;

@@ -314,7 +314,8 @@ static mcs_status_t connect_call(mcs_link_t *link, pooled_t *pooled, attempt_t *
     }
     mcs_count(link->config.counters, connections, 1);
     mcs_hello_result_t result;
-    status = mcs_hello(&pooled->conn, link->config.self, MCS_HELLO_CALL, attempt->session, &io, &result);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CALL, .session = attempt->session};
+    status = mcs_hello(&pooled->conn, link->config.self, &ask, &io, &result);
     if (status == MCS_OK && result.epoch > attempt->epoch && mcs_id_equal(result.session, attempt->session)) {
         status = MCS_ERR_AGAIN; /* the control connection goes on under the new epoch first */
     } else if (status == MCS_OK &&

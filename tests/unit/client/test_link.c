@@ -485,8 +485,8 @@ static void a_master_that_never_says_hello_is_a_timeout(void **state)
     mcs_conn_init(&conn);
     mcs_io_t io = {.deadline_ns = mcs_deadline_after_ms(150)};
     assert_int_equal(mcs_conn_open(&conn, fake_master_address(dumb), false, &io), MCS_OK);
-    assert_int_equal(mcs_hello(&conn, &f->self, MCS_HELLO_CONTROL, (mcs_id_t){0, 0}, &io, &result),
-                     MCS_ERR_RPC_TIMEOUT);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL};
+    assert_int_equal(mcs_hello(&conn, &f->self, &ask, &io, &result), MCS_ERR_RPC_TIMEOUT);
     mcs_conn_fini(&conn);
     fake_master_stop(dumb);
 }
