@@ -529,6 +529,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
     mcs_reply_init(reply);
     call->sent_ns = 0;
     call->interrupted = false;
+    call->repeated = false;
     call->session = (mcs_id_t){0, 0};
     mcs_count(link->config.counters, rpc_calls, 1);
 
@@ -537,6 +538,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         bool answered = false;
         status = try_call(link, call, &attempt, &mine, reply, &answered);
         call->session = attempt.session;
+        call->repeated = call->repeated || (!answered && call->sent_ns != 0);
         if (status == MCS_ERR_INTERRUPTED && finish_interrupted(call, &attempt)) {
             continue;
         }

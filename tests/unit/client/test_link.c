@@ -399,6 +399,7 @@ static void a_commit_is_not_carried_into_another_session(void **state)
     asked_t asked;
     assert_int_equal(ask_across_sessions(f, MCS_VERB_PUT_END, &asked), MCS_ERR_SESSION_ENDED);
     assert_int_equal(f->seen, 3);
+    assert_true(asked.call.repeated);
 }
 
 static void a_session_that_was_dropped_and_resumed_keeps_its_sequences(void **state)
