@@ -35,6 +35,7 @@ typedef struct pooled {
 typedef struct in_flight {
     mcs_list_t node;
     mcs_id_t session; /* whose sequence it is */
+    uint64_t epoch;   /* of the master that it was for */
     uint64_t seq;     /* 0 = none given yet */
 } in_flight_t;
 
@@ -339,16 +340,27 @@ static bool repeatable_in_new_session(mcs_verb_t verb)
     return verb != MCS_VERB_PUT_END && verb != MCS_VERB_PUT_REVOKE && verb != MCS_VERB_PUT_NOW;
 }
 
+/* Done twice these undo what others did in between, and no answer would say so. Only the master and session that had
+ * the request know whether it was done. */
+static bool is_done_once(mcs_verb_t verb)
+{
+    return verb == MCS_VERB_REMOVE || verb == MCS_VERB_REMOVE_REGEX || verb == MCS_VERB_REMOVE_ALL ||
+           verb == MCS_VERB_REPLICA_CLEAR;
+}
+
 /* Gives the call its sequence in the session it is about to be sent in. */
 static mcs_status_t take_sequence(mcs_link_t *link, mcs_call_t *call, const attempt_t *attempt, in_flight_t *mine)
 {
     mcs_status_t status = MCS_OK;
     mcs_mutex_lock(&link->lock);
     bool other_session = mine->seq != 0 && !mcs_id_equal(mine->session, attempt->session);
+    bool other_master = other_session || (mine->seq != 0 && mine->epoch != attempt->epoch);
     if (link->serial != attempt->serial) {
         status = MCS_ERR_AGAIN; /* replaced since the check-out */
     } else if (other_session && !repeatable_in_new_session(call->verb)) {
         status = MCS_ERR_SESSION_ENDED;
+    } else if (other_master && call->repeated && is_done_once(call->verb)) {
+        status = MCS_ERR_RPC_FAIL;
     } else {
         if (mine->seq == 0 || other_session) {
             mcs_list_remove(&mine->node);
@@ -356,6 +368,7 @@ static mcs_status_t take_sequence(mcs_link_t *link, mcs_call_t *call, const atte
             mine->session = attempt->session;
             mcs_list_push_tail(&link->sequences, &mine->node);
         }
+        mine->epoch = attempt->epoch;
         /* Nodes of an older session may still stand before ours: they say nothing about this one. */
         uint64_t ack = mine->seq;
         MCS_LIST_FOR_EACH(node, &link->sequences)
@@ -472,7 +485,7 @@ static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *atte
     }
     if (status == MCS_OK && call->sequence != NULL) {
         status = take_sequence(link, call, attempt, mine);
-        *answered = status == MCS_ERR_SESSION_ENDED;
+        *answered = status != MCS_OK && status != MCS_ERR_AGAIN; /* final */
     }
     if (status == MCS_OK) {
         status = exchange(link, pooled, call, attempt, reply, answered);
