@@ -95,7 +95,9 @@ static const mcs_config_row_t rows[] = {
                  "longest soft pin that a put may ask for (ms; also 5s, 30m, 1h)"),
     BOOL_ROW("allow_evict_soft_pinned_objects", "true", allow_evict_soft_pinned_objects,
              "evict soft-pinned objects when nothing else is left"),
-    RATIO_ROW("eviction_ratio", "0.05", eviction_ratio, "share of the objects that an eviction round frees"),
+    RATIO_ROW(
+        "eviction_ratio", "0.05", eviction_ratio,
+        "share of the objects that an eviction round frees; 0: only the watermark evicts, not a put without room"),
     RATIO_ROW("eviction_high_watermark_ratio", "0.90", eviction_high_watermark_ratio,
               "used / capacity above which eviction runs"),
     DURATION_ROW("eviction_wait_ms", "50", eviction_wait_ms, 0, 10000,

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -303,6 +304,18 @@ static void reaper_thread(void *arg)
     mcs_mutex_unlock(&server->lock);
 }
 
+/* No more than a sixteenth of the process's descriptors: whoever fills a server with idle connections takes none from
+ * what else the process does. */
+static uint32_t connections_allowed(const mcs_http_config_t *config)
+{
+    struct rlimit limit;
+    uint64_t allowed = config->max_connections;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+        allowed = MCS_MIN(allowed, MCS_MAX((uint64_t)limit.rlim_cur / 16, (uint64_t)MCS_HTTP_CONNECTIONS_FEWEST));
+    }
+    return (uint32_t)allowed;
+}
+
 mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_server_t **server_out)
 {
     mcs_http_server_t *server = MCS_NEW(mcs_http_server_t);
@@ -310,6 +323,7 @@ mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_se
         return MCS_ERR_NO_MEMORY;
     }
     server->config = *config;
+    server->config.max_connections = connections_allowed(config);
     if (server->config.receive_ns == 0) {
         server->config.receive_ns = MCS_HTTP_RECEIVE_NS;
     }

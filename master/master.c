@@ -20,6 +20,7 @@
 #include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
+#include "core/wire/extent.h"
 #include "master/history.h"
 #include "master/http_admin.h"
 #include "master/http_metadata.h"
@@ -64,10 +65,11 @@ static uint64_t g_last_epoch;
 static uint64_t wall_tick(void)
 {
     uint64_t now_ms = mcs_wall_ms();
-    return now_ms > EPOCH_SINCE_MS ? (now_ms - EPOCH_SINCE_MS) / EPOCH_TICK_MS : 0;
+    return now_ms > EPOCH_SINCE_MS ? MCS_MIN((now_ms - EPOCH_SINCE_MS) / EPOCH_TICK_MS, MCS_EPOCH_TAKEN_MAX) : 0;
 }
 
-/* Returns when the tick is over: whoever starts after this master is up gets a later one. */
+/* Returns when the tick is over: whoever starts after this master is up gets a later one. When the wall clock was put
+ * back between two masters, clients say what they have seen (svc_session.c). */
 static uint64_t next_epoch(uint64_t floor)
 {
     uint64_t last = __atomic_load_n(&g_last_epoch, __ATOMIC_RELAXED);

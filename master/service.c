@@ -281,9 +281,9 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     service->metrics = config->metrics;
     service->journal = config->journal;
     service->epoch = config->epoch;
-    service->begun_ns = mcs_now_ns();
     service->lease_ns = service->conf->default_kv_lease_ttl * MCS_NS_PER_MS;
     service->sweep_shard = SVC_SHARDS;
+    service->clock_limit_ns = MCS_NEVER; /* until housekeeping runs */
     read_boot_id(service);
     mcs_list_init(&service->sessions);
     mcs_list_init(&service->ending);
@@ -341,6 +341,7 @@ mcs_status_t mcs_service_start(mcs_service_t *service, mcs_rpc_server_t *server)
 {
     service->server = server;
     service->last_tick_ns = mcs_now_ns();
+    svc_clock_go_on(service, service->last_tick_ns);
     return svc_house_start(service);
 }
 

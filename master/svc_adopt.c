@@ -21,40 +21,6 @@ mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *s
     return MCS_ERR_OBJECT_NOT_FOUND;
 }
 
-/* The wall clock was put back, and there is no journal that says so: clients refuse a master of a lower epoch than they
- * have seen, and a generation may be made twice. Who is here already hears that its session is of another epoch, and
- * resumes it. A start is the time for that; later it would be a way to disturb everybody. */
-#define REPORTS_NS (60 * MCS_NS_PER_SEC)
-#define AHEAD_MAX  (UINT64_C(1) << 28) /* ticks: three months */
-
-void svc_epoch_report(mcs_service_t *service, uint64_t epoch)
-{
-    if (epoch <= svc_epoch(service)) {
-        return;
-    }
-    if (epoch > service->config.epoch + AHEAD_MAX || mcs_now_ns() > service->begun_ns + REPORTS_NS) {
-        mcs_warn(SVC_AREA, "a client has seen epoch %llu, this master's is %llu: the client refuses it",
-                 (unsigned long long)epoch, (unsigned long long)svc_epoch(service));
-        return;
-    }
-    mcs_mutex_lock(&service->lock);
-    bool higher = epoch > service->epoch;
-    if (higher) {
-        for (uint32_t i = 0; i < SVC_SHARDS; i++) {
-            svc_shard_t *shard = &service->index.shards[i];
-            mcs_mutex_lock(&shard->lock);
-            shard->next_generation = ((epoch + 1) << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
-            mcs_mutex_unlock(&shard->lock);
-        }
-        __atomic_store_n(&service->epoch, epoch + 1, __ATOMIC_RELEASE);
-    }
-    mcs_mutex_unlock(&service->lock);
-    if (higher) {
-        mcs_warn(SVC_AREA, "a client has seen epoch %llu: this master's is %llu from now on (was the clock put back?)",
-                 (unsigned long long)epoch, (unsigned long long)epoch + 1);
-    }
-}
-
 static void swap_text(char **a, char **b)
 {
     char *text = *a;

@@ -1,7 +1,7 @@
 /* Eviction (reference 3.6, design section 6).
  *
- * A round starts when the segments are fuller than the watermark, or an allocation has failed. Like the original's, it
- * is counted in objects:
+ * A round starts when the segments are fuller than the watermark, or, with a ratio above 0, an allocation has failed.
+ * Like the original's, it is counted in objects:
  *
  *   target = max(ratio, used - watermark + ratio)      plain objects, oldest lease end first
  *   floor  = max(target / 2, used - watermark)         below it soft-pinned ones go, too, if the flag allows
@@ -36,6 +36,9 @@
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
 {
     svc_evict_t *evict = &service->evict;
+    if (service->conf->eviction_ratio == 0) {
+        return; /* reference 3.6: then only the watermark evicts */
+    }
     uint64_t before = __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED);
     while (bytes > before && !__atomic_compare_exchange_n(&evict->demand_bytes, &before, bytes, true, __ATOMIC_RELAXED,
                                                           __ATOMIC_RELAXED)) {

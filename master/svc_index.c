@@ -43,7 +43,6 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         svc_shard_t *shard = &index->shards[i];
         shard->index = i;
-        shard->next_generation = (epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
         mcs_list_init(&shard->open);
         mcs_list_init(&shard->strikes);
         mcs_list_init(&shard->copies);
@@ -51,7 +50,18 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
         mcs_list_init(&shard->leaving);
         mcs_mutex_init(&shard->lock, MCS_RANK_SHARD, "shard");
     }
+    svc_index_set_epoch(index, epoch);
     return MCS_OK;
+}
+
+void svc_index_set_epoch(svc_index_t *index, uint64_t epoch)
+{
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        svc_shard_t *shard = &index->shards[i];
+        mcs_mutex_lock(&shard->lock);
+        shard->next_generation = (epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
+        mcs_mutex_unlock(&shard->lock);
+    }
 }
 
 void svc_index_fini(svc_index_t *index)

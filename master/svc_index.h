@@ -174,6 +174,8 @@ typedef struct svc_index {
 } svc_index_t;
 
 mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_objects) MCS_MUST_CHECK;
+/* Generations are of this epoch from here on. Higher than the one before. */
+void svc_index_set_epoch(svc_index_t *index, uint64_t epoch);
 void svc_index_fini(svc_index_t *index);
 /* Of tables and records. */
 uint64_t svc_index_bytes(svc_index_t *index);

@@ -356,8 +356,7 @@ struct mcs_service {
     const mcs_master_config_t *conf;
     mcs_metrics_t *metrics;
     mcs_rpc_server_t *server;
-    uint64_t epoch;    /* atomic */
-    uint64_t begun_ns; /* when the service was made */
+    uint64_t epoch; /* atomic; raised by a hello while nobody has a session (svc_epoch) */
     uint64_t lease_ns;
     mcs_journal_t *journal; /* NULL = none */
     /* After a start from the journal; 0 without. What was leased before has run out; segments that nobody claimed go.
@@ -388,8 +387,9 @@ struct mcs_service {
     mcs_cond_t bulk_done;
 
     /* atomics */
-    uint64_t releases; /* extents on their way back */
-    uint64_t stall_ns; /* time that the master itself stood still: no deadline counts it (rule 9) */
+    uint64_t releases;       /* extents on their way back */
+    uint64_t stall_ns;       /* time that the master itself stood still: no deadline counts it (rule 9) */
+    uint64_t clock_limit_ns; /* of the service's clock: where a stall begins that housekeeping has not noticed yet */
     uint32_t woken;
     uint32_t stop;
     uint32_t sweep_wanted;
@@ -450,13 +450,19 @@ typedef struct svc_link {
 
 /* ---- service.c ---- */
 void svc_wake(mcs_service_t *service);
-static inline uint64_t svc_clock(const mcs_service_t *service)
-{
-    return mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED);
-}
 static inline uint64_t svc_epoch(const mcs_service_t *service)
 {
     return __atomic_load_n(&service->epoch, __ATOMIC_ACQUIRE);
+}
+
+/* Without the time in which the master stood still, also on a thread that runs again before housekeeping has noticed:
+ * it stands at most SVC_STALL_NS after the last turn. Never goes back. The limit is read first: who sees a new one sees
+ * the new stall, too. */
+static inline uint64_t svc_clock(const mcs_service_t *service)
+{
+    uint64_t limit_ns = __atomic_load_n(&service->clock_limit_ns, __ATOMIC_ACQUIRE);
+    uint64_t now_ns = mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_ACQUIRE);
+    return MCS_MIN(now_ns, limit_ns);
 }
 /* What a verb's request consists of; NULL: no such request. */
 const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb);
@@ -797,8 +803,6 @@ void svc_adopt_locked(mcs_service_t *service, svc_segment_t *segment, svc_segmen
 /* It is unmounted before its owner has spoken. */
 void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment);
 
-/* A client has seen this epoch. One that is higher than ours makes ours higher still, while the master is young. */
-void svc_epoch_report(mcs_service_t *service, uint64_t epoch);
 
 /* ---- svc_check.c ---- */
 /* Its owner is to be asked about its extents. */
@@ -865,6 +869,8 @@ mcs_status_t svc_house_start(mcs_service_t *service) MCS_MUST_CHECK;
 /* One turn of housekeeping. True: run again at once. Tests call it instead of starting the thread. */
 bool svc_house_tick(mcs_service_t *service);
 void svc_house_thread(void *arg);
+/* Housekeeping runs: the service's clock may go on. */
+void svc_clock_go_on(mcs_service_t *service, uint64_t now_ns);
 /* Housekeeping without a thread: set before mcs_service_start (tests). */
 void svc_house_manual(bool manual);
 

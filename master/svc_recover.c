@@ -232,10 +232,7 @@ static void raise_epoch(recovery_t *recovery)
         return;
     }
     service->epoch = highest + 1;
-    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
-        svc_shard_t *shard = &service->index.shards[i];
-        shard->next_generation = (service->epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
-    }
+    svc_index_set_epoch(&service->index, service->epoch);
 }
 
 static void replay_stream(void *arg, uint32_t i)

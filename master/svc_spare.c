@@ -142,6 +142,19 @@ static mcs_status_t commit_locked(svc_call_t *call, svc_shard_t *shard, uint64_t
     return MCS_OK;
 }
 
+/* A repeat at a master that has its objects from the journal and no outcomes: is it what the key has? */
+static mcs_status_t committed_before(svc_call_t *call, svc_shard_t *shard, uint64_t hash, const mcs_key_t *key,
+                                     uint64_t put_id)
+{
+    svc_index_t *index = &call->service->index;
+    mcs_mutex_lock(&shard->lock);
+    svc_ref_t ref = svc_shard_find_locked(index, shard, hash, key->bytes, key->len);
+    const svc_record_t *record = ref != 0 ? svc_record(index, ref) : NULL;
+    bool same = record != NULL && (record->flags & SVC_REC_COMMITTED) != 0 && record->replicas[0].generation == put_id;
+    mcs_mutex_unlock(&shard->lock);
+    return same ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND;
+}
+
 static mcs_status_t put_now(svc_call_t *call, const mcs_key_t *key, uint64_t put_id)
 {
     mcs_service_t *service = call->service;
@@ -150,7 +163,7 @@ static mcs_status_t put_now(svc_call_t *call, const mcs_key_t *key, uint64_t put
     svc_shard_prefetch_slot(shard, hash);
     svc_pending_t *spare = take(call, put_id);
     if (spare == NULL) {
-        return MCS_ERR_OBJECT_NOT_FOUND;
+        return committed_before(call, shard, hash, key, put_id);
     }
     uint64_t size = spare->endings[0].payload_len;
     mcs_mutex_lock(&shard->lock);

@@ -59,6 +59,7 @@ typedef struct mcs_put_call {
     size_t round_count;
     mcs_id_t session; /* the round's reservations are of this one */
     bool interrupted; /* the hook has ended the call */
+    bool repeated;    /* the last request that commits was sent more than once */
 } mcs_put_call_t;
 
 /* Checks the configuration and prepares what of it travels. */

@@ -381,9 +381,8 @@ static mcs_status_t connect_once(mcs_session_t *session)
     }
     mcs_hello_result_t hello;
     mcs_id_t asked = session->hello.session;
-    mcs_hello_self_t self = *session->config.self;
-    self.epoch = session->highest_epoch;
-    status = mcs_hello(&session->conn, &self, MCS_HELLO_CONTROL, asked, &io, &hello);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL, .session = asked, .highest_epoch = session->highest_epoch};
+    status = mcs_hello(&session->conn, session->config.self, &ask, &io, &hello);
     if (status == MCS_ERR_SESSION_ENDED && !mcs_id_is_none(asked)) {
         session->hello.session = (mcs_id_t){0, 0}; /* the next try opens a new one */
     }

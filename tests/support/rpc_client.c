@@ -342,7 +342,6 @@ static mcs_status_t say_hello(rpc_client_t *client, rpc_wire_t *wire, uint32_t r
     hello.session = &session;
     hello.host_name = (char *)(uintptr_t)client->host_name;
     hello.wire = (char *)(uintptr_t)client->wire;
-    hello.epoch = client->seen_epoch;
     mcs_random_bytes(nonce, sizeof(nonce));
     if (client->token[0] != '\0') {
         hello.nonce = (ProtobufCBinaryData){sizeof(nonce), nonce};

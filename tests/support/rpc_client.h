@@ -35,7 +35,6 @@ typedef struct rpc_client {
     const char *host_name;
     const char *wire;
     const char *token;   /* "" = none */
-    uint64_t seen_epoch; /* that it says it has seen */
     /* what the notices said */
     bool auto_release;
     bool auto_ack;

@@ -398,6 +398,44 @@ static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **stat
     mcs_log_set_level(MCS_LOG_ERROR);
 }
 
+typedef struct one_put {
+    mcs_store_t *store;
+    int code;
+} one_put_t;
+
+static void *put_one(void *arg)
+{
+    one_put_t *put = arg;
+    put->code = world_put(put->store, "key", 5000, 1);
+    return NULL;
+}
+
+/* The commit may have been made, seen and removed by others. Put again, the value would come back; refused then, the
+ * refusal would deny what others saw. */
+static void a_commit_that_nobody_can_answer_for_is_neither_repeated_nor_denied(void **state)
+{
+    world_t *world = *state;
+    mcs_log_set_level(MCS_LOG_OFF);
+    one_put_t put = {.store = world_store(world, SEGMENT_BYTES), .code = 1};
+    pthread_t thread;
+    world_script(world, MCS_VERB_PUT_END, 1, FAKE_SILENCE, MCS_OK);
+    pthread_create(&thread, NULL, put_one, &put);
+    while (mini_master_requests(world->master, MCS_VERB_PUT_START) == 0 || world_left(world) > 0) {
+        sched_yield();
+    }
+    mini_master_restart(world->master);
+    pthread_join(thread, NULL);
+    assert_int_equal(put.code, -900);
+    while (mini_master_stats(world->master).segments == 0) {
+        sched_yield();
+    }
+    assert_int_equal(mini_master_stats(world->master).objects, 0);
+    assert_int_equal(world_put(put.store, "key", 5000, 2), 0);
+    assert_int_equal(world_get(put.store, "key", 5000, 2), 5000);
+    mcs_store_destroy(put.store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
 static void segments_of_run_time_are_mounted_again_too(void **state)
 {
     world_t *world = *state;
@@ -501,6 +539,7 @@ int main(void)
         TEST(garbage_columns_are_refused_and_nothing_is_written),
         TEST(a_master_that_says_nothing_costs_the_rpc_timeout),
         TEST(a_master_that_forgot_the_session_gets_new_memory_mounted),
+        TEST(a_commit_that_nobody_can_answer_for_is_neither_repeated_nor_denied),
         TEST(segments_of_run_time_are_mounted_again_too),
         TEST(no_allocation_that_fails_leaks_or_gives_a_wrong_byte),
         TEST(no_system_call_that_fails_leaks_or_gives_a_wrong_byte),

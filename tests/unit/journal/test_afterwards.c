@@ -389,49 +389,6 @@ static void a_snapshot_has_tasks_and_jobs(void **state)
     rpc_client_fini(&other);
 }
 
-/* ---- epochs ---- */
-
-static void an_epoch_that_a_client_has_seen_is_passed(void **state)
-{
-    fixture_t *f = *state;
-    rpc_client_t later;
-    uint64_t before = f->owner.epoch;
-    rpc_put_t put;
-    rpc_client_init(&later, world_path(&f->world), "host-d:1");
-    later.seen_epoch = before + 1000;
-    later.idle = world_tick;
-    later.idle_arg = &f->world;
-    assert_int_equal(rpc_client_open(&later), MCS_OK);
-    assert_int_equal(later.epoch, before + 1001);
-    assert_int_equal(rpc_put_one(&later, "a", 1000, NULL, &put), MCS_OK);
-    assert_true(mcs_generation_epoch(put.put_id) > before + 1000);
-    /* Who was there before hears that its session is another epoch's, and goes on with it. */
-    rpc_client_drop_control(&f->owner);
-    rpc_client_drop_call(&f->owner);
-    reconnect(f, &f->owner);
-    assert_true(f->owner.resumed);
-    assert_int_equal(f->owner.epoch, before + 1001);
-    assert_int_equal(rpc_mount_again(&f->owner, NAME, SEGMENT, f->instance, SEGMENT), MCS_OK);
-    assert_int_equal(rpc_end_one(&later, put.put_id), MCS_OK);
-    rpc_client_fini(&later);
-    /* Absurd ones, and late ones, are not. */
-    rpc_client_init(&later, world_path(&f->world), "host-e:1");
-    later.idle = world_tick;
-    later.idle_arg = &f->world;
-    later.seen_epoch = UINT64_MAX;
-    assert_int_equal(rpc_client_open(&later), MCS_OK);
-    assert_int_equal(later.epoch, before + 1001);
-    rpc_client_fini(&later);
-    world_pass(&f->world, 61000);
-    rpc_client_init(&later, world_path(&f->world), "host-f:1");
-    later.idle = world_tick;
-    later.idle_arg = &f->world;
-    later.seen_epoch = before + 2000;
-    assert_int_equal(rpc_client_open(&later), MCS_OK);
-    assert_int_equal(later.epoch, before + 1001);
-    rpc_client_fini(&later);
-}
-
 /* ---- what is told ---- */
 
 static void totals_say_what_the_start_brought(void **state)
@@ -471,7 +428,6 @@ int main(void)
         TEST(a_canceled_job_stays_so),
         TEST(a_job_whose_segment_does_not_come_back_fails),
         TEST(a_snapshot_has_tasks_and_jobs),
-        TEST(an_epoch_that_a_client_has_seen_is_passed),
         TEST(totals_say_what_the_start_brought),
     };
     return cmocka_run_group_tests_name("after a start from the journal", tests, NULL, NULL);
