@@ -88,7 +88,7 @@ def test_setup(real, master):
     refuses(real.MooncakeDistributedStore().setup, *values, protocol="tcp")
     with pytest.raises(TypeError, match="bogus"):
         real.MooncakeDistributedStore().setup(*values, bogus=1)
-    for position, wrong in ((0, ""), (1, "garbage://x"), (2, 1 << 63), (3, 1 << 63), (4, "pigeon")):
+    for position, wrong in ((0, ""), (1, "garbage://x"), (2, 1 << 46), (2, 1 << 63), (3, 1 << 63), (4, "pigeon")):
         exactly(real.MooncakeDistributedStore().setup(*values[:position], wrong, *values[position + 1 :]), -600)
 
 
@@ -547,7 +547,7 @@ def test_allocate_and_mount_segment(store):
         assert answer == {"ret": 0, "segment_ids": answer["segment_ids"], "allocated_size": 32 * MIB}
         assert len(answer["segment_ids"]) == 1 and re.fullmatch(ID, answer["segment_ids"][0])
         exactly(store.unmount_and_free_segment(answer["segment_ids"]), 0)
-    for wrong in ((0,), (1 << 63,), ((1 << 64) - 1,), (MIB, "pigeon")):
+    for wrong in ((0,), (1 << 46,), (1 << 63,), ((1 << 64) - 1,), (MIB, "pigeon")):
         answer = store.allocate_and_mount_segment(*wrong)
         assert answer["ret"] < 0 and (answer["segment_ids"], answer["allocated_size"]) == ([], 0)
 

@@ -445,6 +445,7 @@ static void segments_of_run_time_are_mounted_again_too(void **state)
     assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[0]), 0);
     assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[1]), 0);
     assert_int_equal(mcs_mount_memory(store, 0, -1, &ids[1]), -600);
+    assert_int_equal(mcs_mount_memory(store, UINT64_C(1) << 46, -1, &ids[1]), -600);
     for (uint32_t i = 0; i < 3; i++) {
         char key[16];
         snprintf(key, sizeof(key), "key%u", i);
