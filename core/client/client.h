@@ -161,7 +161,9 @@ mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *k
                                       const char *segment_name, int *results) MCS_MUST_CHECK;
 int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force);
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
-int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+/* counts[i]: how many replicas key i has (the first `max` of them at replicas[i * max]), or a public code. */
+mcs_status_t mcs_client_replicas(mcs_client_t *client, const mcs_bytes_t *keys, size_t count,
+                                 mcs_replica_info_t *replicas, size_t max, int *counts) MCS_MUST_CHECK;
 /* `type`: MCS_TASK_COPY, MCS_TASK_MOVE (from the segment named `source` to one target). */
 mcs_status_t mcs_client_create_task(mcs_client_t *client, int type, mcs_bytes_t key, const char *source,
                                     const char *const *targets, size_t count, mcs_id_t *id_out) MCS_MUST_CHECK;

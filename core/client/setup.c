@@ -50,6 +50,11 @@ static mcs_status_t check_sizes(const mcs_setup_t *setup)
                   (unsigned long long)setup->global_segment_size, SEGMENT_MIN);
         return MCS_ERR_INVALID_PARAMS;
     }
+    if (!mcs_local_has_memory(setup->global_segment_size)) {
+        mcs_error(AREA, "setup: global_segment_size %llu is more than this machine's memory",
+                  (unsigned long long)setup->global_segment_size);
+        return MCS_ERR_INVALID_PARAMS;
+    }
     if (setup->local_buffer_size > BUFFER_MAX) {
         mcs_error(AREA, "setup: local_buffer_size %llu is over 1 TB", (unsigned long long)setup->local_buffer_size);
         return MCS_ERR_INVALID_PARAMS;

@@ -841,6 +841,15 @@ int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replic
     return 1;
 }
 
+int mcs_replicas_of_many(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, mcs_replica_info_t *replicas,
+                         size_t max, int *counts)
+{
+    for (size_t i = 0; i < count; i++) {
+        counts[i] = mcs_replicas(store, keys[i], &replicas[i * max], max);
+    }
+    return 0;
+}
+
 void mcs_store_counters(mcs_store_t *store, mcs_counter_fn fn, void *arg)
 {
     uint64_t objects = 0;

@@ -240,6 +240,10 @@ typedef struct mcs_replica_info {
 } mcs_replica_info_t;
 /* Fills at most `max` of one key's replicas; returns how many there are, or negative. Grants a lease. */
 MCSTORE_API int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+/* The same of many keys in one request: counts[i] is how many key i has, or negative, the first `max` of them are at
+ * replicas[i * max]. Returns 0, or the error that made the whole call impossible (then in every count too). */
+MCSTORE_API int mcs_replicas_of_many(mcs_store_t *store, const mcs_bytes_t *keys, size_t count,
+                                     mcs_replica_info_t *replicas, size_t max, int *counts);
 
 /* Gives up the replicas that lie in the segment of that name ("" = everywhere) of objects that this store put and that
  * nobody has a lease on. results[i]: 0 (cleared), or why not: -601 (another client's), -704, -706, -710 (none there) …
