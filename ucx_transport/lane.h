@@ -28,7 +28,7 @@ typedef struct ucxt_shared {
 } ucxt_shared_t;
 
 #define UCXT_LANE_CONNS    1024 /* a power of two */
-#define UCXT_CONN_REQUESTS 16   /* slots, a power of two; at most as many as an owner lets wait */
+#define UCXT_CONN_REQUESTS 16   /* slots, a power of two */
 
 typedef enum ucxt_conn_state { UCXT_CONN_HELLO, UCXT_CONN_PROVING, UCXT_CONN_UP, UCXT_CONN_FAILED } ucxt_conn_state_t;
 

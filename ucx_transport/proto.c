@@ -71,7 +71,7 @@ mcs_status_t ucxt_access_decode(const uint8_t *in, mcs_access_t *access_out, uin
         .mac = mcs_load_u64(in + 88),
     };
     if (access.len == 0 || access.len > UCXT_PIECE_MAX || access.from > access.payload_len ||
-        access.len > access.payload_len - access.from || access.from % MCS_CRC_BLOCK + access.len > MCS_CRC_BLOCK) {
+        access.len > access.payload_len - access.from || access.from % UCXT_PIECE_MAX + access.len > UCXT_PIECE_MAX) {
         return MCS_ERR_PROTOCOL;
     }
     *access_out = access;

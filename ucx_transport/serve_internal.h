@@ -53,6 +53,7 @@ typedef struct serve_job {
     mcs_list_t node;
     uint64_t request;
     uint64_t deadline_ns;
+    uint64_t left; /* bytes that are to be sent */
     uint32_t count;
     uint32_t next;
     mcs_access_t access[];

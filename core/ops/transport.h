@@ -66,10 +66,11 @@ typedef struct mcs_range {
     const struct iovec
         *iov;           /* caller's host memory; lengths sum to access.len; any alignment; stays valid until return */
     uint32_t iov_count; /* 1..MCS_RANGE_IOV_MAX */
-    uint32_t *crcs;     /* store: in, one CRC32C for each block that starts in the range, made by the caller.
-                           fetch: out, the same from the owner; the caller verifies the blocks it read whole, */
-    uint32_t *sums; /* fetch: with these, out: CRC32C of the bytes that arrived of each such block, made as they were
-                       copied. NULL: not wanted */
+    uint32_t *crcs;     /* one CRC32C for each block that starts in the range.
+                           store: out, of the bytes that were sent; NULL: not wanted.
+                           fetch: out, from the owner; the caller verifies the blocks it read whole, */
+    uint32_t *sums; /* fetch: with these, out: of the bytes that arrived of each such block, made as they were copied.
+                       NULL: not wanted */
     uint32_t crc_count;
     mcs_status_t status; /* out, always set */
 } mcs_range_t;

@@ -74,8 +74,7 @@ typedef struct batch {
 } batch_t;
 void batch_init(batch_t *batch, const side_t *owner, mcs_direction_t direction, uint32_t ranges, uint32_t iovs);
 void batch_fini(batch_t *batch);
-/* Adds a range of the slot's payload that lies at `memory`, cut in iovs of `piece` bytes (0: one). CRCs of a store are
- * computed. */
+/* Adds a range of the slot's payload that lies at `memory`, cut in iovs of `piece` bytes (0: one). */
 mcs_range_t *batch_add(batch_t *batch, uint32_t slot, uint64_t payload_len, uint64_t from, uint64_t len,
                        uint8_t *memory, uint64_t piece);
 mcs_status_t batch_run(side_t *caller, batch_t *batch, uint32_t timeout_ms);
