@@ -16,6 +16,7 @@
 #include "ucx_transport/ucx_worker.h"
 
 #include "core/base/list.h"
+#include "core/base/spin.h"
 
 /* What all lanes of a transport share; constant. */
 typedef struct ucxt_shared {
@@ -66,6 +67,7 @@ typedef struct ucxt_lane {
     uint32_t conn_count;
     mcs_list_t closing;
     mcs_list_t sending; /* requests in UCX's hands */
+    mcs_spin_t spin; /* whether polling for an owner pays */
 } ucxt_lane_t;
 
 /* One message to an owner and what its answer is for. Made by flow.c in one piece of memory with its bytes. */

@@ -382,10 +382,31 @@ static bool is_stopped(struct ucxt_server *server)
     return __atomic_load_n(&server->stop, __ATOMIC_ACQUIRE) != 0;
 }
 
+static void wait_end(struct ucxt_server *server, bool found)
+{
+    if (server->waiting) {
+        server->waiting = false;
+        mcs_spin_end(&server->spin, &server->wait, found);
+    }
+}
+
+/* Nothing is to be done: polls while that pays, then sleeps. Asleep it does not count as a waiting thread (spin.h): it
+ * sleeps most of its life. */
+static void idle(struct ucxt_server *server, uint64_t now, int sleep_ms)
+{
+    if (!server->waiting) {
+        server->wait = mcs_spin_begin(&server->spin, server->config.spin_ns, now);
+        server->waiting = true;
+    }
+    if (!mcs_spin_again(&server->spin, &server->wait, now)) {
+        wait_end(server, false);
+        ucxt_worker_sleep(&server->worker, server->wake.fd, sleep_ms);
+    }
+}
+
 static void serve_main(void *arg)
 {
     struct ucxt_server *server = arg;
-    uint64_t idle_since = 0;
     uint32_t round = 0;
     while (!is_stopped(server)) {
         bool worked = ucxt_worker_progress(&server->worker);
@@ -393,8 +414,10 @@ static void serve_main(void *arg)
         if (server->failed_count > 0) {
             reap(server);
         }
+        if (worked) {
+            wait_end(server, true);
+        }
         if (worked && ++round % CHECK_EVERY != 0) {
-            idle_since = 0;
             continue;
         }
         uint64_t now = mcs_now_ns();
@@ -402,13 +425,13 @@ static void serve_main(void *arg)
         if (now - server->timers_ns > TIMERS_NS) {
             timers = look_at_timers(server, now);
         }
-        idle_since = idle_since == 0 || worked ? now : idle_since;
-        if (now - idle_since < server->config.spin_ns || worked) {
+        if (worked) {
             sched_yield(); /* the other side may be waiting for this very core */
-            continue;
+        } else {
+            idle(server, now, timers ? (int)(TIMERS_NS / 1000000) : -1);
         }
-        ucxt_worker_sleep(&server->worker, server->wake.fd, timers ? (int)(TIMERS_NS / 1000000) : -1);
     }
+    wait_end(server, false);
 }
 
 /* On the stopping thread, after the serving one has ended. */

@@ -9,6 +9,7 @@
 #include "ucx_transport/ucx_fds.h"
 
 #include "core/base/list.h"
+#include "core/base/spin.h"
 #include "core/base/thread.h"
 
 #define SERVE_AREA        "serve"
@@ -104,6 +105,9 @@ struct ucxt_server {
     uint32_t frame_count;
     uint32_t frames_kept;
     uint64_t timers_ns; /* when they were looked at last */
+    mcs_spin_t spin;      /* whether polling for peers pays */
+    mcs_spin_wait_t wait; /* while `waiting` */
+    bool waiting;
 };
 
 /* serve.c */

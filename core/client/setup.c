@@ -213,7 +213,7 @@ static mcs_status_t open_transport(mcs_client_t *client)
         .client = client->id,
         .cluster_token = config->cluster_token,
         .max_workers = (uint32_t)config->max_workers,
-        .spin_ns = (uint64_t)config->transport_spin_us * MCS_NS_PER_US,
+        .spin_ns = (uint64_t)config->spin_us * MCS_NS_PER_US,
         .connect_timeout_ns = config->transfer_timeout_s * MCS_NS_PER_SEC,
         .owner_ops = &mcs_owner_serve_ops,
         .owner = client->owner,
