@@ -23,6 +23,7 @@ typedef struct ucxt_shared {
     ucxt_context_t context;
     mcs_id_t client;
     const char *token;
+    uint64_t machine; /* see core/ops/transport.h */
     uint64_t spin_ns;
     uint64_t connect_timeout_ns;
     mcs_transport_counters_t *counters;

@@ -100,14 +100,15 @@ mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out) MCS_MU
  * looked at. */
 typedef struct ucxt_hello {
     mcs_id_t client;
-    uint64_t conn; /* what the owner's messages are to carry */
+    uint64_t conn;    /* what the owner's messages are to carry */
+    uint64_t machine; /* see core/ops/transport.h */
     uint8_t nonce[UCXT_NONCE];
     char wire[UCXT_WIRE];
     uint32_t address_len;
     uint8_t address[UCXT_ADDRESS_MAX];
     uint8_t mac[UCXT_MAC];
 } ucxt_hello_t;
-#define UCXT_HELLO_FIXED (16 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
+#define UCXT_HELLO_FIXED (16 + 8 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
 #define UCXT_HELLO_MAX   (UCXT_HELLO_FIXED + UCXT_ADDRESS_MAX + UCXT_MAC + 4)
 /* The part that the mac covers; returns its length. */
 size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
@@ -117,11 +118,12 @@ mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *he
 
 typedef struct ucxt_welcome {
     uint64_t conn; /* what the caller's messages are to carry */
-    bool prove;    /* a proof is wanted before anything else */
+    uint64_t machine;
+    bool prove; /* a proof is wanted before anything else */
     uint8_t nonce[UCXT_NONCE];
     uint8_t mac[UCXT_MAC];
 } ucxt_welcome_t;
-#define UCXT_WELCOME_LEN (8 + 4 + UCXT_NONCE + UCXT_MAC)
+#define UCXT_WELCOME_LEN (8 + 8 + 4 + UCXT_NONCE + UCXT_MAC)
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN]);
 mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out) MCS_MUST_CHECK;
 

@@ -168,6 +168,9 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     server->peer_count++;
     server->proving_count += prove ? 1 : 0;
     ucxt_listeners_protect(&server->listeners);
+    if (hello->machine != 0 && hello->machine == server->config.machine) {
+        ucxt_fds_within_machine(hello->address, hello->address_len);
+    }
     *peer_out = peer;
     return MCS_OK;
 }
@@ -275,7 +278,8 @@ static void serve_hello(struct ucxt_server *server, const uint8_t *body, size_t 
     if (peer->state == PEER_READY) {
         drop_former(peer);
     }
-    ucxt_welcome_t welcome = {.conn = peer->conn, .prove = peer->state == PEER_PROVING};
+    ucxt_welcome_t welcome = {
+        .conn = peer->conn, .machine = server->config.machine, .prove = peer->state == PEER_PROVING};
     memcpy(welcome.nonce, peer->auth.owner_nonce, UCXT_NONCE);
     if (welcome.prove && ucxt_auth_owner(server->config.token, &peer->auth, welcome.mac) != MCS_OK) {
         ucxt_peer_fail(peer, "no proof could be made");

@@ -44,6 +44,7 @@ typedef struct mcs_transport_config {
     const char *library;       /* "" = newest found, "system", or a path of libucp.so.0 */
     mcs_id_t client;           /* this process's client id, for logs and hellos */
     const char *cluster_token; /* "" = none; otherwise peers prove it in the hello (HMAC) */
+    uint64_t machine;          /* the same in all processes of one running kernel; 0 = not known */
     uint32_t max_workers;      /* workers that callers check out; 1..16, default 3 */
     uint64_t spin_ns;          /* progress this long before sleeping */
     uint64_t connect_timeout_ns;
