@@ -68,7 +68,7 @@ typedef struct ucxt_lane {
     uint32_t conn_count;
     mcs_list_t closing;
     mcs_list_t sending; /* requests in UCX's hands */
-    mcs_spin_t spin; /* whether polling for an owner pays */
+    mcs_spin_t spin;    /* whether polling for an owner pays */
 } ucxt_lane_t;
 
 /* One message to an owner and what its answer is for. Made by flow.c in one piece of memory with its bytes. */

@@ -30,12 +30,12 @@
 
 #define UCXT_HEADER       32
 #define UCXT_PIECE_MAX    MCS_CRC_BLOCK
-#define UCXT_FETCH_PIECES 1024                 /* pieces of one fetch message */
-#define UCXT_FETCH_BYTES  (UINT64_C(16) << 20) /* payload that one fetch message asks for */
-#define UCXT_FRAME_PIECES 256                  /* pieces of one message that carries payload */
-#define UCXT_FRAME_BYTES  UCXT_PIECE_MAX       /* payload of one message */
+#define UCXT_FETCH_PIECES 1024                  /* pieces of one fetch message */
+#define UCXT_FETCH_BYTES  (UINT64_C(16) << 20)  /* payload that one fetch message asks for */
+#define UCXT_FRAME_PIECES 256                   /* pieces of one message that carries payload */
+#define UCXT_FRAME_BYTES  UCXT_PIECE_MAX        /* payload of one message */
 #define UCXT_TAIL_FRAME   (UINT64_C(256) << 10) /* of those at the end; whole MCS_WRITE_UNITs */
-#define UCXT_FRAME_IOVS   14                   /* entries that UCX gathers without a copy */
+#define UCXT_FRAME_IOVS   14                    /* entries that UCX gathers without a copy */
 /* Payload pieces below this are copied together in front of the wire: a gather entry costs more than the copy. */
 #define UCXT_PACK_BELOW 16384
 #define UCXT_PACK_BYTES (256 * 1024)

@@ -104,7 +104,7 @@ struct ucxt_server {
     mcs_list_t notes_busy;
     uint32_t frame_count;
     uint32_t frames_kept;
-    uint64_t timers_ns; /* when they were looked at last */
+    uint64_t timers_ns;   /* when they were looked at last */
     mcs_spin_t spin;      /* whether polling for peers pays */
     mcs_spin_wait_t wait; /* while `waiting` */
     bool waiting;

@@ -179,8 +179,8 @@ static bool is_of_worker(int fd, const name_t *remote, const void *address, size
             return true;
         }
     }
-    return port != 0 &&
-           stands_in(ntohs(remote->any.sa_family == AF_INET ? remote->v4.sin_port : remote->v6.sin6_port), address, len);
+    return port != 0 && stands_in(ntohs(remote->any.sa_family == AF_INET ? remote->v4.sin_port : remote->v6.sin6_port),
+                                  address, len);
 }
 
 void ucxt_fds_within_machine(const void *address, size_t len)

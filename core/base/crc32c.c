@@ -51,8 +51,8 @@ static void make_zeros(void)
     for (int i = 1; i < 32; i++) {
         bits[0][i] = UINT32_C(1) << (i - 1);
     }
-    matrix_square(bits[1], bits[0]);  /* 2 bits */
-    matrix_square(bits[0], bits[1]);  /* 4 bits */
+    matrix_square(bits[1], bits[0]); /* 2 bits */
+    matrix_square(bits[0], bits[1]); /* 4 bits */
     matrix_square(g_zeros[0], bits[0]);
     for (size_t k = 1; k < MCS_ARRAY_LEN(g_zeros); k++) {
         matrix_square(g_zeros[k], g_zeros[k - 1]);

@@ -48,8 +48,8 @@ mcs_status_t mcs_iov_total(const struct iovec *iov, size_t count, uint64_t max, 
  * caller's memory. `stream`: past the caches (MCS_STREAM_MIN), in a unit of mcs_copiers_run, which fences. */
 void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs, bool stream);
 /* MCS_ERR_CHECKSUM_MISMATCH at the first block that does not agree; what has been copied is not to be used. */
-mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs,
-                          bool stream) MCS_MUST_CHECK;
+mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs, bool stream)
+    MCS_MUST_CHECK;
 /* Bytes [from, from + len) of a payload of payload_len bytes, both given whole: `crcs` are those of the whole payload.
  * Blocks that lie in the part whole are checked, of others only bytes are copied. */
 mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uint64_t from, uint64_t len,

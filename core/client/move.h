@@ -5,8 +5,8 @@
  * staging memory and the transport.
  *
  *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
- * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made as a store is sent, checked
- * after a fetch
+ * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made as a store is sent,
+ * checked after a fetch
  *
  * What a move reports as MCS_OK is right: for a read generation, state, length, key and the CRC of every block read
  * whole agreed (rule 4), for a write the extent is sealed. On return no memory of the caller's is touched any more.
@@ -29,7 +29,7 @@ typedef struct mcs_move {
     struct iovec piece;     /* for `iov` of one piece to point to */
     const int16_t *devices; /* of each piece of iov (core/ops/mem_space.h); NULL: all is host memory; set by
                                mcs_moves_run */
-    uint32_t *crcs; /* out, stores: one CRC32C per block of the payload, as it was written; NULL: not wanted */
+    uint32_t *crcs;         /* out, stores: one CRC32C per block of the payload, as it was written; NULL: not wanted */
     mcs_status_t
         status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
                    (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */

@@ -45,7 +45,7 @@ typedef struct item {
     bool pinned;
     struct iovec payload;
     mcs_move_t *moves; /* one per target */
-    uint32_t *crcs; /* of what was written, target by target */
+    uint32_t *crcs;    /* of what was written, target by target */
     bool in_doubt;
     mcs_status_t status;
 } item_t;

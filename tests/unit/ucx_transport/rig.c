@@ -155,12 +155,17 @@ void fake_owner_fill(fake_owner_t *owner, uint32_t slot, uint64_t payload_len, u
     mcs_mutex_unlock(&owner->lock);
 }
 
-uint32_t fake_owner_holds(fake_owner_t *owner)
+uint32_t fake_owner_read(fake_owner_t *owner, const uint32_t *count)
 {
     mcs_mutex_lock(&owner->lock);
-    uint32_t holds = owner->holds;
+    uint32_t value = *count;
     mcs_mutex_unlock(&owner->lock);
-    return holds;
+    return value;
+}
+
+uint32_t fake_owner_holds(fake_owner_t *owner)
+{
+    return fake_owner_read(owner, &owner->holds);
 }
 
 /* ---- sides ---- */

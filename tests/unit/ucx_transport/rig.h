@@ -37,6 +37,8 @@ void fake_owner_fini(fake_owner_t *owner);
 /* Fills a slot with bytes that differ by position and seed, and its CRCs over `payload_len`. */
 void fake_owner_fill(fake_owner_t *owner, uint32_t slot, uint64_t payload_len, uint64_t seed);
 uint32_t fake_owner_holds(fake_owner_t *owner);
+/* One of its counts, under its lock. */
+uint32_t fake_owner_read(fake_owner_t *owner, const uint32_t *count);
 
 typedef struct rig_options {
     const char *token;

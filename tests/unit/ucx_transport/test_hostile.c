@@ -341,14 +341,14 @@ static void a_stored_piece_that_does_not_match_its_crc_is_refused(void **state)
     ucxt_header_t header = {.kind = UCXT_STORE, .conn = g_welcome.conn, .request = 6, .count = 1};
     ucxt_header_encode(&header, message);
     mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 4096, .payload_len = 4096};
-    uint32_t bad = g_holder.owner.writes_bad;
+    uint32_t bad = fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad);
     ucxt_access_encode(&access, mcs_crc32c(0, message, 4096) ^ 1, message + UCXT_HEADER);
     uint32_t before = g_answers;
     send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
     await_answer(before + 1);
     assert_int_equal(g_last.kind, UCXT_STORED);
     assert_int_equal(g_last.request, 6);
-    assert_int_equal(g_holder.owner.writes_bad, bad + 1);
+    assert_int_equal(fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad), bad + 1);
     assert_others_are_served();
 }
 
@@ -378,7 +378,7 @@ static void requests_beyond_what_may_wait_are_refused(void **state)
         ucxt_worker_progress(&g_worker);
         assert_true(mcs_now_ns() < end);
     }
-    assert_true(g_holder.owner.max_holds <=
+    assert_true(fake_owner_read(&g_holder.owner, &g_holder.owner.max_holds) <=
                 4 * UCXT_FRAME_IOVS + 14); /* the window of one peer, and the other reader's */
     uint8_t bye[UCXT_HEADER];
     header = (ucxt_header_t){.kind = UCXT_BYE, .conn = g_welcome.conn};
