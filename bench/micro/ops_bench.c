@@ -193,7 +193,7 @@ static void copy_plain(uint8_t *target, uint8_t *source, uint64_t len)
 
 static void copy_summed(uint8_t *target, uint8_t *source, uint64_t len)
 {
-    g_sink += mcs_copy_crc32c(0, target, source, len);
+    g_sink += (len >= MCS_STREAM_MIN ? mcs_stream_crc32c : mcs_copy_crc32c)(0, target, source, len);
 }
 
 static void copy_in(uint8_t *target, uint8_t *source, uint64_t len)

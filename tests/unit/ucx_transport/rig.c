@@ -184,7 +184,7 @@ mcs_transport_config_t rig_config(side_t *side, const rig_options_t *options)
         .bind_host = "127.0.0.1",
         .library = rig_library(),
         .client = side->id,
-        .machine = 1,
+        .machine = options->elsewhere ? 2 : 1,
         .cluster_token = options->token != NULL ? options->token : "",
         .max_workers = options->workers != 0 ? options->workers : 3,
         .spin_ns = options->spin_us * MCS_NS_PER_US,

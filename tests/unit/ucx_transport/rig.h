@@ -45,6 +45,7 @@ typedef struct rig_options {
     uint32_t workers;
     uint64_t connect_ms;
     uint64_t spin_us;
+    bool elsewhere; /* says that it is on another machine */
     bool (*give_up)(void *arg);
     void *give_up_arg;
 } rig_options_t;
