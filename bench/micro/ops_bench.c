@@ -195,7 +195,7 @@ static void copy_plain(uint8_t *target, uint8_t *source, uint64_t len)
 
 static void copy_summed(uint8_t *target, uint8_t *source, uint64_t len)
 {
-    g_sink += mcs_copy_crc32c(0, target, source, len);
+    g_sink += (len >= MCS_STREAM_MIN ? mcs_stream_crc32c : mcs_copy_crc32c)(0, target, source, len);
 }
 
 static void copy_in(uint8_t *target, uint8_t *source, uint64_t len)
@@ -203,7 +203,7 @@ static void copy_in(uint8_t *target, uint8_t *source, uint64_t len)
     struct iovec iov = {source, len};
     mcs_cursor_t cursor = mcs_cursor(&iov, 1);
     uint32_t crcs[MCS_EXTENT_INLINE_CRCS];
-    mcs_copy_in(target, len, &cursor, crcs);
+    mcs_copy_in(target, len, &cursor, crcs, len >= MCS_STREAM_MIN);
     g_sink += crcs[0];
 }
 

@@ -202,12 +202,8 @@ static mcs_status_t settle(mcs_client_config_t *config)
     if (config->log_level[0] != '\0' && !mcs_log_set_level_name(config->log_level)) {
         mcs_warn("config", "MC_LOG_LEVEL=%.40s: not a level", config->log_level);
     }
-    config->transport_spin_us = config->spin_us;
     if (config->spin_us < 0) {
-        /* A call's poll gives way to others by itself (core/base/spin.h); the transport's does not. */
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-        config->spin_us = online >= 2 ? 50 : 0;
-        config->transport_spin_us = online >= 4 ? 50 : 0;
+        config->spin_us = sysconf(_SC_NPROCESSORS_ONLN) >= 2 ? 50 : 0;
     }
     if (config->gpu_pin_limit == 0) {
         config->gpu_pin_limit = (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);

@@ -145,11 +145,6 @@ static mcs_status_t plan_item(mcs_put_call_t *call, mcs_routes_t *routes, mcs_pu
         return status;
     }
     item->moves = moves;
-    item->crcs_known = false;
-    item->crcs = mcs_arena_alloc(&call->arena, (size_t)mcs_extent_block_count(item->size) * sizeof(uint32_t));
-    if (item->crcs == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
     for (uint32_t i = 0; i < item->replica_count; i++) {
         moves[i] = (mcs_move_t){
             .replica = &item->replicas[i],
@@ -159,8 +154,6 @@ static mcs_status_t plan_item(mcs_put_call_t *call, mcs_routes_t *routes, mcs_pu
             .key_hash = item->key_hash,
             .iov = item->value->iov,
             .iov_count = item->value->iov_count,
-            .crcs = item->crcs,
-            .crcs_known = &item->crcs_known,
             .status = MCS_ERR_AGAIN,
         };
     }

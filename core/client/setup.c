@@ -11,6 +11,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/device.h"
+#include "core/client/hello.h"
 #include "core/client/interrupt.h"
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
@@ -217,8 +218,9 @@ static mcs_status_t open_transport(mcs_client_t *client)
         .library = config->ucx_lib[0] != '\0' ? config->ucx_lib : hint,
         .client = client->id,
         .cluster_token = config->cluster_token,
+        .machine = mcs_boot_id()[0] != '\0' ? mcs_hash64(0, mcs_boot_id(), strlen(mcs_boot_id())) : 0,
         .max_workers = (uint32_t)config->max_workers,
-        .spin_ns = (uint64_t)config->transport_spin_us * MCS_NS_PER_US,
+        .spin_ns = (uint64_t)config->spin_us * MCS_NS_PER_US,
         .connect_timeout_ns = config->transfer_timeout_s * MCS_NS_PER_SEC,
         .owner_ops = &mcs_owner_serve_ops,
         .owner = client->owner,
