@@ -136,6 +136,29 @@ FAKE_API int cuMemFree_v2(cuda_ptr_t ptr)
     return fake_leave(result != CUDA_OK ? result : dropped);
 }
 
+/* From a pool, in the order of a stream: there at once. */
+FAKE_API int cuMemAllocAsync(cuda_ptr_t *ptr, size_t len, cuda_stream_t stream);
+FAKE_API int cuMemAllocAsync(cuda_ptr_t *ptr, size_t len, cuda_stream_t stream)
+{
+    ENTER(true);
+    (void)stream;
+    *ptr = fake_make_alloc(fake_current_device(), len, FAKE_DEVICE, 0, true)->start;
+    return fake_leave(CUDA_OK);
+}
+
+FAKE_API int cuMemFreeAsync(cuda_ptr_t ptr, cuda_stream_t stream);
+FAKE_API int cuMemFreeAsync(cuda_ptr_t ptr, cuda_stream_t stream)
+{
+    ENTER_UNDO(result);
+    if (fake_current_device() < 0) {
+        fake_violate("memory freed in the order of a stream without a context");
+        return fake_leave(CUDA_BAD_CONTEXT);
+    }
+    fake_drain(fake_stream(stream)); /* what is before it; what is elsewhere is a violation */
+    int dropped = fake_drop_alloc(ptr, true);
+    return fake_leave(result != CUDA_OK ? result : dropped);
+}
+
 /* ---- what a pointer is ---- */
 
 static uint64_t piece_start(const alloc_t *alloc, uint64_t ptr)
