@@ -11,29 +11,49 @@
 
 /* Memory for a tensor that is made of shards. */
 typedef struct room {
-    char *bytes;     /* header, then elements */
-    PyObject *owner; /* NULL: the caller's */
+    char *bytes;     /* header, then elements, in host memory */
+    PyObject *owner; /* of `bytes`; NULL: the caller's */
+    void *address;   /* of the caller's device memory, where it goes when it is whole; NULL: nowhere else */
+    int device;
     bool too_small;
 } room_t;
 
 /* `address` 0: new memory. False: an exception. */
 static bool make_room(mpy_store_t *self, const mpy_found_t *found, uint64_t address, uint64_t size, room_t *out)
 {
-    room_t room = {0};
-    void *memory = NULL;
+    room_t room = {.device = MPY_ON_HOST};
+    void *memory = (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
     uint64_t needed = MCS_TENSOR_HEADER_SIZE + found->result.data_bytes;
-    if (address == 0) {
+    if (address != 0) {
+        room.too_small = size < needed || !mpy_room_is_there(self, address, needed, &room.device);
+    }
+    if (address == 0 || (!room.too_small && room.device != MPY_ON_HOST)) {
+        room.address = memory;
         room.owner = mpy_tensor_memory(needed, &memory);
         if (room.owner == NULL) {
             return false;
         }
-    } else {
-        memory = (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
-        room.too_small = size < needed || !mpy_room_is_there(self, address, needed);
     }
     room.bytes = memory;
     *out = room;
     return true;
+}
+
+static PyObject *tensor_in(mpy_store_t *self, const mpy_found_t *found, const room_t *room)
+{
+    mpy_state_t *state = mpy_store_state(self);
+    memcpy(room->bytes, &found->result, MCS_TENSOR_HEADER_SIZE);
+    if (room->device == MPY_ON_HOST) {
+        return mpy_tensor_new(state, &found->result, room->bytes + MCS_TENSOR_HEADER_SIZE, false, room->owner);
+    }
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    int code =
+        mcs_device_write(self->store, room->address, room->bytes, MCS_TENSOR_HEADER_SIZE + found->result.data_bytes);
+    mpy_quiet_end(&call);
+    return code == 0 ? mpy_tensor_new_on(state, &found->result, (char *)room->address + MCS_TENSOR_HEADER_SIZE,
+                                         room->device, NULL)
+                     : NULL;
 }
 
 /* *again_out: it changed meanwhile. */
@@ -48,10 +68,8 @@ static bool read_shards(mpy_store_t *self, const mpy_found_t *found, uint64_t ad
     bool ok = room.too_small || mpy_shards_read(self, found, room.bytes + MCS_TENSOR_HEADER_SIZE, &code);
     *again_out = !room.too_small && code != 0;
     if (ok && code == 0) {
-        memcpy(room.bytes, &found->result, MCS_TENSOR_HEADER_SIZE);
-        *tensor_out = mpy_tensor_new(mpy_store_state(self), &found->result, room.bytes + MCS_TENSOR_HEADER_SIZE, false,
-                                     room.owner);
-        ok = *tensor_out != NULL;
+        *tensor_out = tensor_in(self, found, &room);
+        ok = *tensor_out != NULL || PyErr_Occurred() == NULL;
     }
     Py_XDECREF(room.owner);
     return ok;
