@@ -9,6 +9,9 @@ from python_support import BUILD_DIR
 from test_gpu import START, driver, run as run_with_driver  # noqa: F401
 
 REAL = os.environ.get("MCS_TEST_CUDA") == "real"
+pytest.importorskip("numpy")
+FAKE = str(BUILD_DIR / "tests" / "fake_cuda")
+LIBRARIES = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder not in ("", FAKE)]
 
 TENSORS = """
 import ctypes, gc, itertools
@@ -251,7 +254,8 @@ for get in (store.get_dlpack, store.get_tensor):
         raise AssertionError("where from?")
 assert store.get_tensor("k").shape == (100,)
 store.close()
-"""
+""",
+        LD_LIBRARY_PATH=":".join(LIBRARIES),
     )
 
 
@@ -270,7 +274,7 @@ assert store.put_tensor("back", tensor) == 0 and bytes(store.get_dlpack("back").
 del tensor
 store.close()
 """,
-        LD_LIBRARY_PATH=str(BUILD_DIR / "tests" / "fake_cuda"),
+        LD_LIBRARY_PATH=":".join([FAKE, *LIBRARIES]),
     )
 
 
