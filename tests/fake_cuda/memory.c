@@ -53,6 +53,8 @@ static alloc_t *take_addresses(uint64_t len, fake_kind_t kind)
     return alloc;
 }
 
+#define DEVICE_BYTES (UINT64_C(1) << 40) /* of memory in one piece: more is "out of memory" */
+
 alloc_t *fake_make_alloc(int device, uint64_t len, fake_kind_t kind, uint64_t piece, bool counted)
 {
     alloc_t *alloc = take_addresses(len, kind);
@@ -115,6 +117,9 @@ FAKE_API int cuMemAlloc_v2(cuda_ptr_t *ptr, size_t len);
 FAKE_API int cuMemAlloc_v2(cuda_ptr_t *ptr, size_t len)
 {
     ENTER(true);
+    if (len > DEVICE_BYTES) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
+    }
     *ptr = fake_make_alloc(fake_current_device(), len, FAKE_DEVICE, 0, true)->start;
     return fake_leave(CUDA_OK);
 }
@@ -142,6 +147,9 @@ FAKE_API int cuMemAllocAsync(cuda_ptr_t *ptr, size_t len, cuda_stream_t stream)
 {
     ENTER(true);
     (void)stream;
+    if (len > DEVICE_BYTES) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
+    }
     *ptr = fake_make_alloc(fake_current_device(), len, FAKE_DEVICE, 0, true)->start;
     return fake_leave(CUDA_OK);
 }
