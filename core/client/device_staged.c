@@ -264,7 +264,8 @@ static void fetch_all(stage_t *stage)
     end_copy(stage, other);
 }
 
-/* Once for a client that asked for RDMA: its NIC would reach GPU memory by itself (GPUDirect), this transport cannot. */
+/* Once for a client that asked for RDMA: its NIC would reach GPU memory by itself (GPUDirect), this transport cannot.
+ */
 static void warn_of_the_way(mcs_client_t *client)
 {
     if (client->wants_rdma && !__atomic_exchange_n(&client->stage_warned, true, __ATOMIC_RELAXED)) {

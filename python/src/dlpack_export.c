@@ -200,36 +200,56 @@ static bool check_stream(const mpy_tensor_t *tensor, PyObject *stream)
     return true;
 }
 
+/* What a consumer wants. */
+typedef struct wanted {
+    bool versioned;
+    bool to_host; /* from GPU memory */
+    bool copy;
+    bool no_copy; /* asked for in so many words */
+} wanted_t;
+
+static bool take_wanted(const mpy_tensor_t *tensor, PyObject *const *given, wanted_t *out)
+{
+    wanted_t wanted = {0};
+    long major = 0;
+    if ((is_given(given[1]) && !number_of(given[1], 0, &major)) || !take_device(tensor, given[2], &wanted.to_host) ||
+        (is_given(given[3]) && !mpy_bool("__dlpack__", "copy", given[3], &wanted.copy)) ||
+        !check_stream(tensor, given[0])) {
+        return false;
+    }
+    wanted.versioned = major >= 1;
+    wanted.no_copy = is_given(given[3]) && !wanted.copy;
+    *out = wanted;
+    return true;
+}
+
 PyObject *mpy_tensor_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const params[] = {"stream", "max_version", "dl_device", "copy", NULL};
     static const mpy_sig_t sig = {"__dlpack__", 0, params};
     PyObject *given[MPY_PARAMS_MAX];
-    long major = 0;
-    bool copy = false;
-    bool to_host;
+    wanted_t wanted;
     if (nargs > 0) {
         PyErr_SetString(PyExc_TypeError, "__dlpack__() takes keywords only");
         return NULL;
     }
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || (is_given(given[1]) && !number_of(given[1], 0, &major)) ||
-        !take_device(mpy_tensor_of(self), given[2], &to_host) ||
-        (is_given(given[3]) && !mpy_bool(sig.name, "copy", given[3], &copy)) ||
-        !check_stream(mpy_tensor_of(self), given[0])) {
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !take_wanted(mpy_tensor_of(self), given, &wanted)) {
         return NULL;
     }
-    bool versioned = major >= 1;
-    bool must_copy = to_host || (mpy_tensor_of(self)->readonly && !versioned);
-    if (must_copy && is_given(given[3]) && !copy) {
-        PyErr_SetString(PyExc_BufferError, to_host
-                                               ? "__dlpack__(): from GPU to host memory it is a copy"
-                                               : "__dlpack__(): a legacy capsule of a read-only tensor needs a copy");
+    bool unmarked = mpy_tensor_of(self)->readonly && !wanted.versioned;
+    if (wanted.no_copy && (unmarked || wanted.to_host)) {
+        PyErr_SetString(PyExc_BufferError, unmarked
+                                               ? "__dlpack__(): a legacy capsule of a read-only tensor needs a copy"
+                                               : "__dlpack__(): from GPU to host memory it is a copy");
         return NULL;
     }
-    copy = copy || must_copy;
-    PyObject *tensor = copy ? mpy_tensor_copy(self, to_host) : Py_NewRef(self);
-    PyObject *capsule = tensor == NULL ? NULL : versioned ? make_versioned(tensor, copy) : make_legacy(tensor);
-    Py_XDECREF(tensor);
+    bool copy = wanted.copy || unmarked || wanted.to_host;
+    PyObject *tensor = copy ? mpy_tensor_copy(self, wanted.to_host) : Py_NewRef(self);
+    if (tensor == NULL) {
+        return NULL;
+    }
+    PyObject *capsule = wanted.versioned ? make_versioned(tensor, copy) : make_legacy(tensor);
+    Py_DECREF(tensor);
     return capsule;
 }
 

@@ -170,26 +170,56 @@ static bool targets_fit(PyObject *targets, size_t count)
     return !listed || ((PyList_Check(targets) || PyTuple_Check(targets)) && (size_t)PySequence_Size(targets) == count);
 }
 
-/* `addresses` NULL: new memory. */
-static PyObject *get_batch(mpy_store_t *self, const char *name, const mpy_keys_t *keys, const mpy_numbers_t *addresses,
-                           const mpy_numbers_t *sizes, PyObject *targets)
+/* What a batch's lists say of its key i. */
+typedef struct batch {
+    const mpy_keys_t *keys;
+    const mpy_numbers_t *addresses; /* NULL: new memory */
+    const mpy_numbers_t *sizes;
+    PyObject *targets; /* tuple; NULL: none */
+} batch_t;
+
+static PyObject *get_item(mpy_store_t *self, const char *name, const batch_t *batch, size_t i)
 {
-    bool fits = targets_fit(targets, keys->count) &&
-                (addresses == NULL || (addresses->count == keys->count && sizes->count == keys->count));
-    bool listed = fits && targets != NULL && targets != Py_None;
-    PyObject *taken = listed ? PySequence_Tuple(targets) : NULL;
-    PyObject *list = !listed || taken != NULL ? PyList_New((Py_ssize_t)keys->count) : NULL;
-    for (size_t i = 0; list != NULL && i < keys->count; i++) {
-        PyObject *target = listed ? PyTuple_GetItem(taken, (Py_ssize_t)i) : NULL;
-        bool none = !fits || (addresses != NULL && addresses->items[i] == 0);
-        PyObject *item = none ? Py_NewRef(Py_None)
-                              : get_one(self, name, keys->items[i], target, addresses != NULL ? addresses->items[i] : 0,
-                                        sizes != NULL ? sizes->items[i] : 0);
+    PyObject *target = batch->targets != NULL ? PyTuple_GetItem(batch->targets, (Py_ssize_t)i) : NULL;
+    if (batch->addresses == NULL) {
+        return get_one(self, name, batch->keys->items[i], target, 0, 0);
+    }
+    uint64_t address = batch->addresses->items[i];
+    return address != 0 ? get_one(self, name, batch->keys->items[i], target, address, batch->sizes->items[i])
+                        : Py_NewRef(Py_None);
+}
+
+static PyObject *none_list(size_t count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        (void)PyList_SetItem(list, (Py_ssize_t)i, Py_NewRef(Py_None)); /* cannot fail: a list of that length */
+    }
+    return list;
+}
+
+/* `targets`: the caller's, not looked at yet. */
+static PyObject *get_batch(mpy_store_t *self, const char *name, batch_t batch, PyObject *targets)
+{
+    size_t count = batch.keys->count;
+    if (!targets_fit(targets, count) ||
+        (batch.addresses != NULL && (batch.addresses->count != count || batch.sizes->count != count))) {
+        return none_list(count);
+    }
+    if (targets != NULL && targets != Py_None) {
+        batch.targets = PySequence_Tuple(targets);
+        if (batch.targets == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *item = get_item(self, name, &batch, i);
         if (item == NULL || PyList_SetItem(list, (Py_ssize_t)i, item) != 0) {
             Py_CLEAR(list);
         }
     }
-    Py_XDECREF(taken);
+    Py_XDECREF(batch.targets);
     return list;
 }
 
@@ -204,7 +234,7 @@ MPY_STORE_METHOD(batch_get_tensor_with_parallelism)
     }
     bool plain = given[1] == NULL || given[1] == Py_None;
     PyObject *list = plain ? mpy_tensors_get(mpy_store_of(self), keys.items, keys.count, 0, 1)
-                           : get_batch(mpy_store_of(self), sig.name, &keys, NULL, NULL, given[1]);
+                           : get_batch(mpy_store_of(self), sig.name, (batch_t){.keys = &keys}, given[1]);
     mpy_keys_drop(&keys);
     return list;
 }
@@ -223,7 +253,8 @@ MPY_STORE_METHOD(batch_get_tensor_with_parallelism_into)
     }
     if (mpy_keys(sig.name, "keys", given[0], &keys) && mpy_numbers(sig.name, "buffer_ptrs", given[1], &addresses) &&
         mpy_numbers(sig.name, "sizes", given[2], &sizes)) {
-        list = get_batch(mpy_store_of(self), sig.name, &keys, &addresses, &sizes, given[3]);
+        batch_t batch = {.keys = &keys, .addresses = &addresses, .sizes = &sizes};
+        list = get_batch(mpy_store_of(self), sig.name, batch, given[3]);
     }
     mpy_keys_drop(&keys);
     mpy_numbers_drop(&addresses);
