@@ -335,8 +335,7 @@ static bool torch_address_of(PyObject *tensor, mcs_tensor_view_t *view)
     return PyErr_Occurred() == NULL && (view->data != NULL || view->bytes == 0);
 }
 
-/* Earlier work on the tensor's device is done when this returns. */
-static bool torch_wait(PyObject *tensor)
+bool mpy_torch_wait(PyObject *tensor)
 {
     PyObject *modules = PyImport_GetModuleDict();
     PyObject *torch = modules != NULL ? PyDict_GetItemString(modules, "torch") : NULL;
@@ -360,7 +359,7 @@ static bool torch_device_of(PyObject *tensor, bool *on_device_out)
     bool cuda = device != NULL && !host && attribute_says(device, "type", "cuda");
     Py_XDECREF(device);
     *on_device_out = cuda;
-    return (host || cuda) && PyErr_Occurred() == NULL && (!cuda || torch_wait(tensor));
+    return (host || cuda) && PyErr_Occurred() == NULL && (!cuda || mpy_torch_wait(tensor));
 }
 
 static bool memory_is_there(const mcs_tensor_view_t *view)

@@ -12,4 +12,7 @@ mpy_take_t mpy_dlpack_take(mcs_store_t *store, PyObject *object, mpy_source_t *o
 mpy_take_t mpy_source_from_view(mcs_store_t *store, const mcs_tensor_view_t *view, bool on_device, PyObject *owner,
                                 mpy_source_t *out);
 
+/* What is queued on the current stream of a torch tensor's device is done when this returns. False: an exception. */
+bool mpy_torch_wait(PyObject *tensor);
+
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/log.h"
+#include "python/src/dlpack_import.h"
 
 /* Each time somebody replaced the value between the look at its header and the read. */
 #define DEVICE_RETRIES 4
@@ -80,7 +81,8 @@ int mpy_device_ordinal(PyObject *cuda)
     return ordinal;
 }
 
-/* torch.empty(shape, dtype=..., device=...). */
+/* torch.empty(shape, dtype=..., device=...). torch gives memory in the order of its current stream: what was queued
+ * there may still use what the memory was before, so it is waited for. */
 static PyObject *new_on_device(PyObject *torch, const mcs_tensor_header_t *header, PyObject *cuda)
 {
     PyObject *dtype = mpy_torch_dtype(torch, (mcs_dtype_t)header->dtype);
@@ -95,6 +97,9 @@ static PyObject *new_on_device(PyObject *torch, const mcs_tensor_header_t *heade
     PyObject *args = make != NULL ? PyTuple_Pack(1, shape) : NULL;
     PyObject *kwargs = args != NULL ? Py_BuildValue("{sOsO}", "dtype", dtype, "device", cuda) : NULL;
     PyObject *tensor = kwargs != NULL ? PyObject_Call(make, args, kwargs) : NULL;
+    if (tensor != NULL && !mpy_torch_wait(tensor)) {
+        Py_CLEAR(tensor);
+    }
     Py_XDECREF(dtype);
     Py_XDECREF(shape);
     Py_XDECREF(make);
