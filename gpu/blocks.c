@@ -91,7 +91,7 @@ static mcs_status_t take_memory(mcs_mem_space_t *space, gpu_device_t *device, mc
     cuda_ptr_t memory = 0;
     const char *call = "mem_alloc_async";
     cuda_result_t result = CUDA_NOT_SUPPORTED;
-    block->pooled = driver->mem_alloc_async != NULL && driver->mem_free_async != NULL;
+    block->pooled = device->has_pool;
     if (block->pooled) {
         result = take_pooled(space, device, block->len, &memory, &status);
         block->pooled = result != CUDA_NOT_SUPPORTED;

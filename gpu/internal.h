@@ -68,6 +68,8 @@ struct gpu_device {
     int ordinal;
     cuda_handle_t handle;
     char name[96];
+    int compute;                                  /* capability: 90 is 9.0 */
+    bool has_pool;                                /* of memory in the order of streams */
     mcs_mutex_t lock;                             /* guards what follows */
     cuda_context_t context;                       /* the primary one, retained; atomic, NULL = not yet */
     int priority;                                 /* the least: what the engine computes goes first */
@@ -83,6 +85,11 @@ struct gpu_device {
     cuda_function_t copy_kernel;
     cuda_function_t crc_kernel;
 };
+
+/* What the device can do (probe.c). No context is needed. */
+void gpu_probe(const cuda_driver_t *driver, gpu_device_t *device);
+/* What the kernels are compiled for, at least. */
+#define GPU_COMPUTE_MIN 75
 
 /* Makes the device's primary context current on this thread (retains it the first time); every OK is followed by a
  * leave. */

@@ -72,6 +72,7 @@ static gpu_device_t *make_devices(const cuda_driver_t *driver, int count)
             driver->device_get_name(device->name, (int)sizeof(device->name), device->handle) != CUDA_OK) {
             device->name[0] = '\0';
         }
+        gpu_probe(driver, device);
     }
     return devices;
 }

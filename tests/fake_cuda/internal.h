@@ -71,6 +71,8 @@ typedef struct fake {
     bool started;
     int device_count;
     int version;
+    int compute;
+    bool pools;
     struct CUctx_st contexts[DEVICES_MAX];
     int broken[DEVICES_MAX];
     alloc_t *allocs;

@@ -110,10 +110,17 @@ static void a_device_without_a_pool_has_memory_all_the_same(void **state)
 {
     mcs_mem_space_t *space = *state;
     mcs_mem_block_t *block;
-    fake_cuda_fail("cuMemAllocAsync", 1, CUDA_NOT_SUPPORTED);
+    fake_cuda_fail("cuMemAllocAsync", 1, CUDA_NOT_SUPPORTED); /* it said that it had one */
     assert_int_equal(ops->block_alloc(space, 0, LEN, &block), MCS_OK);
     assert_false(block->pooled);
     ops->block_free(block);
+    fake_cuda_capabilities(90, false);
+    mcs_mem_space_t *other = open_space();
+    assert_true(ops->look(other));
+    assert_int_equal(ops->block_alloc(other, 0, LEN, &block), MCS_OK);
+    assert_false(block->pooled);
+    ops->block_free(block);
+    ops->close(other);
 }
 
 static void a_full_device_and_one_that_is_not_there_are_errors(void **state)
