@@ -248,10 +248,22 @@ static void fetch_all(stage_t *stage)
     end_copy(stage, other);
 }
 
+/* Once for a client that asked for RDMA: its NIC would reach GPU memory by itself (GPUDirect), this transport cannot.
+ */
+static void warn_of_the_way(mcs_client_t *client)
+{
+    if (client->wants_rdma && !__atomic_exchange_n(&client->stage_warned, true, __ATOMIC_RELAXED)) {
+        mcs_warn(AREA,
+                 "GPU memory goes to other hosts through pinned host memory, not by GPUDirect: the data plane is %s",
+                 client->protocol);
+    }
+}
+
 static mcs_status_t open_loads(stage_t *stage)
 {
     const mcs_mem_space_ops_t *ops = stage->client->space_ops;
     mcs_status_t status = mcs_client_check(stage->client);
+    warn_of_the_way(stage->client);
     for (size_t i = 0; status == MCS_OK && i < MCS_ARRAY_LEN(stage->loads); i++) {
         load_t *load = &stage->loads[i];
         load->chunk = ops->stage_get(stage->client->space, i == 0, stage->deadline_ns);

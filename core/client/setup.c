@@ -440,7 +440,8 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
         client->tenant == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    if (setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0') {
+    client->wants_rdma = setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0';
+    if (client->wants_rdma) {
         mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", setup->rdma_devices, client->protocol);
     }
     client->own.config = (mcs_segment_config_t){

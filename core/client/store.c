@@ -22,6 +22,7 @@
 #include "core/client/client.h"
 #include "core/client/device.h"
 #include "core/client/interrupt.h"
+#include "core/client/store_entry.h"
 
 #define AREA "client"
 
@@ -129,6 +130,18 @@ static void leave(live_t *live)
     if (last) {
         take_apart(live);
     }
+}
+
+mcs_client_t *mcs_store_enter(mcs_store_t *store, mcs_entry_t *entry_out)
+{
+    live_t *live = enter(store);
+    entry_out->live = live;
+    return live != NULL ? live->client : NULL;
+}
+
+void mcs_store_leave(const mcs_entry_t *entry)
+{
+    leave(entry->live);
 }
 
 /* Ends the present client. Returns it when nobody is inside: the caller takes it apart, without the lock. */
@@ -778,17 +791,6 @@ int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
     }
     leave(live);
     return mcs_status_public(status);
-}
-
-int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
-{
-    live_t *live = enter(store);
-    if (live == NULL) {
-        return 0;
-    }
-    bool device = mcs_device_holds(live->client, ptr);
-    leave(live);
-    return device;
 }
 
 int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max)

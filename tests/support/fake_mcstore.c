@@ -808,6 +808,87 @@ int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
     return 0;
 }
 
+/* A machine without a GPU. */
+int mcs_device_order_stream(mcs_store_t *store, int device, uint64_t *stream_out)
+{
+    (void)store;
+    (void)device;
+    (void)stream_out;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_wait_stream(mcs_store_t *store, int device, uint64_t stream)
+{
+    (void)store;
+    (void)device;
+    (void)stream;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64_t len)
+{
+    (void)store;
+    (void)target;
+    (void)source;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_write(mcs_store_t *store, void *target, const void *source, uint64_t len)
+{
+    (void)store;
+    (void)target;
+    (void)source;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_of_memory(mcs_store_t *store, const void *ptr)
+{
+    (void)store;
+    (void)ptr;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_memory_copy(const mcs_device_memory_t *memory, uint64_t offset, uint64_t len,
+                           mcs_device_memory_t **copy_out)
+{
+    (void)memory;
+    (void)offset;
+    (void)len;
+    (void)copy_out;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_memory_alloc(mcs_store_t *store, int device, uint64_t len, mcs_device_memory_t **memory_out)
+{
+    (void)store;
+    (void)device;
+    (void)len;
+    (void)memory_out;
+    return -1012;
+}
+
+void *mcs_device_memory_ptr(const mcs_device_memory_t *memory)
+{
+    (void)memory;
+    return NULL;
+}
+
+int mcs_device_memory_read(const mcs_device_memory_t *memory, uint64_t offset, void *target, uint64_t len)
+{
+    (void)memory;
+    (void)offset;
+    (void)target;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+void mcs_device_memory_free(mcs_device_memory_t *memory)
+{
+    (void)memory;
+}
+
 int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
 {
     int code = MCS_INVALID_PARAMS;
