@@ -6,7 +6,8 @@
         use(bytes(lease.buffer))
 
 Memory is registered with the store when it is first needed and kept for later leases, up to the size of the store's local buffer; what
-is leased beyond that is unregistered when it comes back. Every failure is a RuntimeError. Thread-safe; a blocking acquire waits without the GIL.
+is leased beyond that is unregistered when it comes back. Every failure is a RuntimeError, a wrong type a TypeError.
+Thread-safe; a blocking acquire waits without the GIL.
 """
 
 import collections

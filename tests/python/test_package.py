@@ -401,6 +401,29 @@ def test_wrong_pools(pool_module, store, arguments, text):
         pool_module.BufferPool(store, **arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [dict(max_bytes=-1), dict(max_bytes=1.5), dict(min_size_class=-1), dict(alignment="8"), dict(alignment=1 << 64), dict(max_regions=-1), dict(max_regions=1.5)],
+    ids=str,
+)
+def test_pools_of_wrong_numbers_are_type_errors(pool_module, store, arguments):
+    with pytest.raises(TypeError):
+        pool_module.BufferPool(store, **arguments)
+
+
+def test_wrong_types_and_memory_that_cannot_be_had(pool_module, store):
+    for wrong in (None, 5, "store", object()):
+        with pytest.raises(TypeError, match="store"):
+            pool_module.BufferPool(wrong)
+    pool = pool_module.BufferPool(store, alignment=1 << 62)
+    for wrong in (None, "5", 1.5, b"5"):
+        with pytest.raises(TypeError):
+            pool.acquire(wrong)
+    with pytest.raises(RuntimeError, match="overflow buffer allocation failed"):
+        pool.acquire(5)
+    pool.close()
+
+
 def test_a_pool_needs_a_store_with_a_local_buffer(fake, pool_module):
     store = fake.MooncakeDistributedStore()
     with pytest.raises(RuntimeError, match="MooncakeDistributedStore is not initialized"):
