@@ -34,7 +34,7 @@ typedef struct rpc_client {
     char detail[400]; /* of the last refusal */
     const char *host_name;
     const char *wire;
-    const char *token;   /* "" = none */
+    const char *token; /* "" = none */
     /* what the notices said */
     bool auto_release;
     bool auto_ack;
