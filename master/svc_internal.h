@@ -96,6 +96,7 @@ typedef struct svc_segment {
     mcs_mac_key_t key;
     uint32_t wire;           /* data plane generation, numbered by the service */
     uint32_t flags;          /* atomic SVC_SEG_* */
+    uint64_t gone_ns;        /* atomic: after this nobody is told of it any more; MCS_NEVER while it is mounted */
     uint64_t drain_until_ns; /* segments lock */
     uint32_t check;          /* atomic svc_check_state_t */
     svc_pending_t *tail;     /* RECOVERING: one ending, the space above all known extents; segments lock */

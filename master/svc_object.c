@@ -255,6 +255,26 @@ static bool is_gone(const svc_segment_t *segment, const void *arg)
     return (svc_segment_flags(segment) & SVC_SEG_GONE) != 0;
 }
 
+/* An extent of a lost owner may still be read by whoever cached its place before the segment was gone: by the map of a
+ * process that stands still, for one. While that may be, it stays in the record, so that a strike waits for it, too
+ * (rule 2). Owners that left have closed their memory. */
+static bool may_be_read(const mcs_service_t *service, const svc_record_t *record, uint32_t gone, uint64_t now_ns)
+{
+    uint64_t uncached_ns = svc_record_uncached_at(service, record);
+    for (uint32_t i = 0; i < svc_record_extents(record); i++) {
+        if ((gone >> i & 1) == 0) {
+            continue;
+        }
+        const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
+        uint64_t gone_ns = __atomic_load_n(&segment->gone_ns, __ATOMIC_ACQUIRE);
+        uint64_t until_ns = gone_ns == MCS_NEVER ? uncached_ns : MCS_MIN(uncached_ns, gone_ns + service->lease_ns / 2);
+        if ((svc_segment_flags(segment) & SVC_SEG_LEFT) == 0 && now_ns < until_ns) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* True when nothing of the gone segments is left in the record (or the record is). False: it has to be looked at again.
  */
 static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
@@ -264,22 +284,14 @@ static bool sweep_record_locked(mcs_service_t *service, svc_shard_t *shard, svc_
         return true; /* an open put: its commit looks by itself */
     }
     uint32_t gone = svc_record_mask(service, record, is_gone, NULL);
-    bool left = true; /* all of the gone ones by their owners' wish */
-    for (uint32_t i = 0; i < record->replica_count; i++) {
-        uint32_t flags = svc_segment_flags(svc_segment_at(service, svc_place_handle(record->replicas[i].place)));
-        left = left && ((gone >> i & 1) == 0 || (flags & SVC_SEG_LEFT) != 0);
-    }
     if (gone == 0) {
         return true;
     }
     if ((record->flags & SVC_REC_PENDING) != 0) {
         return false; /* a strike or an upsert refers to it */
     }
-    if (svc_record_live(record, gone) == record->replica_count && !left &&
-        now_ns < svc_record_uncached_at(service, record)) {
-        /* Its owner was only lost: whoever cached it may still read it. The key stays hidden and is not free for a new
-         * value yet (rule 2). */
-        return false;
+    if (may_be_read(service, record, gone, now_ns)) {
+        return false; /* a key that has nothing else stays hidden, and is not free for a new value yet */
     }
     return svc_record_drop_some_locked(service, shard, ref, gone, now_ns);
 }

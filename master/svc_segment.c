@@ -134,6 +134,7 @@ svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSe
         return NULL;
     }
     segment->refs = 1;
+    segment->gone_ns = MCS_NEVER;
     segment->owner = owner;
     svc_session_get(owner);
     mcs_mutex_init(&segment->lock, MCS_RANK_ALLOCATOR, "allocator");
@@ -270,6 +271,7 @@ static bool unmount_locked(svc_segments_t *segments, svc_segment_t *segment, boo
         return false;
     }
     __atomic_fetch_or(&segment->flags, (uint32_t)(SVC_SEG_GONE | (left ? SVC_SEG_LEFT : 0)), __ATOMIC_ACQ_REL);
+    __atomic_store_n(&segment->gone_ns, mcs_now_ns(), __ATOMIC_RELEASE);
     __atomic_fetch_sub(&segment->owner->segment_count, 1, __ATOMIC_RELAXED);
     return true;
 }

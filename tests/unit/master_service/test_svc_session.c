@@ -359,6 +359,31 @@ static void a_removal_after_the_end_of_a_silent_owner_waits_too(void **state)
     assert_in_range((mcs_now_ns() - granted) / MCS_NS_PER_MS, 3000, 3200);
 }
 
+/* Its other replica is struck at once, but the lost one may be read by whoever was told of it. */
+static void a_lost_replica_is_waited_for_although_another_is_left(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t two = {.replica_num = 2};
+    rpc_object_t object;
+    rpc_mount(&f->writer, "host-b:1", SEGMENT);
+    assert_int_equal(rpc_store(&f->writer, "k", 100, &two), MCS_OK);
+    assert_int_equal(rpc_lookup(&f->writer, "k", false, &object), MCS_OK);
+    assert_int_equal(object.object.replica_count, 2);
+    uint64_t granted = mcs_now_ns();
+    f->world.peer = NULL;
+    rpc_client_drop_control(&f->owner);
+    while (f->world.expired == 0) {
+        world_pass(&f->world, 100);
+        assert_int_equal(rpc_ping(&f->writer), MCS_OK);
+    }
+    assert_int_equal(rpc_lookup(&f->writer, "k", true, &object), MCS_OK);
+    assert_int_equal(object.object.replica_count, 1);
+    world_pass(&f->world, 100);
+    f->writer.idle = world_passing;
+    assert_int_equal(rpc_remove(&f->writer, "k", true), MCS_OK);
+    assert_in_range((mcs_now_ns() - granted) / MCS_NS_PER_MS, 3000, 3200);
+}
+
 static void an_owner_that_left_keeps_nobody_waiting(void **state)
 {
     fixture_t *f = *state;
@@ -547,6 +572,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(goodbye_unmounts_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(the_end_of_a_silent_owner_is_no_answer_to_a_strike, setup_short_ttl, teardown),
         cmocka_unit_test_setup_teardown(a_removal_after_the_end_of_a_silent_owner_waits_too, setup_short_ttl, teardown),
+        cmocka_unit_test_setup_teardown(a_lost_replica_is_waited_for_although_another_is_left, setup_short_ttl,
+                                        teardown),
         cmocka_unit_test_setup_teardown(an_owner_that_left_keeps_nobody_waiting, setup_short_ttl, teardown),
         cmocka_unit_test_setup_teardown(objects_with_replicas_elsewhere_survive, setup, teardown),
         cmocka_unit_test_setup_teardown(releases_are_asked_again_after_a_reconnect, setup, teardown),
