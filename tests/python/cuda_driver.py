@@ -123,9 +123,11 @@ class Cuda:
 _started = []
 
 
-@atexit.register  # imported before the store is, so that this runs when all stores are closed
+@atexit.register
 def nothing_is_left():
-    """A process that leaves something in the fake driver, or used it wrongly, has failed."""
+    """A process that leaves something in the fake driver, or used it wrongly, has failed. Stores that are open are closed first, as they are at exit."""
+    if _started and (store := sys.modules.get("mooncake.store")):
+        store._close_all()
     for cuda in _started:
         if left := cuda.left():
             sys.stdout.flush()
