@@ -203,8 +203,10 @@ static svc_pending_t *find_open_locked(const end_job_t *job, svc_shard_t *shard,
     svc_pending_t *pending = svc_pending_by_id_locked(shard, job->ids[i]);
     if (pending == NULL || (pending->kind != SVC_PUT && !(spares && pending->kind == SVC_SPARE))) {
         *status_out = svc_shard_recall_locked(shard, job->ids[i], session->serial);
-        if (*status_out == MCS_ERR_OBJECT_NOT_FOUND) {
-            *status_out = svc_recovered_outcome_locked(job->call->service, shard, job->ids[i]);
+        /* Of before a restart: not known, or ended by a strike that was resumed in another session's name. */
+        bool elsewhere = *status_out == MCS_ERR_OBJECT_NOT_FOUND || *status_out == MCS_ERR_ILLEGAL_CLIENT;
+        if (elsewhere && svc_recovered_outcome_locked(job->call->service, shard, job->ids[i]) == MCS_OK) {
+            *status_out = MCS_OK;
         }
         return NULL;
     }

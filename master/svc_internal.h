@@ -5,7 +5,8 @@
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
  * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain*   replicas made and left, tasks, drain jobs
- * svc_journal, svc_recover*, svc_adopt   the journal, the start from it, clients that come back
+ * svc_journal, svc_recover*, svc_adopt, svc_check   the journal, the start from it, clients that come back, what their
+ * memory has
  * svc_park, svc_house   parked requests, housekeeping thread
  * service.c, svc_admin     life cycle, dispatch, walks
  *

@@ -31,7 +31,7 @@ static uint8_t *put_number(uint8_t *at, uint64_t value)
 static uint8_t *put_difference(uint8_t *at, uint64_t value, uint64_t from)
 {
     uint64_t difference = value - from;
-    return put_number(at, difference << 1 ^ (uint64_t)((int64_t)difference >> 63));
+    return put_number(at, difference << 1 ^ (0 - (difference >> 63)));
 }
 
 typedef struct reader {

@@ -244,6 +244,22 @@ static void a_strike_that_had_begun_is_finished(void **state)
     assert_int_equal(settle(f), world_walk_bytes(&f->world));
 }
 
+/* The repeated put_end comes when the strike is over: the answer is the same. */
+static void a_strike_that_was_finished_meanwhile_is_told(void **state)
+{
+    fixture_t *f = *state;
+    rpc_object_t old;
+    uint64_t put_id = strike(f, &old);
+    f->owner.auto_release = true;
+    restart(f, SEGMENT);
+    for (int i = 0; i < 10000 && record_of(f, "a")->payload_len != 2000; i++) {
+        world_tick(&f->world);
+        rpc_pump(&f->owner, 1);
+    }
+    assert_int_equal(record_of(f, "a")->payload_len, 2000);
+    assert_int_equal(rpc_end_one(&f->writer, put_id), MCS_OK);
+}
+
 static void a_strike_without_an_owners_answer_ends_by_time(void **state)
 {
     fixture_t *f = *state;
@@ -440,6 +456,7 @@ int main(void)
         TEST(old_objects_count_as_leased_for_the_grace),
         TEST(an_outcome_is_told_by_the_next_master),
         TEST(a_strike_that_had_begun_is_finished),
+        TEST(a_strike_that_was_finished_meanwhile_is_told),
         TEST(a_strike_without_an_owners_answer_ends_by_time),
         TEST(a_forced_removal_that_had_begun_is_finished),
         TEST(without_a_removal_on_record_nothing_is_evicted_twice),
