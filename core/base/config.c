@@ -164,6 +164,27 @@ static void explain(mcs_buf_t *why, const mcs_config_row_t *row, const char *nam
     mcs_buf_printf(why, ")");
 }
 
+/* Of a field that has just been set to `value`: "0.9" is "0.90". */
+static bool is_default(const mcs_config_row_t *row, void *conf, const char *value)
+{
+    void *field = field_of(row, conf);
+    uint64_t now;
+    uint64_t then;
+    if (row->kind == MCS_CONFIG_BOOL) {
+        return *(bool *)field == (strcmp(row->default_text, "true") == 0);
+    }
+    if (row->kind == MCS_CONFIG_STRING || row->kind == MCS_CONFIG_PRESENCE) {
+        return strcmp(value, row->default_text) == 0;
+    }
+    memcpy(&now, field, sizeof(now)); /* all numbers have 64 bits */
+    if (store_value(row, conf, row->default_text) != MCS_OK) {
+        return false;
+    }
+    memcpy(&then, field, sizeof(then));
+    memcpy(field, &now, sizeof(now));
+    return now == then;
+}
+
 static mcs_status_t set_row(const mcs_config_row_t *row, void *conf, mcs_config_source_t source, const char *name,
                             const char *value, mcs_buf_t *why)
 {
@@ -176,10 +197,7 @@ static mcs_status_t set_row(const mcs_config_row_t *row, void *conf, mcs_config_
     if (status != MCS_OK || (row->flags & (MCS_CONFIG_UNSUPPORTED | MCS_CONFIG_IGNORED)) == 0) {
         return status;
     }
-    bool is_default = row->kind == MCS_CONFIG_BOOL
-                          ? *(bool *)field_of(row, conf) == (strcmp(row->default_text, "true") == 0)
-                          : strcmp(value, row->default_text) == 0;
-    if (is_default) {
+    if (is_default(row, conf, value)) {
         return MCS_OK;
     }
     if ((row->flags & MCS_CONFIG_UNSUPPORTED) != 0) {

@@ -1,5 +1,6 @@
 """Contract: the master's flags, its HTTP routes and its metrics, a row each: what scripts, dashboards and other people's clients go by."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -102,6 +103,81 @@ def test_flags_without_effect_say_so(master_binary, tmp_path):
     master = Master(tmp_path, f"--ipc_dir={tmp_path / 'ipc'}", *(f"--{flag}={row[1]}" for flag, row in WITHOUT_EFFECT.items()))
     log = master.log_path.read_text()
     assert [flag for flag, row in WITHOUT_EFFECT.items() if f"flag --{flag}={row[1]} has no effect: " not in log] == []
+    assert master.stop() == 0
+
+
+def typed(text):
+    """As a file has it: true, 5, 0.9, "text"."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_a_file_takes_every_flag(flag_help, master_binary, tmp_path, form):
+    """Each at its default; flags on the command line win."""
+    values = {flag: typed(default if default != '""' else '""') for flag, default in flag_help.items() if flag not in ("config_path", "port")}
+    file = tmp_path / f"master.{form}"
+    file.write_text(json.dumps(values) if form == "json" else "".join(f"{flag}: {json.dumps(value)}\n" for flag, value in values.items()))
+    master = Master(tmp_path, f"--config_path={file}", f"--ipc_dir={tmp_path / 'ipc'}")
+    log = master.log_path.read_text()
+    assert len(values) > 100 and "no effect" not in log and "started on port" in log
+    assert master.stop() == 0
+
+
+# Keys of the original's sample files of different ages, as far as they are not those above.
+SAMPLE_KEYS = {"client_live_ttl_sec": 60, "client_active_ttl_sec": 60, "client_suspicion_ttl_sec": 30, "tenant_eviction_high_watermark_ratio": 0.8,
+               "weight_management_oplog_capability_confirmed": False, "enable_oplog_snapshot": False, "snapshot_chunk_object_count": 1000000,
+               "etcd_endpoints": "http://localhost:2379", "kv_events_bind_endpoint": "tcp://0.0.0.0:5557", "eviction_high_watermark_ratio": 1.0}
+
+
+def test_the_originals_sample_keys_are_known(master_binary, tmp_path):
+    file = tmp_path / "master.json"
+    file.write_text(json.dumps(SAMPLE_KEYS))
+    master = Master(tmp_path, f"--config_path={file}", f"--ipc_dir={tmp_path / 'ipc'}")
+    log = master.log_path.read_text()
+    assert re.findall(r"config file (\w+)=\S+ has no effect", log) == ["client_suspicion_ttl_sec", "tenant_eviction_high_watermark_ratio", "etcd_endpoints",
+                                                                      "kv_events_bind_endpoint"]
+    assert master.stop() == 0
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_a_file_cannot_switch_on_what_is_not_here(master_binary, tmp_path, flag):
+    file = tmp_path / "master.json"
+    file.write_text(json.dumps({flag: typed(REFUSED[flag][1])}))
+    done = run_master(f"--config_path={file}")
+    assert done.returncode == 1 and flag in done.stderr and "this build has no" in done.stderr
+
+
+@pytest.mark.parametrize("text", ['{"no_such_flag": 1}', '{"rpc_prot": 50051}', '{"journal_dri": null}'])
+def test_a_key_that_is_no_flag_is_refused(master_binary, tmp_path, text):
+    file = tmp_path / "master.json"
+    file.write_text(text)
+    done = run_master(f"--config_path={file}")
+    assert done.returncode == 1 and f"no such setting: {next(iter(json.loads(text)))}" in done.stderr
+
+
+SPELLINGS = [("--name=value", ["--default_kv_lease_ttl=5s"]), ("--name value", ["--default_kv_lease_ttl", "5s"]), ("-name=value", ["-default_kv_lease_ttl=5s"]),
+             ("-name value", ["-default_kv_lease_ttl", "5s"]), ("dashes", ["--default-kv-lease-ttl=5s"]), ("milliseconds", ["--default_kv_lease_ttl=5000"]),
+             ("ms", ["--default_kv_lease_ttl=5000ms"]), ("the last of two", ["--default_kv_lease_ttl=1h", "--default_kv_lease_ttl=5s"]),
+             ("after --name", ["--enable_metric_reporting", "--default_kv_lease_ttl=5s"]), ("after --noname", ["--noenable_metric_reporting", "--default_kv_lease_ttl=5s"]),
+             ("after --name false", ["--enable_metric_reporting", "false", "--default_kv_lease_ttl=5s"]),
+             ("after glog's", ["--logtostderr", "--v=0", "--minloglevel", "0", "--default_kv_lease_ttl=5s"])]
+
+
+@pytest.mark.parametrize("flags", [row[1] for row in SPELLINGS], ids=[row[0] for row in SPELLINGS])
+def test_a_flag_is_taken_in_every_spelling(master_binary, tmp_path, flags):
+    master = Master(tmp_path, f"--ipc_dir={tmp_path / 'ipc'}", *flags)
+    assert json.loads(ask(master.metrics_port, "GET", "/api/v1/dashboard")[2])["lease_ms"] == 5000
+    assert master.stop() == 0
+
+
+@pytest.mark.parametrize("name, value, level", [("GLOG_v", "1", "DEBUG"), ("GLOG_minloglevel", "1", "WARNING"), ("GLOG_v", "loud", "INFO")])
+def test_glogs_environment_counts(master_binary, tmp_path, monkeypatch, name, value, level):
+    monkeypatch.setenv(name, value)
+    master = Master(tmp_path, f"--ipc_dir={tmp_path / 'ipc'}")
+    assert json.loads(ask(master.metrics_port, "GET", "/api/v1/log_level")[2])["level"] == level
+    assert (f'environment {name}: bad value "{value}"' in master.log_path.read_text()) == (value == "loud")
     assert master.stop() == 0
 
 

@@ -41,13 +41,13 @@ def read_until(store, count, size, flag):
 
 
 def upsert_until(store, count, size, flag):
-    """Replaces the values by themselves, round and round: codes other than 0."""
+    """Replaces the values by themselves, round and round: codes other than 0, and than -200: what is replaced takes room until its leases end."""
     import os
 
     codes = []
     while not os.path.exists(flag):
         for i in range(count):
-            codes += [code] if (code := store.upsert(f"k{i}", bytes([i % 256]) * size)) != 0 else []
+            codes += [code] if (code := store.upsert(f"k{i}", bytes([i % 256]) * size)) not in (0, -200) else []
     return codes
 
 

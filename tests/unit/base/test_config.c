@@ -285,6 +285,7 @@ static void what_the_build_lacks_is_an_error_and_changes_nothing(void **state)
     assert_int_equal(g_log.lines, 0);
     assert_int_equal(flags("--skipped=true", NULL), MCS_OK);
     assert_int_equal(flags("--skipped_int=0", NULL), MCS_OK);
+    assert_int_equal(flags("--skipped_int=00", NULL), MCS_OK); /* the default in another spelling */
     assert_int_equal(g_log.lines, 0);
     assert_int_equal(flags("--skipped=false", NULL), MCS_OK);
     assert_non_null(strstr(g_log.last, "--skipped=false has no effect"));
