@@ -8,9 +8,14 @@
 /* How many keys ahead a shard, and then its table's slot, is fetched into the cache. */
 #define SHARD_AHEAD 16
 #define SLOT_AHEAD  8
-/* Reading: how many keys ahead the shard is locked to fetch the record, and then the records that it is linked to. */
-#define RECORD_AHEAD 6
-#define LINKS_AHEAD  3
+/* Reading: how many keys later than its shard a key's slot, its record and the records linked to that are fetched, and
+ * when it is answered. */
+#define SLOT_AFTER   ((size_t)8)
+#define RECORD_AFTER ((size_t)11)
+#define LINKS_AFTER  ((size_t)14)
+#define ANSWER_AFTER ((size_t)16)
+#define STEPS        32u /* a power of two above ANSWER_AFTER + 1 */
+#define PIPELINE_MIN 4u  /* for fewer keys it is not worth it */
 
 /* A stable counting sort: keys of one shard keep the order of the request, which is what makes duplicates in a batch
  * defined. */
@@ -116,47 +121,67 @@ void svc_batch_run(mcs_service_t *service, const svc_batch_t *batch, svc_batch_f
     }
 }
 
-/* Locks the shard of the n-th key, unless the key before it has, and fetches the key's record. */
-static void open_nth(mcs_service_t *service, const svc_batch_t *batch, size_t n, svc_ref_t *refs) MCS_NO_TSA
+/* A key on its way through the pipeline. */
+typedef struct step {
+    svc_shard_t *shard;
+    uint64_t hash;
+    uint32_t i;
+    svc_ref_t ref;
+} step_t;
+
+/* Locks the shard, unless the key before has, and fetches the record. */
+static void open_step(const mcs_service_t *service, const svc_batch_t *batch, const step_t *before,
+                      step_t *step) MCS_NO_TSA
 {
-    svc_shard_t *shard = shard_at(service, batch, n);
-    if (n == 0 || shard != shard_at(service, batch, n - 1)) {
-        mcs_mutex_lock_same_rank(&shard->lock);
+    if (before == NULL || before->shard != step->shard) {
+        mcs_mutex_lock_same_rank(&step->shard->lock);
     }
-    refs[n % RECORD_AHEAD] =
-        svc_shard_fetch_locked(&service->index, shard, hash_at(batch, n), batch->keys[batch->order[n]].len);
+    step->ref = svc_shard_fetch_locked(&service->index, step->shard, step->hash, batch->keys[step->i].len);
 }
 
-static void close_nth(const mcs_service_t *service, const svc_batch_t *batch, size_t n) MCS_NO_TSA
-{
-    svc_shard_t *shard = shard_at(service, batch, n);
-    if (n + 1 == batch->count || shard != shard_at(service, batch, n + 1)) {
-        mcs_mutex_unlock(&shard->lock);
-    }
-}
-
-/* A pipeline: while one key is answered, the records of those behind it and the records that these are linked to in
- * their recency lists are on their way from memory; each of them would cost as much as all the work on a key. Records
- * may be looked at only under their shard's lock, so the locks of up to RECORD_AHEAD shards are held together. They are
- * taken in the order of their addresses, which no two threads can do to each other's harm, and by nobody but this
- * function, whose callers take none before and leave records where they are. */
+/* A pipeline: while one key is answered, the shards, slots and records of those behind it and the records that these
+ * are linked to in their recency lists are on their way from memory; each of them would cost as much as all the work on
+ * a key. Records may be looked at only under their shard's lock, so the locks of a few shards are held together
+ * (ANSWER_AFTER - RECORD_AFTER + 1). They are taken in the order of their addresses, which no two threads can do to
+ * each other's harm, and by nobody but this function, whose callers take none before and leave records where they are.
+ */
 void svc_batch_read(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg) MCS_NO_TSA
 {
-    svc_ref_t refs[RECORD_AHEAD] = {0};
-    size_t opened = 0;
-    size_t linked = 0;
-    fetch_first(service, batch);
-    for (size_t n = 0; n < batch->count; n++) {
-        fetch_ahead(service, batch, n);
-        for (; opened < MCS_MIN(batch->count, n + RECORD_AHEAD); opened++) {
-            open_nth(service, batch, opened, refs);
+    step_t ring[STEPS];
+    const size_t count = batch->count;
+    if (count < PIPELINE_MIN) {
+        svc_batch_run(service, batch, fn, arg);
+        return;
+    }
+    /* Each turn takes one key in and moves others one stage on; before the first and behind the last there is none:
+     * `turn` minus the stage's delay wraps around. */
+    for (size_t turn = 0; turn < count + ANSWER_AFTER; turn++) {
+        step_t *step = &ring[turn % STEPS];
+        if (turn < count) {
+            step->i = batch->order[turn];
+            step->hash = batch->hashes[step->i];
+            step->shard = svc_index_shard(&service->index, step->hash);
+            svc_shard_prefetch(step->shard);
         }
-        for (; linked < MCS_MIN(batch->count, n + LINKS_AHEAD); linked++) {
-            svc_shard_fetch_links_locked(&service->index, shard_at(service, batch, linked),
-                                         refs[linked % RECORD_AHEAD]);
+        if (turn - SLOT_AFTER < count) {
+            step = &ring[(turn - SLOT_AFTER) % STEPS];
+            svc_shard_prefetch_slot(step->shard, step->hash);
         }
-        fn(arg, shard_at(service, batch, n), batch->order[n]);
-        close_nth(service, batch, n);
+        if (turn - RECORD_AFTER < count) {
+            const step_t *before = turn > RECORD_AFTER ? &ring[(turn - RECORD_AFTER - 1) % STEPS] : NULL;
+            open_step(service, batch, before, &ring[(turn - RECORD_AFTER) % STEPS]);
+        }
+        if (turn - LINKS_AFTER < count) {
+            step = &ring[(turn - LINKS_AFTER) % STEPS];
+            svc_shard_fetch_links_locked(&service->index, step->shard, step->ref);
+        }
+        if (turn - ANSWER_AFTER < count) {
+            step = &ring[(turn - ANSWER_AFTER) % STEPS];
+            fn(arg, step->shard, step->i);
+            if (turn - ANSWER_AFTER + 1 == count || ring[(turn - ANSWER_AFTER + 1) % STEPS].shard != step->shard) {
+                mcs_mutex_unlock(&step->shard->lock);
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@
  * few shards have any), as many as are older than the next shard's tail: close to the true order at a cost that does
  * not depend on the number of objects.
  *
- * Nobody is to notice: a turn of housekeeping evicts for 2 ms at most, and within it for PIECE_NS at a time. Between
+ * Nobody is to notice: a turn of housekeeping evicts for 4 ms at most, and within it for PIECE_NS at a time. Between
  * the pieces the thread sleeps, or it would use up its share of a processor that the event loops want (a scheduler lets
  * a busy thread run for a millisecond or more before one that has just woken). Only when a put waits for space, or what
  * is left between the watermark and the end is half used up, it does not sleep. */
@@ -25,8 +25,8 @@
 
 #define SAMPLE        32u
 #define FROM_ONE_TAIL 16u
-#define SLICE_NS      (2 * MCS_NS_PER_MS)
-#define PIECE_NS      (40 * MCS_NS_PER_US)
+#define SLICE_NS      (4 * MCS_NS_PER_MS) /* with pauses; without, half of it */
+#define PIECE_NS      (50 * MCS_NS_PER_US)
 #define PAUSE_NS      (50 * MCS_NS_PER_US)
 #define DRAIN_MAX     256u /* records under one hold of a shard's lock */
 #define DRAIN_SOME    32u
@@ -310,6 +310,14 @@ static bool is_pressed(const svc_evict_t *evict)
            __atomic_load_n(&evict->demanded, __ATOMIC_RELAXED) != 0;
 }
 
+void svc_evict_pause(const svc_evict_t *evict)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
+    if (!is_pressed(evict)) {
+        nanosleep(&pause, NULL);
+    }
+}
+
 /* Between two pieces of work, without locks. False: the turn is over. */
 static bool go_on(svc_evict_t *evict, uint64_t slice_end_ns)
 {
@@ -317,13 +325,10 @@ static bool go_on(svc_evict_t *evict, uint64_t slice_end_ns)
     if (now_ns < evict->piece_end_ns) {
         return true;
     }
-    if (!is_pressed(evict)) {
-        const struct timespec pause = {.tv_nsec = PAUSE_NS};
-        nanosleep(&pause, NULL);
-        now_ns = svc_real_ns();
-    }
+    svc_evict_pause(evict);
+    now_ns = svc_real_ns();
     evict->piece_end_ns = now_ns + PIECE_NS;
-    return now_ns < slice_end_ns;
+    return now_ns < (is_pressed(evict) ? slice_end_ns - SLICE_NS / 2 : slice_end_ns);
 }
 
 /* Evicts from the list until the round's keys reach `keys` and its bytes what is needed, or the slice ends. True: the

@@ -841,6 +841,8 @@ void svc_parked_answer(svc_parked_t *parked, mcs_status_t status, const Protobuf
 /* ---- svc_evict.c ---- */
 uint64_t svc_evict_count(const mcs_service_t *service, svc_list_t list);
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes);
+/* Housekeeping, without locks: lets others run for a moment, unless somebody waits for space. */
+void svc_evict_pause(const svc_evict_t *evict);
 /* Housekeeping. True: there is more to do at once. */
 bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns);
 

@@ -20,7 +20,7 @@
 #define FIRST_BUCKETS 64u
 /* Extents of one notice, and so of the answer to it: an event loop is not kept from its other connections for long. */
 #define RELEASE_BATCH   128u
-#define RELEASE_TURN    2u /* notices to one owner in a turn of housekeeping */
+#define RELEASE_TURN    2u /* notices before housekeeping makes a pause */
 #define GENERATIONS_MAX 8192u
 
 /* ---- tables by generation ---- */
@@ -562,9 +562,8 @@ void svc_release_tell(svc_session_t *session, mcs_rpc_conn_t *conn, uint64_t now
     tell_forget(service, session, conn);
     /* A slow owner is asked for more when it has read what was asked. */
     for (unsigned n = 0; mcs_rpc_conn_queued(conn) < MCS_RPC_OUT_HIGH / 4; n++) {
-        if (n == RELEASE_TURN) {
-            svc_wake(service);
-            break;
+        if (n > 0 && n % RELEASE_TURN == 0) {
+            svc_evict_pause(&service->evict);
         }
         count = take_ready(session, t_batch.records, now_ns);
         if (count == 0) {

@@ -2,6 +2,7 @@
 #include "master/svc_slab.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/base/alloc.h"
 
@@ -9,12 +10,16 @@
 #define UNITS_PER_PAGE  ((uint32_t)(SVC_SLAB_PAGE / SVC_SLAB_UNIT))
 #define PAGE_HEADER     64u
 #define LINEAR_CLASSES  64u /* 16 .. 1024 bytes in steps of 16 */
-#define ALL_PAGES       0xffffu
+#define ALL_PAGES       UINT32_MAX
+#define PAGE_BITS       5u /* of a page's number: its index in the chunk */
+#define UNIT_MASK       ((UINT32_C(1) << SVC_SLAB_BITS) - 1)
 
 /* The larger classes fill a page with 6 to 51 items. */
 static const uint16_t g_large[] = {1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 5120, 6528, 8176, 9344};
 
-/* A page is named by chunk << 4 | index, plus 1: 0 = none. */
+_Static_assert(PAGES_PER_CHUNK == 1u << PAGE_BITS, "a bit each in page_bits");
+
+/* A page is named by chunk << PAGE_BITS | index, plus 1: 0 = none. */
 typedef struct page {
     uint32_t next; /* in its domain's list of pages with room */
     uint32_t prev;
@@ -48,8 +53,8 @@ static uint32_t class_bytes(uint32_t index)
 
 static page_t *page_at(const svc_slab_t *slab, uint32_t number)
 {
-    uint8_t *chunk = __atomic_load_n(&slab->chunks[(number - 1) >> 4], __ATOMIC_RELAXED);
-    return (page_t *)(void *)(chunk + ((number - 1) & 15) * SVC_SLAB_PAGE);
+    uint8_t *chunk = __atomic_load_n(&slab->chunks[(number - 1) >> PAGE_BITS], __ATOMIC_RELAXED);
+    return (page_t *)(void *)(chunk + ((number - 1) & (PAGES_PER_CHUNK - 1)) * SVC_SLAB_PAGE);
 }
 
 mcs_status_t svc_slab_init(svc_slab_t *slab)
@@ -57,7 +62,7 @@ mcs_status_t svc_slab_init(svc_slab_t *slab)
     memset(slab, 0, sizeof(*slab));
     slab->chunks = MCS_NEW_ARRAY(uint8_t *, SVC_SLAB_CHUNKS);
     slab->free_chunks = MCS_NEW_ARRAY(uint32_t, SVC_SLAB_CHUNKS);
-    slab->page_bits = MCS_NEW_ARRAY(uint16_t, SVC_SLAB_CHUNKS);
+    slab->page_bits = MCS_NEW_ARRAY(uint32_t, SVC_SLAB_CHUNKS);
     if (slab->chunks == NULL || slab->free_chunks == NULL || slab->page_bits == NULL) {
         mcs_free(slab->chunks);
         mcs_free(slab->free_chunks);
@@ -97,10 +102,11 @@ static bool add_chunk_locked(svc_slab_t *slab)
     while (slab->chunks[number] != NULL) { /* number 0 is never used: it makes the reference 0 */
         number = number + 1 < SVC_SLAB_CHUNKS ? number + 1 : 1;
     }
-    uint8_t *chunk = mcs_malloc(SVC_SLAB_CHUNK);
+    uint8_t *chunk = mcs_aligned_alloc(SVC_SLAB_CHUNK, SVC_SLAB_CHUNK);
     if (chunk == NULL) {
         return false;
     }
+    (void)madvise(chunk, SVC_SLAB_CHUNK, MADV_HUGEPAGE); /* small pages do as well, only slower */
     slab->chunk_hint = number;
     slab->chunk_count++;
     slab->page_bits[number] = ALL_PAGES;
@@ -117,12 +123,12 @@ static uint32_t take_page(svc_slab_t *slab)
     if (slab->free_chunk_count > 0 || add_chunk_locked(slab)) {
         uint32_t chunk = slab->free_chunks[slab->free_chunk_count - 1];
         uint32_t index = (uint32_t)__builtin_ctz(slab->page_bits[chunk]);
-        slab->page_bits[chunk] = (uint16_t)(slab->page_bits[chunk] & ~(1u << index));
+        slab->page_bits[chunk] &= ~(UINT32_C(1) << index);
         slab->free_pages--;
         if (slab->page_bits[chunk] == 0) {
             slab->free_chunk_count--;
         }
-        number = (chunk << 4 | index) + 1;
+        number = (chunk << PAGE_BITS | index) + 1;
     }
     mcs_mutex_unlock(&slab->lock);
     return number;
@@ -130,13 +136,13 @@ static uint32_t take_page(svc_slab_t *slab)
 
 static void give_page(svc_slab_t *slab, uint32_t number)
 {
-    uint32_t chunk = (number - 1) >> 4;
+    uint32_t chunk = (number - 1) >> PAGE_BITS;
     uint8_t *dead = NULL;
     mcs_mutex_lock(&slab->lock);
     if (slab->page_bits[chunk] == 0) {
         slab->free_chunks[slab->free_chunk_count++] = chunk;
     }
-    slab->page_bits[chunk] = (uint16_t)(slab->page_bits[chunk] | 1u << ((number - 1) & 15));
+    slab->page_bits[chunk] |= UINT32_C(1) << ((number - 1) & (PAGES_PER_CHUNK - 1));
     slab->free_pages++;
     /* One empty chunk is kept: a load that swings around a chunk's border must not map and unmap it each time. */
     if (slab->page_bits[chunk] == ALL_PAGES && slab->free_pages >= 2 * PAGES_PER_CHUNK) {
@@ -198,8 +204,9 @@ static svc_ref_t take_item_locked(svc_slab_t *slab, svc_slab_domain_t *domain, u
     if (++page->used == page->capacity) {
         unlink_page_locked(slab, domain, page);
     }
-    uint32_t unit = ((number - 1) & 15) * UNITS_PER_PAGE + (PAGE_HEADER + index * page->item) / SVC_SLAB_UNIT;
-    return ((number - 1) >> 4) << 16 | unit;
+    uint32_t unit =
+        ((number - 1) & (PAGES_PER_CHUNK - 1)) * UNITS_PER_PAGE + (PAGE_HEADER + index * page->item) / SVC_SLAB_UNIT;
+    return ((number - 1) >> PAGE_BITS) << SVC_SLAB_BITS | unit;
 }
 
 svc_ref_t svc_slab_alloc(svc_slab_t *slab, uint32_t domain_index, size_t size)
@@ -233,10 +240,10 @@ svc_ref_t svc_slab_alloc(svc_slab_t *slab, uint32_t domain_index, size_t size)
 
 void svc_slab_free(svc_slab_t *slab, svc_ref_t ref)
 {
-    uint32_t number = (ref >> 16 << 4 | (uint32_t)((ref & 0xffff) / UNITS_PER_PAGE)) + 1;
+    uint32_t number = (ref >> SVC_SLAB_BITS << PAGE_BITS | (ref & UNIT_MASK) / UNITS_PER_PAGE) + 1;
     page_t *page = page_at(slab, number);
     svc_slab_domain_t *domain = &slab->domains[page->domain];
-    uint32_t offset = (uint32_t)((ref & 0xffff) % UNITS_PER_PAGE) * SVC_SLAB_UNIT - PAGE_HEADER;
+    uint32_t offset = ((ref & UNIT_MASK) % UNITS_PER_PAGE) * SVC_SLAB_UNIT - PAGE_HEADER;
     uint32_t index = offset / page->item;
     bool empty;
     mcs_mutex_lock(&domain->lock);
