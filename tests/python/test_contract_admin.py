@@ -116,13 +116,13 @@ def typed(text):
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_a_file_takes_every_flag(flag_help, master_binary, tmp_path, form):
     """Each at its default; flags on the command line win."""
-    values = {flag: typed(default if default != '""' else '""') for flag, default in flag_help.items() if flag not in ("config_path", "port")}
+    values = {flag: typed(default) for flag, default in flag_help.items() if flag not in ("config_path", "port")}
     file = tmp_path / f"master.{form}"
     file.write_text(json.dumps(values) if form == "json" else "".join(f"{flag}: {json.dumps(value)}\n" for flag, value in values.items()))
     master = Master(tmp_path, f"--config_path={file}", f"--ipc_dir={tmp_path / 'ipc'}")
+    assert master.stop() == 0
     log = master.log_path.read_text()
     assert len(values) > 100 and "no effect" not in log and "started on port" in log
-    assert master.stop() == 0
 
 
 # Keys of the original's sample files of different ages, as far as they are not those above.
