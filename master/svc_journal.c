@@ -8,6 +8,7 @@
  * master is killed, and its successor must take over then. */
 #include <string.h>
 
+#include "core/base/parse.h"
 #include "master/svc_internal.h"
 
 /* Of one hold of a shard's lock, and of one turn. */
@@ -102,6 +103,15 @@ void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pend
 
 /* ---- segments ---- */
 
+/* Of "cuda:N", which was checked at the mount. */
+static uint64_t device_of(const svc_segment_t *segment)
+{
+    uint64_t device = 0;
+    const char *colon = strchr(segment->location, ':');
+    mcs_status_t status = colon != NULL ? mcs_parse_u64(colon + 1, UINT16_MAX, &device) : MCS_OK;
+    return status == MCS_OK ? device : 0;
+}
+
 void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
 {
     if (!is_on(service)) {
@@ -115,6 +125,8 @@ void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
     };
     mcs_seg_head_t head = {
         .kind = MCS_REC_SEGMENT,
+        .far = segment->shift != 0,
+        .device = segment->shift != 0 ? (uint16_t)device_of(segment) : 0,
         .handle = segment->handle,
         .instance = segment->instance,
         .client = owner->client,

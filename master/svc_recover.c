@@ -11,6 +11,7 @@
  * allocator from the start: their owners are asked after the grace, and answer when nobody is in them any more (rule
  * 3). A segment takes nothing and is read by nobody until its owner has mounted it again and said how far it was ever
  * used; above that it is free at once. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,6 +140,11 @@ static mcs_status_t recover_segment(mcs_service_t *service, const mcs_seg_t *seg
     request.transport_endpoint = text_of(seg, MCS_SEG_ENDPOINT, endpoint);
     request.size = seg->head.size;
     request.base_address = seg->head.base;
+    char location[16] = "";
+    if (seg->head.far != 0) {
+        snprintf(location, sizeof(location), "cuda:%u", (unsigned)seg->head.device);
+    }
+    request.location = location;
     svc_segment_t *segment = svc_segment_create(owner, &request);
     if (segment == NULL) {
         return MCS_ERR_NO_MEMORY;
@@ -393,7 +399,7 @@ static int compare_places(const void *a, const void *b)
 static bool has_place(const mcs_service_t *service, const svc_record_t *record, const svc_replica_t *replica)
 {
     const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(replica->place));
-    uint64_t len = mcs_extent_len(record->payload_len);
+    uint64_t len = segment != NULL ? mcs_extent_room(record->payload_len, segment->shift) : 0;
     return segment != NULL && len <= segment->size && svc_place_offset(replica->place) <= segment->size - len;
 }
 
@@ -587,7 +593,7 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
         }
     }
     if (status == MCS_OK) {
-        status = take(segment, offset, mcs_extent_len(record->payload_len), &extent);
+        status = take(segment, offset, mcs_extent_room(record->payload_len, segment->shift), &extent);
     }
     if (status == MCS_OK) {
         record->replicas[entry->replica].node = extent.node;

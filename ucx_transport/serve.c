@@ -13,6 +13,7 @@
 #define SLOT_MASK   ((uint64_t)SERVE_PEERS - 1)
 #define TIMERS_NS   (UINT64_C(100) * 1000000)
 #define DRAIN_NS    (UINT64_C(500) * 1000000) /* of sends that a stop cuts off; then the worker's end cuts them off */
+#define WAITING_MS  1                         /* between two questions for bytes that are on their way */
 #define CHECK_EVERY 64                        /* rounds of a busy loop between two looks at the clock */
 
 /* ---- answers ---- */
@@ -407,7 +408,8 @@ static void serve_main(void *arg)
             sched_yield(); /* the other side may be waiting for this very core */
             continue;
         }
-        ucxt_worker_sleep(&server->worker, server->wake.fd, timers ? (int)(TIMERS_NS / 1000000) : -1);
+        int sleep_ms = server->waiting ? WAITING_MS : timers ? (int)(TIMERS_NS / 1000000) : -1;
+        ucxt_worker_sleep(&server->worker, server->wake.fd, sleep_ms);
     }
 }
 

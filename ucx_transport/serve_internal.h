@@ -103,6 +103,7 @@ struct ucxt_server {
     uint32_t frame_count;
     uint32_t frames_kept;
     uint64_t timers_ns; /* when they were looked at last */
+    bool waiting;       /* some job's bytes are on their way from a device: asked for again soon */
 };
 
 /* serve.c */

@@ -118,7 +118,8 @@ typedef struct mcs_obj {
 
 typedef struct mcs_seg_head {
     uint8_t kind;
-    uint8_t reserved[3];
+    uint8_t far; /* 1: in the memory of a device, of this number; 0: of the host */
+    uint16_t device;
     uint32_t handle;
     mcs_id_t instance;
     mcs_id_t client;

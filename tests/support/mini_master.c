@@ -135,16 +135,34 @@ static bool excluded(const Mcs__Wire__PutConfig *config, uint32_t handle)
     return false;
 }
 
+static bool is_far(const segment_t *segment)
+{
+    return strncmp(segment->mount->location, "cuda:", 5) == 0;
+}
+
+/* Segments in the memory of a device are for who names them, and come first then. */
+static bool wanted_now(const Mcs__Wire__PutConfig *config, const segment_t *segment, bool far_now)
+{
+    bool named = false;
+    for (size_t i = 0; i < config->n_preferred_segments; i++) {
+        named = named || strcmp(config->preferred_segments[i], segment->mount->name) == 0;
+    }
+    return is_far(segment) ? far_now && named : !far_now;
+}
+
 /* Up to `wanted` replicas on distinct segments; how many there were. */
 static uint32_t place(mini_master_t *mini, const Mcs__Wire__PutConfig *config, mcs_id_t session, uint64_t size,
                       mcs_col_replica_t *replicas)
 {
     uint32_t n = 0;
     uint32_t start = mini->next_place++;
-    for (uint32_t k = 0; k < SEGMENTS && n < config->replica_num; k++) {
+    for (uint32_t k = 0; k < 2 * SEGMENTS && n < config->replica_num; k++) {
         segment_t *segment = &mini->segments[(start + k) % SEGMENTS];
-        if (segment->mount == NULL || excluded(config, segment->handle) ||
-            segment->next + mcs_extent_len(size) > segment->mount->size) {
+        if (segment->mount == NULL || excluded(config, segment->handle) || !wanted_now(config, segment, k < SEGMENTS)) {
+            continue;
+        }
+        uint64_t room = mcs_extent_room(size, is_far(segment) ? MCS_EXTENT_FAR_SHIFT : 0);
+        if (segment->next + room > segment->mount->size) {
             continue;
         }
         mcs_id_t instance = {segment->mount->instance->hi, segment->mount->instance->lo};
@@ -152,7 +170,7 @@ static uint32_t place(mini_master_t *mini, const Mcs__Wire__PutConfig *config, m
             .segment = segment->handle, .status = 2, .offset = segment->next, .generation = ++mini->next_generation};
         replicas[n].mac =
             mcs_cap_mac(&segment->key, session, instance, segment->next, size, replicas[n].generation, MCS_CAP_WRITE);
-        segment->next += mcs_extent_len(size);
+        segment->next += room;
         n++;
     }
     return n;

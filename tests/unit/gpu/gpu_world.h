@@ -61,6 +61,8 @@ MCS_UNUSED static void gpu_assert_nothing_left(void)
     assert_int_equal(counts.registered, 0);
     assert_int_equal(counts.modules, 0);
     assert_int_equal(counts.pending, 0);
+    assert_int_equal(counts.memories, 0);
+    assert_int_equal(counts.reserved, 0);
 }
 
 #endif
