@@ -287,6 +287,7 @@ static void add_record(const segment_t *segment, size_t n)
     record->ipc_path = segment->mount->ipc_path;
     record->transport_endpoint = segment->mount->transport_endpoint;
     record->base_address = segment->mount->base_address;
+    record->location = is_far(segment) ? segment->mount->location : (char *)(uintptr_t) "";
     record->wire = (char *)(uintptr_t)segment->wire;
     record->boot_id = (char *)(uintptr_t)segment->boot_id;
     record->state = 1;
@@ -545,15 +546,40 @@ static fake_action_t do_goodbye(mini_master_t *mini, const fake_request_t *reque
     return FAKE_REPLY;
 }
 
+static fake_action_t do_unmount(mini_master_t *mini, const fake_request_t *request, const session_t *session,
+                                fake_answer_t *answer)
+{
+    static Mcs__Wire__Empty reply;
+    Mcs__Wire__UnmountSegment *unmount =
+        mcs__wire__unmount_segment__unpack(NULL, request->header.length, request->payload);
+    answer->status = MCS_ERR_SEGMENT_NOT_FOUND;
+    for (size_t i = 0; i < SEGMENTS; i++) {
+        segment_t *segment = &mini->segments[i];
+        if (segment->mount != NULL && mcs_id_equal(segment->session, session->id) &&
+            segment->mount->instance->hi == unmount->instance->hi &&
+            segment->mount->instance->lo == unmount->instance->lo) {
+            mcs__wire__mount_segment__free_unpacked(segment->mount, NULL);
+            segment->mount = NULL;
+            mini->stats.segments--;
+            answer->status = MCS_OK;
+        }
+    }
+    drop_lost(mini);
+    mcs__wire__unmount_segment__free_unpacked(unmount, NULL);
+    mcs__wire__empty__init(&reply);
+    answer->message = &reply.base;
+    return FAKE_REPLY;
+}
+
 static const struct {
     mcs_verb_t verb;
     verb_fn handle;
 } g_verbs[] = {
-    {MCS_VERB_MOUNT_SEGMENT, do_mount}, {MCS_VERB_SEGMENT_INFO, do_segments}, {MCS_VERB_LIST_SEGMENTS, do_segments},
-    {MCS_VERB_EXIST, do_exist},         {MCS_VERB_LOOKUP, do_lookup},         {MCS_VERB_PUT_START, do_put_start},
-    {MCS_VERB_PUT_END, do_put_end},     {MCS_VERB_PUT_REVOKE, do_put_end},    {MCS_VERB_PUT_WAIT, do_put_wait},
-    {MCS_VERB_REMOVE, do_remove},       {MCS_VERB_REMOVE_ALL, do_remove_all}, {MCS_VERB_REMOVE_REGEX, do_remove_all},
-    {MCS_VERB_GOODBYE, do_goodbye},
+    {MCS_VERB_MOUNT_SEGMENT, do_mount}, {MCS_VERB_SEGMENT_INFO, do_segments},   {MCS_VERB_LIST_SEGMENTS, do_segments},
+    {MCS_VERB_EXIST, do_exist},         {MCS_VERB_LOOKUP, do_lookup},           {MCS_VERB_PUT_START, do_put_start},
+    {MCS_VERB_PUT_END, do_put_end},     {MCS_VERB_PUT_REVOKE, do_put_end},      {MCS_VERB_PUT_WAIT, do_put_wait},
+    {MCS_VERB_REMOVE, do_remove},       {MCS_VERB_REMOVE_ALL, do_remove_all},   {MCS_VERB_REMOVE_REGEX, do_remove_all},
+    {MCS_VERB_GOODBYE, do_goodbye},     {MCS_VERB_UNMOUNT_SEGMENT, do_unmount},
 };
 
 static fake_action_t script(void *arg, const fake_request_t *request, fake_answer_t *answer)
