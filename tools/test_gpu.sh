@@ -23,5 +23,5 @@ if command -v compute-sanitizer >/dev/null; then
 else
     echo "test-gpu: compute-sanitizer is not here: left out"
 fi
-"$GPU_PYTHON" -m pytest -q -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_frameworks.py || failed=1
+"$GPU_PYTHON" -m pytest -q -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_frameworks.py || failed=1
 exit $failed
