@@ -5,8 +5,9 @@
  * are sent, gives the place back. So the transport's thread makes no call of the device's driver and waits for none.
  * All places taken: come again. A copy that nobody fetches (its peer has gone) is dropped after a while.
  *
- *   FREE -> WANTED -> BUSY -> READY -> TAKEN -> LEFT -> FREE        by reads | the thread | … | reads | … | the thread
- *                                  \-> LEFT (nobody came)
+ *   FREE -> WANTED -> BUSY -> READY -> TAKEN -> LEFT -> CLEANED -> FREE
+ *         read     thread  thread   read     sent    thread     thread
+ *                            \-> LEFT (nobody came)
  *
  * Only the thread lets go of segments: the last reference gives memory back to the device. */
 #include <string.h>
@@ -22,7 +23,15 @@
 #define FETCH_BY_NS (2 * MCS_NS_PER_SEC)
 #define ALIGN       4096
 
-typedef enum stage_state { STAGE_FREE, STAGE_WANTED, STAGE_BUSY, STAGE_READY, STAGE_TAKEN, STAGE_LEFT } stage_state_t;
+typedef enum stage_state {
+    STAGE_FREE,
+    STAGE_WANTED,
+    STAGE_BUSY,
+    STAGE_READY,
+    STAGE_TAKEN,
+    STAGE_LEFT,
+    STAGE_CLEANED
+} stage_state_t;
 
 struct owner_stage {
     stage_state_t state;    /* owner's lock */
@@ -205,7 +214,8 @@ static owner_stage_t *next(owner_stager_t *stager, stage_state_t *state_out, uin
         }
         if (stage->state == STAGE_WANTED || stage->state == STAGE_LEFT) {
             *state_out = stage->state;
-            stage->state = STAGE_BUSY;
+            /* One that is cleaned has no hold any more: it must not be found. */
+            stage->state = stage->state == STAGE_WANTED ? STAGE_BUSY : STAGE_CLEANED;
             found = stage;
         }
     }

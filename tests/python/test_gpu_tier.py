@@ -227,6 +227,41 @@ thread.start()
     holder("store.close()")
 
 
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_master_that_is_started_again_finds_the_tier(tmp_path, worker, journal):
+    flags = ["--default_kv_lease_ttl=500", *([f"--journal_dir={tmp_path / 'journal'}"] if journal else [])]
+    first = Master(tmp_path, *flags)
+    ports = (first.rpc_port, first.http_port, first.metrics_port)
+    holder, name = holder_of(worker, first, 16 << 20)
+    reader = worker()
+    assert reader(f"connect({first.address!r}, 0)") == 0
+    holder(f"ptr, data = filled({(1 << 20) + 7}, 3)")
+    for i in range(5):
+        assert holder(f"store.put_from('k{i}', ptr, len(data), far(store))") == 0
+    assert holder("store.remove('k2', True)") == 0
+    first.process.kill()
+    first.process.wait()
+    first.log.close()
+    second = Master(tmp_path, *flags, ports=ports)
+    try:
+        if journal:
+            wait_until(lambda: reader("store.get('k1')") == holder("data"), "the value is back")
+            assert reader("store.is_exist('k2')") == 0
+            assert [reader(f"store.get('k{i}') == random.Random(3).randbytes({(1 << 20) + 7})") for i in (0, 3, 4)] == [True] * 3
+        holder("before = store.counters()['bytes_device_written']")
+
+        def put_again():
+            holder("store.remove('new', True)")
+            if holder("store.put_from('new', ptr, len(data), far(store))") != 0:
+                return False
+            return name in holder("[str(d) for d in store.get_replica_desc('new')][0] + str(store.get_hostname() + '/cuda:0')")
+
+        wait_until(put_again, "values are put again")
+        wait_until(lambda: reader("store.get('new')") == holder("data"), "values are read again")
+    finally:
+        assert second.stop() == 0
+
+
 def test_a_value_moves_between_the_tiers(master, worker):
     holder, name = holder_of(worker, master, 64 << 20)
     holder(f"ptr, data = filled({3 << 20}, 5)")

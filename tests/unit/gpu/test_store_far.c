@@ -2,6 +2,7 @@
 #include <poll.h>
 
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/log.h"
 #include "tests/unit/client/world.h"
 #include "tests/unit/gpu/gpu_world.h"
@@ -278,6 +279,43 @@ static void each_call_of_a_mount_may_fail(void **state)
     mcs_store_destroy(store);
 }
 
+/* Memory of this process, at a mount and at a neighbour's first put and get. */
+static void each_allocation_may_fail(void **state)
+{
+    char name[128];
+    mcs_segment_id_t id;
+    mcs_store_t *owner = far_store(*state, 64 * GPU_MIB, 0, name, &id);
+    const size_t len = GPU_MIB + 3;
+    uint8_t *source = gpu_memory(0, len, FAKE_DEVICE, 0, 6);
+    uint8_t *target = gpu_memory(0, len, FAKE_DEVICE, 0, 0);
+    mcs_log_set_level(MCS_LOG_ERROR + 1);
+    bool fired = true;
+    for (uint64_t nth = 1; fired; nth += 1 + nth / 32) {
+        mcs_store_t *neighbour = world_store(*state, 8 * GPU_MIB);
+        mcs_segment_id_t more;
+        mcs_bytes_t key = world_key("key");
+        uint64_t before = far_maps();
+        mcs_fault_arm(MCS_FAULT_ALLOC, nth);
+        int mounted = mcs_mount_device_memory(neighbour, FAR_BYTES, 1, &more);
+        int put = put_far(neighbour, "key", source, len, name);
+        int64_t got = get_to(neighbour, "key", target, len);
+        fired = mcs_fault_fired(MCS_FAULT_ALLOC);
+        mcs_fault_arm(MCS_FAULT_ALLOC, 0);
+        assert_true(mounted <= 0 && put <= 0 && (got < 0 || got == (int64_t)len));
+        assert_true(mounted == 0 || far_maps() <= before + 1);
+        if (got == (int64_t)len) {
+            gpu_assert_bytes(target, len, 6);
+        }
+        int removed;
+        (void)mcs_remove(owner, &key, 1, 1, &removed);
+        mcs_store_destroy(neighbour);
+        assert_true(nth < 100000);
+    }
+    fake_cuda_free(source);
+    fake_cuda_free(target);
+    mcs_store_destroy(owner);
+}
+
 /* Every call of the driver while a neighbour maps the memory, writes and reads: right, or an error, or another way. */
 static void each_call_of_a_neighbour_may_fail(void **state)
 {
@@ -414,6 +452,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_segment_that_goes_takes_its_memory_with_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_mounted_says_why_and_leaves_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(each_call_of_a_mount_may_fail, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(each_allocation_may_fail, set_up, tear_down),
         cmocka_unit_test_setup_teardown(each_call_of_a_neighbour_may_fail, set_up, tear_down),
         cmocka_unit_test_setup_teardown(without_a_mapping_the_owner_serves_and_writes_go_to_host_memory, set_up,
                                         tear_down),

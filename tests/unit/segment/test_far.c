@@ -268,6 +268,47 @@ static void more_reads_than_places_all_have_their_turn(void **state)
     assert_int_equal(world_stats(f->world).holds, 0);
 }
 
+typedef struct server {
+    far_world_t *f;
+    uint32_t wrong;
+} server_t;
+
+static void *serve_many(void *arg)
+{
+    server_t *server = arg;
+    for (uint64_t i = 0; i < 400; i++) {
+        uint64_t which = i % 5;
+        mcs_access_t access = access_of(server->f, which * 8192, which + 1, 5000);
+        mcs_hold_t hold;
+        if (read_served(server->f, &access, &hold) == MCS_OK) {
+            server->wrong += !world_is_filled(hold.bytes, 5000, which + 1);
+            g_ops->read_end(server->f->world->owner, &hold);
+        } else {
+            server->wrong++;
+        }
+    }
+    return NULL;
+}
+
+static void threads_read_the_same_extents(void **state)
+{
+    enum { THREADS = 4 };
+    far_world_t *f = *state;
+    pthread_t threads[THREADS];
+    server_t servers[THREADS];
+    for (uint64_t i = 0; i < 5; i++) {
+        assert_int_equal(world_put(f->mapping, i * 8192, i + 1, 5000), MCS_OK);
+    }
+    for (size_t t = 0; t < THREADS; t++) {
+        servers[t] = (server_t){.f = f};
+        assert_int_equal(pthread_create(&threads[t], NULL, serve_many, &servers[t]), 0);
+    }
+    for (size_t t = 0; t < THREADS; t++) {
+        pthread_join(threads[t], NULL);
+        assert_int_equal(servers[t].wrong, 0);
+    }
+}
+
 /* Whoever asked has gone. The places are given up after a while, and at the end at the latest. */
 static void reads_that_nobody_fetches_keep_no_extent(void **state)
 {
@@ -413,6 +454,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(served_writes_are_refused, open_far, close_far),
         cmocka_unit_test_setup_teardown(a_copy_that_fails_is_told_and_tried_anew, open_far, close_far),
         cmocka_unit_test_setup_teardown(more_reads_than_places_all_have_their_turn, open_far, close_far),
+        cmocka_unit_test_setup_teardown(threads_read_the_same_extents, open_far, close_far),
         cmocka_unit_test_setup_teardown(reads_that_nobody_fetches_keep_no_extent, open_far, close_far),
         cmocka_unit_test_setup_teardown(a_segment_that_goes_keeps_its_memory_for_what_is_being_sent, open_far,
                                         close_far),
