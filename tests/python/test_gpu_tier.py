@@ -164,6 +164,7 @@ thread = threading.Thread(target=loop)
 thread.start()
 """
     )
+    wait_until(lambda: reader(f"{1 << 20} in codes"), "the reader reads")
     if ending == "kill -9":
         holder.kill()
     elif ending == "close":
