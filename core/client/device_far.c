@@ -206,14 +206,13 @@ static void copy_each(mcs_wave_t *wave, mcs_pinned_t *list, size_t count, bool h
 
 typedef enum way { WAY_DEVICE, WAY_HOST, WAY_STAGED, WAYS } way_t;
 
-static way_t way_of(const mcs_move_t *move)
+static way_t way_of(const mcs_pinned_t *pinned)
 {
-    const mcs_mem_far_t *far = mcs_mapping_far(move->route->mapping);
-    if (move->devices == NULL) {
+    const mcs_mem_far_t *far = mcs_mapping_far(pinned->move->route->mapping);
+    if (pinned->move->devices == NULL) {
         return WAY_HOST;
     }
-    int device = mcs_move_device(move);
-    return device != MCS_MEM_HOST && (far->reach >> device & 1) != 0 ? WAY_DEVICE : WAY_STAGED;
+    return pinned->device != MCS_MEM_HOST && (far->reach >> pinned->device & 1) != 0 ? WAY_DEVICE : WAY_STAGED;
 }
 
 /* In the order of their ways; how many there are of each. */
@@ -223,7 +222,7 @@ static void sort(mcs_wave_t *wave, size_t counts[WAYS])
     for (int way = 0; way < WAYS; way++) {
         size_t first = at;
         for (size_t i = at; i < wave->count; i++) {
-            if ((int)way_of(wave->pinned[i].move) == way) {
+            if ((int)way_of(&wave->pinned[i]) == way) {
                 mcs_pinned_t swap = wave->pinned[at];
                 wave->pinned[at++] = wave->pinned[i];
                 wave->pinned[i] = swap;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-int mcs_move_device(const mcs_move_t *move)
+static int device_of(const mcs_move_t *move)
 {
     mcs_device_cursor_t cursor = mcs_device_cursor(move, 0);
     uint8_t *user;
@@ -33,7 +33,7 @@ static void find_blocks(mcs_pinned_t *pinned)
     pinned->first = (move->from + MCS_EXTENT_CRC_BLOCK - 1) / MCS_EXTENT_CRC_BLOCK;
     uint64_t last = end == move->payload_len ? mcs_extent_block_count(end) : end / MCS_EXTENT_CRC_BLOCK;
     pinned->blocks = last > pinned->first ? last - pinned->first : 0;
-    pinned->by_device = pinned->blocks > 0 && mcs_move_device(move) != MCS_MEM_HOST;
+    pinned->by_device = pinned->blocks > 0 && pinned->device != MCS_MEM_HOST;
 }
 
 static uint32_t block_of(const mcs_pinned_t *pinned, uint64_t from)
@@ -152,6 +152,7 @@ void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns)
     }
     pinned->move = move;
     pinned->crcs = mcs_pin_crcs(&pinned->pin);
+    pinned->device = device_of(move);
     pinned->status = MCS_OK;
     wave->count++;
     wave->piece_room += pieces_at_most(move);

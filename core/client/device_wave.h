@@ -12,6 +12,7 @@ typedef struct mcs_pinned {
     mcs_move_t *move;
     mcs_pin_t pin;
     uint32_t *crcs;      /* of the extent */
+    int device;          /* that all of its memory is on; MCS_MEM_HOST: not one alone, or the host's */
     bool by_device;      /* the device may sum its whole blocks */
     uint64_t first;      /* of the payload's blocks that the move has whole */
     uint64_t blocks;     /* how many */
@@ -33,8 +34,6 @@ void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direc
 bool mcs_wave_is_full(const mcs_wave_t *wave, const mcs_move_t *move);
 /* Pins the move's extent and adds it; or the move has its status. */
 void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns);
-/* The device that all of a move's memory is on; MCS_MEM_HOST: not one alone, or the host's. */
-int mcs_move_device(const mcs_move_t *move);
 /* One copy of those listed; its memory is the arena's. */
 mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, mcs_mem_copy_t *copy)
     MCS_MUST_CHECK;

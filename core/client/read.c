@@ -261,7 +261,7 @@ int mcs_read_choose(mcs_read_t *read, const mcs_read_item_t *item)
         if ((item->tried & (1u << i)) != 0 || route == NULL || has_failed(item, replica->generation)) {
             continue;
         }
-        int rank_here = rank(read, item, route);
+        int rank_here = item->found.replica_count > 1 ? rank(read, item, route) : 0;
         if (best < 0 || rank_here < best_rank) {
             best = (int)i;
             best_rank = rank_here;

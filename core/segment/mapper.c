@@ -22,6 +22,8 @@
 
 #define FAILURES_MAX   256u
 #define FAILURE_FOR_NS MCS_NS_PER_SEC
+/* Memory of a device that could not be opened: the driver has said why, and will say the same again. */
+#define FAR_FAILURE_FOR_NS (30 * MCS_NS_PER_SEC)
 
 typedef struct failure {
     mcs_id_t instance;
@@ -407,10 +409,10 @@ static bool failed_lately_locked(const mcs_mapper_t *mapper, mcs_id_t instance)
     return false;
 }
 
-static void remember_failure(mcs_mapper_t *mapper, mcs_id_t instance)
+static void remember_failure(mcs_mapper_t *mapper, mcs_id_t instance, uint64_t for_ns)
 {
     mcs_mutex_lock(&mapper->lock);
-    mapper->failures[mapper->next_failure++ % FAILURES_MAX] = (failure_t){instance, mcs_now_ns() + FAILURE_FOR_NS};
+    mapper->failures[mapper->next_failure++ % FAILURES_MAX] = (failure_t){instance, mcs_now_ns() + for_ns};
     mcs_mutex_unlock(&mapper->lock);
 }
 
@@ -507,9 +509,11 @@ static mcs_status_t open_far(const mcs_mapper_t *mapper, mcs_mapping_t *mapping,
     return status;
 }
 
+/* *pause_ns: how long a failure is not worth another attempt. */
 static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
-                                 mcs_mapping_t **mapping_out)
+                                 mcs_mapping_t **mapping_out, uint64_t *pause_ns)
 {
+    *pause_ns = FAILURE_FOR_NS;
     mapper_conn_t *conn = NULL;
     mcs_status_t status = get_conn(mapper, peer, deadline_ns, &conn);
     if (status != MCS_OK) {
@@ -535,6 +539,7 @@ static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *
         mcs_region_put(got.control);
     }
     if (status == MCS_OK && got.shift != 0) {
+        *pause_ns = FAR_FAILURE_FOR_NS;
         status = open_far(mapper, mapping, deadline_ns);
     }
     mcs_i_mapper_conn_put(conn);
@@ -595,10 +600,11 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
     if (failed || peer->ipc_path[0] == '\0') {
         return MCS_ERR_TRANSFER_FAIL;
     }
-    mcs_status_t status = make_mapping(mapper, peer, deadline_ns, &mapping);
+    uint64_t pause_ns;
+    mcs_status_t status = make_mapping(mapper, peer, deadline_ns, &mapping, &pause_ns);
     if (status != MCS_OK) {
         mcs_debug(MAPPER_AREA, "owner at %s: no same-host path: %s", peer->ipc_path, mcs_status_name(status));
-        remember_failure(mapper, peer->instance);
+        remember_failure(mapper, peer->instance, pause_ns);
         return status == MCS_ERR_NO_MEMORY ? status : MCS_ERR_TRANSFER_FAIL;
     }
     *mapping_out = enter_mapping(mapper, mapping);

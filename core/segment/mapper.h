@@ -67,7 +67,7 @@ void mcs_mapper_remove_own(mcs_mapper_t *mapper, mcs_id_t instance);
 
 /* The mapping of an instance: cached, or made now (connect and hello within `deadline_ns`, normally < 1 ms).
  * MCS_ERR_TRANSFER_FAIL when the same-host path cannot be had (no socket, refused, another uid, lost): remembered for a
- * second, the caller takes the transport. Put with mcs_mapping_put. */
+ * second (30, when far memory could not be opened), the caller takes the transport. Put with mcs_mapping_put. */
 mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
                             mcs_mapping_t **mapping_out) MCS_MUST_CHECK;
 mcs_mapping_t *mcs_mapping_ref(mcs_mapping_t *mapping);
