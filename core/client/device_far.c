@@ -13,6 +13,9 @@
 #include "core/base/hash.h"
 #include "core/client/device_wave.h"
 
+/* So that a device has room for the sums of a wave: without them it would have to go in two steps. */
+#define PIECES_MAX ((size_t)4096)
+
 /* ---- sums over host memory ---- */
 
 /* Of the caller's memory, which is all the host's: into the extent, or compared with what is there. */
@@ -263,7 +266,7 @@ void mcs_moves_run_far(mcs_client_t *client, mcs_direction_t direction, mcs_move
 {
     mcs_wave_t wave;
     const mcs_mapping_t *of = NULL;
-    mcs_wave_init(&wave, client, direction, arena);
+    mcs_wave_init(&wave, client, direction, arena, PIECES_MAX);
     for (size_t i = 0; i < count; i++) {
         mcs_move_t *move = &moves[i];
         const mcs_mapping_t *mapping = move->route->mapping;

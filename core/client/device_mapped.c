@@ -9,6 +9,7 @@
 #include "core/base/hash.h"
 #include "core/client/device_wave.h"
 
+#define PIECES_MAX   ((size_t)8192)
 #define UNIT         (4 * MCS_MIB)
 #define PARALLEL_MIN (8 * MCS_MIB)
 
@@ -138,7 +139,7 @@ void mcs_moves_run_device_mapped(mcs_client_t *client, mcs_direction_t direction
                                  uint64_t deadline_ns, mcs_arena_t *arena)
 {
     mcs_wave_t wave;
-    mcs_wave_init(&wave, client, direction, arena);
+    mcs_wave_init(&wave, client, direction, arena, PIECES_MAX);
     for (size_t i = 0; i < count; i++) {
         mcs_move_t *move = &moves[i];
         if (move->status != MCS_ERR_AGAIN || move->devices == NULL || move->route->mapping == NULL ||

@@ -119,19 +119,20 @@ void mcs_wave_take_sums(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count
 
 /* ---- the course ---- */
 
-void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direction, mcs_arena_t *arena)
+void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direction, mcs_arena_t *arena,
+                   size_t piece_max)
 {
     wave->client = client;
     wave->direction = direction;
     wave->arena = arena;
     wave->count = 0;
     wave->piece_room = 0;
+    wave->piece_max = piece_max;
 }
 
 bool mcs_wave_is_full(const mcs_wave_t *wave, const mcs_move_t *move)
 {
-    return wave->count == MCS_WAVE ||
-           (wave->count > 0 && wave->piece_room + pieces_at_most(move) > MCS_WAVE_PIECES_MAX);
+    return wave->count == MCS_WAVE || (wave->count > 0 && wave->piece_room + pieces_at_most(move) > wave->piece_max);
 }
 
 void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns)

@@ -5,8 +5,7 @@
 
 #include "core/client/device.h"
 
-#define MCS_WAVE            64
-#define MCS_WAVE_PIECES_MAX ((size_t)8192) /* of a wave, unless a single key has more */
+#define MCS_WAVE 64
 
 typedef struct mcs_pinned {
     mcs_move_t *move;
@@ -27,9 +26,11 @@ typedef struct mcs_wave {
     mcs_pinned_t pinned[MCS_WAVE];
     size_t count;
     size_t piece_room;
+    size_t piece_max; /* unless a single key has more */
 } mcs_wave_t;
 
-void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direction, mcs_arena_t *arena);
+void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direction, mcs_arena_t *arena,
+                   size_t piece_max);
 /* No room for this move: the wave is to be run first. */
 bool mcs_wave_is_full(const mcs_wave_t *wave, const mcs_move_t *move);
 /* Pins the move's extent and adds it; or the move has its status. */
