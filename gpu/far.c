@@ -18,6 +18,8 @@
 #include "core/base/fork.h"
 #include "gpu/internal.h"
 
+#define PLAIN_GRAIN UINT64_C(65536) /* of legacy allocations; virtual ones have the driver's */
+
 typedef struct gpu_far {
     mcs_mem_far_t far; /* first */
     cuda_memory_t memory;
@@ -226,6 +228,7 @@ static mcs_status_t make_plain(const mcs_mem_space_t *space, const gpu_device_t 
     if (driver->mem_alloc == NULL || driver->mem_free == NULL || driver->ipc_get_handle == NULL) {
         return cuda_failed(driver, device, "ipc_get_handle", CUDA_NOT_SUPPORTED);
     }
+    far->far.size = MCS_ALIGN_UP(far->far.size, PLAIN_GRAIN);
     mcs_status_t status = CUDA_TRY(driver, device, mem_alloc, (&at, (size_t)far->far.size));
     if (status == MCS_OK) {
         far->allocated = true;

@@ -369,6 +369,9 @@ static void without_a_mapping_the_owner_serves_and_writes_go_to_host_memory(void
     const size_t len = 9 * GPU_MIB + 3;
     uint8_t *source = gpu_memory(0, len, FAKE_DEVICE, 0, 8);
     uint8_t *target = gpu_memory(1, len, FAKE_DEVICE, 0, 0);
+    mcs_segment_id_t small;
+    assert_int_equal(mcs_mount_device_memory(owner, 1000, 1, &small), 0); /* rounded up */
+    assert_int_equal(mcs_unmount_memory(owner, small, 0), 0);
     assert_int_equal(put_far(owner, "key", source, len, name), 0);
     assert_int_equal(get_to(neighbour, "key", target, len), len);
     gpu_assert_bytes(target, len, 8);
