@@ -12,6 +12,7 @@
 #define MCS_CLIENT_DAEMON_H
 
 #include "core/base/config.h"
+#include "core/ops/http.h"
 #include "mcstore/mcstore.h"
 
 typedef struct mcs_daemon_config {
@@ -28,8 +29,6 @@ typedef struct mcs_daemon_config {
     char *tenant_id;
     bool enable_http_server;
     uint64_t http_port;
-    bool metrics;
-    char *cluster_id;
     char *log_level;
     bool unsupported_bool;
     bool ignored_bool;
@@ -44,16 +43,16 @@ extern const mcs_config_table_t mcs_daemon_config_table;
  * this machine that others can reach ("127.0.0.1" when it has none). Cut to `size`. */
 void mcs_daemon_local_name(const mcs_daemon_config_t *config, char *name, size_t size);
 
-/* "INFO": the level that holds now. */
-const char *mcs_daemon_log_level(void);
-
-/* HTTP on one or two ports: --port always, --http_port when asked for. Threads of its own; `config` outlives it. */
+/* HTTP on one or two ports: --port always, --http_port when asked for. Threads of its own; `config` outlives it. One a
+ * process. */
 typedef struct mcs_daemon_status mcs_daemon_status_t;
-/* Binds and serves; "not_initialized" until a store is given. MCS_ERR_INVALID_PARAMS: a port is in use; logged. */
+/* The part of a client that shows its pages there (mcs_parts_t.http): a store that is set up with http_server. */
+extern const mcs_client_http_ops_t mcs_daemon_http_ops;
+/* Binds and serves; "not_initialized" until that store is set up. MCS_ERR_INVALID_PARAMS: a port is in use; logged. */
 mcs_status_t mcs_daemon_status_start(const mcs_daemon_config_t *config, mcs_daemon_status_t **status_out)
     MCS_MUST_CHECK;
-/* The store outlives the server. */
-void mcs_daemon_status_set_store(mcs_daemon_status_t *status, mcs_store_t *store);
+/* For the summary; once. */
+void mcs_daemon_status_set_segment(mcs_daemon_status_t *status, const char *name);
 uint16_t mcs_daemon_status_port(const mcs_daemon_status_t *status);
 void mcs_daemon_status_stop(mcs_daemon_status_t *status); /* NULL is fine */
 

@@ -83,7 +83,8 @@ static const char *ucx_hint(void)
 
 static void plug_parts(void)
 {
-    static mcs_parts_t parts = {.transport = &ucxt_transport_ops, .metadata = &ucxt_metadata_http_ops};
+    static mcs_parts_t parts = {
+        .transport = &ucxt_transport_ops, .metadata = &ucxt_metadata_http_ops, .http = &mcs_daemon_http_ops};
     parts.ucx_hint = ucx_hint();
     mcs_parts_set(&parts);
 }
@@ -102,6 +103,7 @@ static mcs_status_t set_up(const mcs_daemon_config_t *config, mcs_store_t *store
         .rdma_devices = config->device_names,
         .master_server_addr = config->master_server_address,
         .tenant_id = config->tenant_id,
+        .http_server = 1, /* status.c */
     };
     mcs_info(AREA, "setting up as %s: master %s, metadata %s, segment of %llu bytes", name,
              config->master_server_address, config->metadata_server, (unsigned long long)config->global_segment_size);
@@ -175,7 +177,7 @@ static void shift_log_level(int by)
     level = MCS_MIN(level, (int)MCS_LOG_ERROR);
     mcs_log_set_level((mcs_log_level_t)level);
     /* Written whatever the level is now: who changed it wants to see that. */
-    mcs_log_write(MCS_LOG_INFO, AREA, "log level %s by signal", mcs_daemon_log_level());
+    mcs_log_write(MCS_LOG_INFO, AREA, "log level %s by signal", mcs_log_level_text());
 }
 
 /* Says it when the master goes or comes back. */
@@ -272,7 +274,9 @@ static int serve(const mcs_daemon_config_t *config, mcs_daemon_status_t *status,
     if (number == 0) {
         uint16_t port = mcs_daemon_status_port(status);
         lender = start_lender(config, store, port);
-        mcs_daemon_status_set_store(status, store);
+        char name[512];
+        mcs_store_hostname(store, name, sizeof(name));
+        mcs_daemon_status_set_segment(status, name);
         mcs_info(AREA, "serving health and metrics on %s:%u", config->host, (unsigned)port);
         number = wait_for_stop(signals, store, config);
         alarm(STOP_SECONDS);

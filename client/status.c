@@ -4,40 +4,98 @@
  *   GET /health            {"status":"healthy","code":0}: 200; 503 for not_initialized (1) and master_unreachable (2)
  *   GET /metrics           Prometheus text
  *   GET /metrics/summary   the same for people
+ *   GET /version
  *   GET /log_level         "INFO"
  *   PUT /log_level?level=DEBUG
  *
- * Both ports serve all of it. Handlers run on the servers' threads: the store pointer is published once, before that
- * "not initialized" is the answer. */
+ * Both ports serve all of it. Handlers run on the servers' threads. What they show is the client library's: it would
+ * start a server of its own for its pages (core/ops/http.h), and gets these instead, which are bound before it is set
+ * up. Until then "not initialized" is the answer. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "client/daemon.h"
 #include "core/base/alloc.h"
-#include "core/base/log.h"
+#include "core/ops/http.h"
+#include "master/http_log_level.h"
 #include "master/http_server.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
-#define TEXT_MAX     ((size_t)1 << 20)
-#define COUNTERS_MAX 128
+#define TEXT_MAX     ((size_t)16 << 20)
 
 struct mcs_daemon_status {
     const mcs_daemon_config_t *config;
-    mcs_store_t *store; /* atomic: release when it is set up, acquire by the handlers */
     mcs_http_server_t *servers[2];
+    mcs_client_pages_t pages; /* while published */
+    uint32_t published;       /* atomic */
+    uint32_t users;           /* atomic: handlers that may be using the pages */
+    char segment[512];        /* "" = not known; complete once named is set */
+    uint32_t named;           /* atomic */
 };
 
-static mcs_store_t *store_of(void *arg)
+/* The one of this process, for what the library starts and stops. Written before and after there are threads. */
+static mcs_daemon_status_t *g_status;
+
+/* ---- the library's pages ---- */
+
+/* NULL: the store is not set up. Else leave_pages follows. */
+static const mcs_client_pages_t *enter_pages(mcs_daemon_status_t *status)
 {
-    const mcs_daemon_status_t *status = (const mcs_daemon_status_t *)arg;
-    return __atomic_load_n(&status->store, __ATOMIC_ACQUIRE);
+    /* Both sequentially consistent: either stop_pages sees the user, or the user sees that they are withdrawn. */
+    (void)__atomic_add_fetch(&status->users, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&status->published, __ATOMIC_SEQ_CST) != 0) {
+        return &status->pages;
+    }
+    (void)__atomic_sub_fetch(&status->users, 1, __ATOMIC_SEQ_CST);
+    return NULL;
 }
+
+static void leave_pages(mcs_daemon_status_t *status)
+{
+    (void)__atomic_sub_fetch(&status->users, 1, __ATOMIC_SEQ_CST);
+}
+
+static mcs_status_t start_pages(const char *address, uint16_t port, const mcs_client_pages_t *pages, void **server_out,
+                                uint16_t *port_out)
+{
+    (void)address;
+    (void)port;
+    g_status->pages = *pages;
+    __atomic_store_n(&g_status->published, 1, __ATOMIC_SEQ_CST);
+    *server_out = g_status;
+    *port_out = 0; /* the daemon names its ports itself */
+    return MCS_OK;
+}
+
+/* At the end of a set-up that failed, or of the process: then the servers are gone already, and nobody asks. */
+static void stop_pages(void *server)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+    if (server == NULL || server != g_status) {
+        return;
+    }
+    __atomic_store_n(&g_status->published, 0, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&g_status->users, __ATOMIC_SEQ_CST) != 0) {
+        nanosleep(&moment, NULL);
+    }
+}
+
+const mcs_client_http_ops_t mcs_daemon_http_ops = {.start = start_pages, .stop = stop_pages};
+
+/* ---- health and metrics ---- */
 
 static void handle_health(void *arg, mcs_http_request_t *request)
 {
     static const char *const names[] = {"healthy", "not_initialized", "master_unreachable"};
-    mcs_store_t *store = store_of(arg);
-    int code = store != NULL ? mcs_store_health_check(store) : 1;
+    mcs_daemon_status_t *status = (mcs_daemon_status_t *)arg;
+    const mcs_client_pages_t *pages = enter_pages(status);
+    int code = 1;
+    if (pages != NULL) {
+        code = pages->health(pages->arg);
+        leave_pages(status);
+    }
     const char *name = code >= 0 && (size_t)code < MCS_ARRAY_LEN(names) ? names[code] : "unknown";
     mcs_buf_t text;
     mcs_buf_init(&text, TEXT_MAX);
@@ -45,164 +103,71 @@ static void handle_health(void *arg, mcs_http_request_t *request)
     mcs_http_reply_buf(request, code == 0 ? 200 : 503, MCS_HTTP_JSON, &text);
 }
 
-/* ---- metrics ---- */
-
-typedef struct figure {
-    const char *name;
-    uint64_t value;
-} figure_t;
-
-typedef struct figures {
-    figure_t list[COUNTERS_MAX];
-    size_t count;
-} figures_t;
-
-static void add_figure(void *arg, const char *name, uint64_t value)
+static void write_gauge(mcs_buf_t *text, const char *name, const char *help, uint64_t value)
 {
-    figures_t *figures = (figures_t *)arg;
-    if (figures->count < COUNTERS_MAX) {
-        figures->list[figures->count++] = (figure_t){name, value};
+    mcs_buf_printf(text, "# HELP %s %s\n# TYPE %s gauge\n%s %" PRIu64 "\n", name, help, name, name, value);
+}
+
+static void write_daemon(mcs_daemon_status_t *status, bool summary, int health, mcs_buf_t *text)
+{
+    const mcs_daemon_config_t *config = status->config;
+    bool named = __atomic_load_n(&status->named, __ATOMIC_ACQUIRE) != 0;
+    if (summary) {
+        mcs_buf_printf(text, "=== Segment ===\n%s: %" PRIu64 " bytes, master %s\n",
+                       named ? status->segment : "not named", config->global_segment_size,
+                       config->master_server_address);
+        return;
     }
+    write_gauge(text, "mcs_client_segment_bytes", "memory lent to the cluster", config->global_segment_size);
+    write_gauge(text, "mcs_client_health", "0 healthy, 2 master unreachable", (uint64_t)health);
 }
 
-static uint64_t figure(const figures_t *figures, const char *name)
+static void reply_metrics(mcs_daemon_status_t *status, mcs_http_request_t *request, bool summary)
 {
-    for (size_t i = 0; i < figures->count; i++) {
-        if (strcmp(figures->list[i].name, name) == 0) {
-            return figures->list[i].value;
-        }
-    }
-    return 0;
-}
-
-static uint64_t bytes_read(const figures_t *f)
-{
-    return figure(f, "bytes_own_read") + figure(f, "bytes_same_host_read") + figure(f, "bytes_fetched");
-}
-
-static uint64_t bytes_written(const figures_t *f)
-{
-    return figure(f, "bytes_own_written") + figure(f, "bytes_same_host_written") + figure(f, "bytes_stored");
-}
-
-/* A label's value: backslash, quote and newline are what its grammar escapes. */
-static void write_label(mcs_buf_t *text, const char *value)
-{
-    for (; *value != '\0'; value++) {
-        if (*value == '\\' || *value == '"') {
-            mcs_buf_printf(text, "\\%c", *value);
-        } else if (*value == '\n') {
-            mcs_buf_printf(text, "\\n");
-        } else {
-            mcs_buf_printf(text, "%c", *value);
-        }
-    }
-}
-
-static void write_sample(mcs_buf_t *text, const mcs_daemon_config_t *config, const char *kind, const char *prefix,
-                         const char *name, const char *suffix, uint64_t value)
-{
-    mcs_buf_printf(text, "# TYPE %s%s%s %s\n%s%s%s{client_mode=\"real\",cluster_id=\"", prefix, name, suffix, kind,
-                   prefix, name, suffix);
-    write_label(text, config->cluster_id);
-    mcs_buf_printf(text, "\"} %" PRIu64 "\n", value);
-}
-
-/* Replies itself and gives false when there is nothing to write. */
-static bool begin_metrics(mcs_daemon_status_t *status, mcs_http_request_t *request, figures_t *figures)
-{
-    mcs_store_t *store = store_of(status);
-    figures->count = 0;
-    if (!status->config->metrics) {
-        mcs_http_reply_text(request, 503, "metrics not available");
-        return false;
-    }
-    if (store == NULL) {
+    const mcs_client_pages_t *pages = enter_pages(status);
+    if (pages == NULL) {
         mcs_http_reply_text(request, 503, "client not initialized");
-        return false;
+        return;
     }
-    mcs_store_counters(store, add_figure, figures);
-    return true;
+    mcs_buf_t text;
+    mcs_buf_init(&text, TEXT_MAX);
+    bool measured = pages->metrics(pages->arg, summary, &text);
+    if (measured) {
+        write_daemon(status, summary, pages->health(pages->arg), &text);
+    }
+    leave_pages(status);
+    if (measured) {
+        mcs_http_reply_buf(request, 200, METRICS_TYPE, &text);
+    } else {
+        mcs_buf_fini(&text);
+        mcs_http_reply_text(request, 503, "metrics not available");
+    }
 }
 
 static void handle_metrics(void *arg, mcs_http_request_t *request)
 {
-    mcs_daemon_status_t *status = (mcs_daemon_status_t *)arg;
-    const mcs_daemon_config_t *config = status->config;
-    figures_t figures;
-    if (!begin_metrics(status, request, &figures)) {
-        return;
-    }
-    mcs_buf_t text;
-    mcs_buf_init(&text, TEXT_MAX);
-    write_sample(&text, config, "counter", "mooncake_transfer_", "read_bytes", "", bytes_read(&figures));
-    write_sample(&text, config, "counter", "mooncake_transfer_", "write_bytes", "", bytes_written(&figures));
-    write_sample(&text, config, "gauge", "mcs_client_", "segment_bytes", "", config->global_segment_size);
-    write_sample(&text, config, "gauge", "mcs_client_", "health", "",
-                 (uint64_t)mcs_store_health_check(store_of(status)));
-    for (size_t i = 0; i < figures.count; i++) {
-        write_sample(&text, config, "counter", "mcs_client_", figures.list[i].name, "_total", figures.list[i].value);
-    }
-    mcs_http_reply_buf(request, 200, METRICS_TYPE, &text);
+    reply_metrics((mcs_daemon_status_t *)arg, request, false);
 }
 
 static void handle_summary(void *arg, mcs_http_request_t *request)
 {
-    mcs_daemon_status_t *status = (mcs_daemon_status_t *)arg;
-    figures_t figures;
-    if (!begin_metrics(status, request, &figures)) {
-        return;
-    }
-    char name[300];
-    mcs_store_hostname(store_of(status), name, sizeof(name));
-    mcs_buf_t text;
-    mcs_buf_init(&text, TEXT_MAX);
-    mcs_buf_printf(&text,
-                   "Client Metrics Summary\nsegment %s of %" PRIu64 " bytes, master %s\n"
-                   "=== Transfer Metrics Summary ===\nread %" PRIu64 " bytes, written %" PRIu64 " bytes\n"
-                   "=== RPC Metrics Summary ===\ncalls %" PRIu64 ", failures %" PRIu64 ", repeats %" PRIu64 "\n"
-                   "=== Counters ===\n",
-                   name, status->config->global_segment_size, status->config->master_server_address,
-                   bytes_read(&figures), bytes_written(&figures), figure(&figures, "rpc_calls"),
-                   figure(&figures, "rpc_failures"), figure(&figures, "rpc_repeats"));
-    for (size_t i = 0; i < figures.count; i++) {
-        mcs_buf_printf(&text, "%s %" PRIu64 "\n", figures.list[i].name, figures.list[i].value);
-    }
-    mcs_http_reply_buf(request, 200, METRICS_TYPE, &text);
+    reply_metrics((mcs_daemon_status_t *)arg, request, true);
 }
 
-/* ---- log level ---- */
-
-const char *mcs_daemon_log_level(void)
+static void handle_version(void *arg, mcs_http_request_t *request)
 {
-    static const char *const names[] = {"TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "OFF"};
-    return names[__atomic_load_n(&mcs_log_threshold, __ATOMIC_RELAXED)];
-}
-
-static void handle_log_level(void *arg, mcs_http_request_t *request)
-{
+    static const char text[] =
+        "{\"version\":\"" MCS_VERSION "\",\"display_version\":\"mooncake-store " MCS_VERSION "\"}";
     (void)arg;
-    mcs_http_reply_text(request, 200, mcs_daemon_log_level());
-}
-
-static void handle_set_log_level(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    const char *level = mcs_http_query(request, "level", NULL);
-    if (level == NULL || !mcs_log_set_level_name(level)) {
-        mcs_http_reply_text(request, 400, "level=TRACE, DEBUG, INFO, WARNING or ERROR is wanted");
-        return;
-    }
-    mcs_info("client", "log level %s by request", mcs_daemon_log_level());
-    mcs_http_reply_text(request, 200, mcs_daemon_log_level());
+    mcs_http_reply(request, 200, MCS_HTTP_JSON, text, sizeof(text) - 1);
 }
 
 /* ---- life cycle ---- */
 
 static const mcs_http_route_t g_routes[] = {
     {"GET", "/health", handle_health},           {"GET", "/metrics", handle_metrics},
-    {"GET", "/metrics/summary", handle_summary}, {"GET", "/log_level", handle_log_level},
-    {"PUT", "/log_level", handle_set_log_level},
+    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", handle_version},
+    {"GET", "/log_level", mcs_http_log_level},   {"PUT", "/log_level", mcs_http_set_log_level},
 };
 
 static mcs_status_t open_server(mcs_daemon_status_t *status, const char *name, uint64_t port,
@@ -241,13 +206,15 @@ mcs_status_t mcs_daemon_status_start(const mcs_daemon_config_t *config, mcs_daem
         mcs_daemon_status_stop(status);
         return result;
     }
+    g_status = status;
     *status_out = status;
     return MCS_OK;
 }
 
-void mcs_daemon_status_set_store(mcs_daemon_status_t *status, mcs_store_t *store)
+void mcs_daemon_status_set_segment(mcs_daemon_status_t *status, const char *name)
 {
-    __atomic_store_n(&status->store, store, __ATOMIC_RELEASE);
+    snprintf(status->segment, sizeof(status->segment), "%s", name);
+    __atomic_store_n(&status->named, 1, __ATOMIC_RELEASE);
 }
 
 uint16_t mcs_daemon_status_port(const mcs_daemon_status_t *status)
@@ -263,5 +230,6 @@ void mcs_daemon_status_stop(mcs_daemon_status_t *status)
     for (size_t i = 0; i < MCS_ARRAY_LEN(status->servers); i++) {
         mcs_http_server_destroy(status->servers[i]);
     }
+    g_status = NULL;
     mcs_free(status);
 }

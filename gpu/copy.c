@@ -3,17 +3,13 @@
  * A job has a lane for each device that its pieces lie on: a stream, and an event behind everything that was put there.
  * Nothing is waited for but these events, never a whole device. An error while a job is being started waits for what
  * was started already: the caller's memory is touched no more when the call returns. */
-#include <poll.h>
-#include <sched.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
-#include "core/base/clock.h"
 #include "gpu/job.h"
 
 /* Below this the processor has summed the bytes before a kernel would have been started; an estimate, as g_ways is. */
 #define CRC_MIN (256 * MCS_KIB)
-#define SPIN_NS (50 * MCS_NS_PER_US) /* most copies are done by then; after it the thread sleeps in the driver */
 
 /* ---- lanes ---- */
 
@@ -30,45 +26,7 @@ static bool has_lane(const mcs_mem_job_t *job, int device)
 /* With the lane's context current: everything before this call on its stream is behind the event. */
 static mcs_status_t mark(mcs_mem_job_t *job, gpu_lane_t *lane)
 {
-    cuda_event_t event = NULL;
-    mcs_status_t status = gpu_event_get(job->space, lane->device, &event);
-    if (status != MCS_OK) {
-        return status;
-    }
-    status = CUDA_TRY(job->space->driver, lane->device, event_record, (event, lane->stream));
-    if (status != MCS_OK) {
-        gpu_event_put(job->space, lane->device, event);
-        return status;
-    }
-    lane->event = event;
-    return MCS_OK;
-}
-
-/* Asked first, and only then slept for in the driver; that needs a current context, asking does not. One error does not
- * end the wait: work that goes on would be writing to memory that its owner has back. A device that only answers with
- * errors has failed and runs nothing any more. */
-static mcs_status_t wait_event(const mcs_mem_job_t *job, const gpu_lane_t *lane, bool entered)
-{
-    const cuda_driver_t *driver = job->space->driver;
-    uint64_t spin_end = mcs_now_ns() + SPIN_NS;
-    mcs_status_t status = MCS_OK;
-    for (;;) {
-        cuda_result_t result = driver->event_query(lane->event);
-        if (result != CUDA_OK && result != CUDA_NOT_READY) {
-            if (status != MCS_OK) {
-                return status;
-            }
-            status = cuda_failed(driver, lane->device, "event_query", result);
-        } else if (result == CUDA_OK) {
-            return status;
-        } else if (mcs_now_ns() < spin_end) {
-            sched_yield();
-        } else if (entered && status == MCS_OK) {
-            status = CUDA_TRY(driver, lane->device, event_synchronize, (lane->event));
-        } else {
-            poll(NULL, 0, 1);
-        }
-    }
+    return gpu_event_mark(job->space, lane->device, lane->stream, &lane->event);
 }
 
 /* What is left on the stream of a lane that failed half way must end before the caller has its memory back. Where not
@@ -76,7 +34,7 @@ static mcs_status_t wait_event(const mcs_mem_job_t *job, const gpu_lane_t *lane,
 static void drain(mcs_mem_job_t *job, gpu_lane_t *lane)
 {
     if (lane->event == NULL && mark(job, lane) == MCS_OK) {
-        (void)wait_event(job, lane, true);
+        (void)gpu_event_wait(job->space, lane->device, lane->event, true);
     }
 }
 
@@ -89,7 +47,7 @@ static mcs_status_t start_lane(mcs_mem_job_t *job, int device)
         return status;
     }
     job->lane_count++;
-    status = gpu_stream_pick(job->space, lane->device, job->copy->to_user, &lane->stream);
+    status = gpu_stream_pick(job->space, lane->device, job->copy->to_user ? GPU_TO_USER : GPU_FROM_USER, &lane->stream);
     if (status == MCS_OK) {
         status = gpu_enqueue(job, lane);
         if (status == MCS_OK) {
@@ -109,7 +67,7 @@ static mcs_status_t end_lane(mcs_mem_job_t *job, gpu_lane_t *lane)
     mcs_status_t status = cuda_ctx_enter(job->space, lane->device->ordinal, &device);
     bool entered = status == MCS_OK;
     if (lane->event != NULL) {
-        mcs_status_t waited = wait_event(job, lane, entered);
+        mcs_status_t waited = gpu_event_wait(job->space, lane->device, lane->event, entered);
         status = status == MCS_OK ? waited : status;
         gpu_event_put(job->space, lane->device, lane->event);
     }

@@ -1,4 +1,6 @@
 /* What a failed call of the driver says to people and to callers. */
+#include <stdio.h>
+
 #include "gpu/internal.h"
 
 mcs_status_t cuda_failed(const cuda_driver_t *driver, const gpu_device_t *device, const char *call,
@@ -13,8 +15,11 @@ mcs_status_t cuda_failed(const cuda_driver_t *driver, const gpu_device_t *device
         text = "no description";
     }
     mcs_status_t status = result == CUDA_OUT_OF_MEMORY ? MCS_ERR_NO_MEMORY : MCS_ERR_TRANSFER_FAIL;
-    mcs_error(GPU_AREA, "%s on %s%.0d%s%s, driver %d.%d: %s (%d, %s): %s", call, device != NULL ? "cuda:" : "no device",
-              device != NULL ? device->ordinal : 0, device != NULL ? " " : "", device != NULL ? device->name : "",
-              driver->version / 1000, driver->version % 1000 / 10, name, result, text, mcs_status_name(status));
+    char where[16 + sizeof(device->name)] = "no device";
+    if (device != NULL) {
+        (void)snprintf(where, sizeof(where), "cuda:%d %s", device->ordinal, device->name);
+    }
+    mcs_error(GPU_AREA, "%s on %s, driver %d.%d: %s (%d, %s): %s", call, where, driver->version / 1000,
+              driver->version % 1000 / 10, name, result, text, mcs_status_name(status));
     return status;
 }

@@ -1,6 +1,6 @@
-/* Finds the driver. It is never loaded or started from here: as long as nobody in the process has done so, no address
+/* Finds the driver. It is not loaded or started by looking: as long as nobody in the process has done so, no address
  * can be a device's, and a process that never uses the GPU pays nothing and may fork as it likes (a driver that was
- * started does not survive a fork). */
+ * started does not survive a fork). Who asks for memory of a device has it started. */
 #include <dlfcn.h>
 
 #include "gpu/internal.h"
@@ -72,6 +72,26 @@ mcs_status_t cuda_driver_find(cuda_driver_t *driver_out)
     }
     *driver_out = driver;
     return MCS_OK;
+}
+
+/* The library stays loaded: a driver that was started must not be unloaded. */
+bool cuda_driver_start(void)
+{
+    cuda_result_t (*init)(unsigned flags) = NULL;
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        const char *text = dlerror();
+        mcs_warn(GPU_AREA, "no CUDA driver: %s: %s", text != NULL ? text : LIBRARY,
+                 mcs_status_name(MCS_ERR_NOT_SUPPORTED));
+        return false;
+    }
+    *(void **)(void *)&init = dlsym(library, "cuInit");
+    cuda_result_t result = init != NULL ? init(0) : CUDA_NOT_SUPPORTED;
+    if (result != CUDA_OK) {
+        mcs_warn(GPU_AREA, "the CUDA driver does not start (error %d): %s", result,
+                 mcs_status_name(MCS_ERR_NOT_SUPPORTED));
+    }
+    return result == CUDA_OK;
 }
 
 void cuda_driver_forget(cuda_driver_t *driver)

@@ -19,12 +19,13 @@ typedef enum way { WAY_PLAIN, WAY_BATCH, WAY_KERNEL } way_t;
 /* The first row that fits and can be done. Estimates until docs/gpu-results.md has figures: `make bench-gpu` prints
  * what each way takes over numbers and sizes. A plain copy costs the driver about 2 us, a kernel about 10 us once, and
  * a kernel reaches the bus's speed only with many fragments. */
+#define KERNEL_STRETCHES 8
 static const struct {
     way_t way;
     size_t stretches; /* at least */
     uint64_t average; /* bytes of each, at most */
 } g_ways[] = {
-    {WAY_KERNEL, 8, 128 * 1024},
+    {WAY_KERNEL, KERNEL_STRETCHES, 128 * 1024},
     {WAY_BATCH, 3, 8 << 20},
     {WAY_PLAIN, 1, UINT64_MAX},
 };
@@ -349,10 +350,16 @@ void gpu_take_crcs(const mcs_mem_job_t *job, const gpu_lane_t *lane)
 
 /* ---- the whole ---- */
 
+/* A process whose copies are few and large never loads the kernels. */
+static bool wants_kernels(const mcs_mem_job_t *job)
+{
+    return job->block_len != NULL || job->stretch_count >= KERNEL_STRETCHES;
+}
+
 mcs_status_t gpu_enqueue(mcs_mem_job_t *job, gpu_lane_t *lane)
 {
     mcs_status_t status = make_stretches(job, lane);
-    if (status == MCS_OK && gpu_kernels_ready(job->space, lane->device)) {
+    if (status == MCS_OK && wants_kernels(job) && gpu_kernels_ready(job->space, lane->device)) {
         lane->scratch = gpu_scratch_get(job->space, lane->device);
     }
     uint32_t rows = status == MCS_OK && lane->scratch != NULL && job->block_len != NULL ? crc_rows(job, lane) : 0;

@@ -15,7 +15,7 @@
 
 #define GPU_AREA          "gpu"
 #define GPU_DEVICES_MAX   64
-#define GPU_STREAMS       4 /* of each device and direction; jobs take turns */
+#define GPU_STREAMS       4 /* of each device and use; jobs take turns */
 #define GPU_SCRATCH_COUNT 4 /* of each device: jobs that use kernels at once; others copy */
 #define GPU_EVENTS_MAX    64
 
@@ -33,6 +33,8 @@ typedef struct cuda_driver {
  * once): too old. */
 mcs_status_t cuda_driver_find(cuda_driver_t *driver_out) MCS_MUST_CHECK;
 void cuda_driver_forget(cuda_driver_t *driver);
+/* Loads and starts the machine's driver. False (logged): there is none, or it does not start. */
+bool cuda_driver_start(void);
 
 typedef struct gpu_device gpu_device_t;
 
@@ -56,17 +58,23 @@ typedef struct gpu_scratch {
     bool busy;         /* under the device's lock */
 } gpu_scratch_t;
 
+/* What a stream is for: a GPU has copy engines for both directions, and what others make wait must not hold up
+ * copies. */
+typedef enum gpu_use { GPU_FROM_USER, GPU_TO_USER, GPU_ORDER, GPU_USES } gpu_use_t;
+
 typedef enum gpu_kernels_state { GPU_KERNELS_UNTRIED, GPU_KERNELS_READY, GPU_KERNELS_NONE } gpu_kernels_state_t;
 
 struct gpu_device {
     int ordinal;
     cuda_handle_t handle;
     char name[96];
-    mcs_mutex_t lock;                      /* guards what follows */
-    cuda_context_t context;                /* the primary one, retained; atomic, NULL = not yet */
-    int priority;                          /* the least: what the engine computes goes first */
-    cuda_stream_t streams[2][GPU_STREAMS]; /* made at first use */
-    uint32_t next_stream[2];
+    int compute;                                  /* capability: 90 is 9.0 */
+    bool has_pool;                                /* of memory in the order of streams */
+    mcs_mutex_t lock;                             /* guards what follows */
+    cuda_context_t context;                       /* the primary one, retained; atomic, NULL = not yet */
+    int priority;                                 /* the least: what the engine computes goes first */
+    cuda_stream_t streams[GPU_USES][GPU_STREAMS]; /* made at first use */
+    uint32_t next_stream[GPU_USES];
     cuda_event_t events[GPU_EVENTS_MAX]; /* free ones */
     uint32_t event_count;
     gpu_scratch_t scratch[GPU_SCRATCH_COUNT];
@@ -78,6 +86,11 @@ struct gpu_device {
     cuda_function_t crc_kernel;
 };
 
+/* What the device can do (probe.c). No context is needed. */
+void gpu_probe(const cuda_driver_t *driver, gpu_device_t *device);
+/* What the kernels are compiled for, at least. */
+#define GPU_COMPUTE_MIN 75
+
 /* Makes the device's primary context current on this thread (retains it the first time); every OK is followed by a
  * leave. */
 mcs_status_t cuda_ctx_enter(mcs_mem_space_t *space, int ordinal, gpu_device_t **device_out) MCS_MUST_CHECK;
@@ -88,10 +101,15 @@ void cuda_ctx_leave(mcs_mem_space_t *space, gpu_device_t *device);
 void cuda_ctx_release(mcs_mem_space_t *space, gpu_device_t *device);
 
 /* With the device's context current. A stream is shared: jobs take turns over them. */
-mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, bool to_user, cuda_stream_t *stream_out)
+mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, gpu_use_t use, cuda_stream_t *stream_out)
     MCS_MUST_CHECK;
 mcs_status_t gpu_event_get(mcs_mem_space_t *space, gpu_device_t *device, cuda_event_t *event_out) MCS_MUST_CHECK;
 void gpu_event_put(mcs_mem_space_t *space, gpu_device_t *device, cuda_event_t event);
+/* Everything that is on the stream now is behind the event. */
+mcs_status_t gpu_event_mark(mcs_mem_space_t *space, gpu_device_t *device, cuda_stream_t stream, cuda_event_t *event_out)
+    MCS_MUST_CHECK;
+/* Waits for it. `entered`: the device's context is current. */
+mcs_status_t gpu_event_wait(const mcs_mem_space_t *space, const gpu_device_t *device, cuda_event_t event, bool entered);
 /* NULL: all are in use, or there is no memory. */
 gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device);
 void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch);
@@ -178,10 +196,24 @@ mcs_status_t gpu_copy_begin(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, 
                             bool *crcs_coming_out);
 mcs_status_t gpu_copy_end(mcs_mem_space_t *space, mcs_mem_job_t *job);
 
+/* ---- for callers (blocks.c) ---- */
+
+bool gpu_start_driver(mcs_mem_space_t *space);
+mcs_status_t gpu_order_stream(mcs_mem_space_t *space, int ordinal, uint64_t *stream_out);
+mcs_status_t gpu_wait_stream(mcs_mem_space_t *space, int ordinal, uint64_t stream);
+mcs_status_t gpu_block_alloc(mcs_mem_space_t *space, int ordinal, uint64_t len, mcs_mem_block_t **block_out);
+void gpu_block_free(mcs_mem_block_t *block);
+mcs_status_t gpu_block_copy(const mcs_mem_block_t *block, uint64_t offset, void *target, uint64_t len);
+
 /* ---- the space ---- */
+
+bool gpu_look(mcs_mem_space_t *space);
+void gpu_space_put(mcs_mem_space_t *space);
 
 struct mcs_mem_space {
     mcs_mem_space_config_t config;
+    uint64_t process; /* after a fork the driver is the parent's */
+    uint32_t refs;    /* atomic: one until close, one for each block */
     const void *kernel_image;
     uint32_t active; /* atomic */
     cuda_driver_t *driver;

@@ -15,10 +15,6 @@ static bool load(mcs_mem_space_t *space, gpu_device_t *device)
     cuda_module_t module = NULL;
     cuda_function_t copy = NULL;
     cuda_function_t crc = NULL;
-    if (driver->module_load == NULL || driver->module_unload == NULL || driver->module_get_function == NULL ||
-        driver->launch_kernel == NULL) {
-        return false;
-    }
     cuda_result_t result = driver->module_load(&module, space->kernel_image);
     if (result == CUDA_OK) {
         result = driver->module_get_function(&copy, module, "mcs_copy_rows");

@@ -1,14 +1,20 @@
 /* Streams, events and scratch memory of a device: made when first needed, kept until close. Streams are shared by jobs
- * in turns, with a set for each direction, because a GPU has copy engines for both; they do not wait for the default
- * stream, and kernels on them have the least priority. */
+ * in turns, with a set for each use; they do not wait for the default stream, and kernels on them have the least
+ * priority. */
+#include <poll.h>
+#include <sched.h>
+
+#include "core/base/clock.h"
 #include "gpu/internal.h"
 
-mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, bool to_user, cuda_stream_t *stream_out)
+#define SPIN_NS (50 * MCS_NS_PER_US) /* most copies are done by then; after it the thread sleeps in the driver */
+
+mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, gpu_use_t use, cuda_stream_t *stream_out)
 {
     const cuda_driver_t *driver = space->driver;
     mcs_mutex_lock(&device->lock);
-    uint32_t at = device->next_stream[to_user]++ % GPU_STREAMS;
-    cuda_stream_t stream = device->streams[to_user][at];
+    uint32_t at = device->next_stream[use]++ % GPU_STREAMS;
+    cuda_stream_t stream = device->streams[use][at];
     mcs_mutex_unlock(&device->lock);
     if (stream != NULL) {
         *stream_out = stream;
@@ -24,9 +30,9 @@ mcs_status_t gpu_stream_pick(mcs_mem_space_t *space, gpu_device_t *device, bool 
         return status;
     }
     mcs_mutex_lock(&device->lock);
-    cuda_stream_t other = device->streams[to_user][at];
+    cuda_stream_t other = device->streams[use][at];
     if (other == NULL) {
-        device->streams[to_user][at] = stream;
+        device->streams[use][at] = stream;
     }
     mcs_mutex_unlock(&device->lock);
     if (other != NULL) {
@@ -62,6 +68,49 @@ void gpu_event_put(mcs_mem_space_t *space, gpu_device_t *device, cuda_event_t ev
     mcs_mutex_unlock(&device->lock);
     if (!kept) {
         (void)space->driver->event_destroy(event);
+    }
+}
+
+mcs_status_t gpu_event_mark(mcs_mem_space_t *space, gpu_device_t *device, cuda_stream_t stream, cuda_event_t *event_out)
+{
+    cuda_event_t event = NULL;
+    mcs_status_t status = gpu_event_get(space, device, &event);
+    if (status != MCS_OK) {
+        return status;
+    }
+    status = CUDA_TRY(space->driver, device, event_record, (event, stream));
+    if (status != MCS_OK) {
+        gpu_event_put(space, device, event);
+        return status;
+    }
+    *event_out = event;
+    return MCS_OK;
+}
+
+/* Asked first, and only then slept for in the driver; that needs a current context, asking does not. One error does not
+ * end the wait: work that goes on would be writing to memory that its owner has back. A device that only answers with
+ * errors has failed and runs nothing any more. */
+mcs_status_t gpu_event_wait(const mcs_mem_space_t *space, const gpu_device_t *device, cuda_event_t event, bool entered)
+{
+    const cuda_driver_t *driver = space->driver;
+    uint64_t spin_end = mcs_now_ns() + SPIN_NS;
+    mcs_status_t status = MCS_OK;
+    for (;;) {
+        cuda_result_t result = driver->event_query(event);
+        if (result != CUDA_OK && result != CUDA_NOT_READY) {
+            if (status != MCS_OK) {
+                return status;
+            }
+            status = cuda_failed(driver, device, "event_query", result);
+        } else if (result == CUDA_OK) {
+            return status;
+        } else if (mcs_now_ns() < spin_end) {
+            sched_yield();
+        } else if (entered && status == MCS_OK) {
+            status = CUDA_TRY(driver, device, event_synchronize, (event));
+        } else {
+            poll(NULL, 0, 1);
+        }
     }
 }
 
@@ -147,11 +196,11 @@ void gpu_pools_drop(mcs_mem_space_t *space, gpu_device_t *device)
         (void)driver->event_destroy(device->events[i]);
     }
     device->event_count = 0;
-    for (int direction = 0; direction < 2; direction++) {
+    for (int use = 0; use < GPU_USES; use++) {
         for (uint32_t i = 0; i < GPU_STREAMS; i++) {
-            if (device->streams[direction][i] != NULL) {
-                (void)driver->stream_destroy(device->streams[direction][i]);
-                device->streams[direction][i] = NULL;
+            if (device->streams[use][i] != NULL) {
+                (void)driver->stream_destroy(device->streams[use][i]);
+                device->streams[use][i] = NULL;
             }
         }
     }

@@ -1,5 +1,6 @@
 /* A space: what a client has of the GPUs. See core/ops/mem_space.h. */
 #include "core/base/alloc.h"
+#include "core/base/thread.h"
 #include "gpu/gpu.h"
 #include "gpu/internal.h"
 
@@ -34,6 +35,8 @@ static mcs_status_t gpu_open(const mcs_mem_space_config_t *config, mcs_mem_space
         return MCS_ERR_NO_MEMORY;
     }
     space->config = *config;
+    space->process = mcs_process_token();
+    space->refs = 1;
     space->config.stage_count = MCS_MIN(MCS_MAX(config->stage_count, STAGE_MIN), STAGE_MAX);
     space->kernel_image = kernel_image();
     space->chunks = gpu_stage_array(space->config.stage_count);
@@ -69,6 +72,7 @@ static gpu_device_t *make_devices(const cuda_driver_t *driver, int count)
             driver->device_get_name(device->name, (int)sizeof(device->name), device->handle) != CUDA_OK) {
             device->name[0] = '\0';
         }
+        gpu_probe(driver, device);
     }
     return devices;
 }
@@ -81,7 +85,7 @@ static void free_devices(gpu_device_t *devices, int count)
     mcs_free(devices);
 }
 
-static bool gpu_look(mcs_mem_space_t *space)
+bool gpu_look(mcs_mem_space_t *space)
 {
     if (__atomic_load_n(&space->active, __ATOMIC_ACQUIRE) != 0) {
         return true;
@@ -137,14 +141,12 @@ static void drop_device(mcs_mem_space_t *space, int ordinal)
     cuda_ctx_release(space, device);
 }
 
-static void gpu_close(mcs_mem_space_t *space)
+void gpu_space_put(mcs_mem_space_t *space)
 {
-    if (space == NULL) {
+    if (__atomic_sub_fetch(&space->refs, 1, __ATOMIC_ACQ_REL) != 0) {
         return;
     }
-    gpu_host_forget_all(space);
     if (space->driver != NULL) {
-        gpu_stage_drop(space);
         for (int i = 0; i < space->device_count; i++) {
             drop_device(space, i);
         }
@@ -160,6 +162,18 @@ static void gpu_close(mcs_mem_space_t *space)
     mcs_mutex_fini(&space->host_lock);
     mcs_rwlock_fini(&space->range_lock);
     mcs_free(space);
+}
+
+static void gpu_close(mcs_mem_space_t *space)
+{
+    if (space == NULL) {
+        return;
+    }
+    gpu_host_forget_all(space);
+    if (space->driver != NULL) {
+        gpu_stage_drop(space);
+    }
+    gpu_space_put(space);
 }
 
 const mcs_mem_space_ops_t mcs_gpu_space_ops = {
@@ -181,4 +195,10 @@ const mcs_mem_space_ops_t mcs_gpu_space_ops = {
     .copy_end = gpu_copy_end,
     .stage_get = gpu_stage_get,
     .stage_put = gpu_stage_put,
+    .start = gpu_start_driver,
+    .order_stream = gpu_order_stream,
+    .wait_stream = gpu_wait_stream,
+    .block_alloc = gpu_block_alloc,
+    .block_free = gpu_block_free,
+    .block_copy = gpu_block_copy,
 };

@@ -12,8 +12,6 @@
 
 #include "core/base/log.h"
 
-#define AREA "config"
-
 typedef struct loader {
     const char *path;
     const mcs_config_table_t *table;
@@ -33,15 +31,21 @@ static mcs_status_t fail(const loader_t *l, mcs_status_t status, const char *wha
     return status;
 }
 
+/* NULL: as good as not mentioned. */
 static mcs_status_t set_value(const loader_t *l, const char *key, const char *value)
 {
     mcs_buf_t why;
+    if (!mcs_config_has(l->table, key)) {
+        char what[160];
+        snprintf(what, sizeof(what), "no such setting: %.100s (--help lists them)", key);
+        return fail(l, MCS_ERR_INVALID_PARAMS, what, 0);
+    }
+    if (value == NULL) {
+        return MCS_OK;
+    }
     mcs_buf_init(&why, 4096);
     mcs_status_t status = mcs_config_set(l->table, l->conf, MCS_CONFIG_FROM_FILE, key, value, &why);
-    if (status == MCS_ERR_OBJECT_NOT_FOUND) {
-        mcs_warn(AREA, "config file %s: no such setting: %s", l->path, key);
-        status = MCS_OK;
-    } else if (status != MCS_OK && l->why != NULL) {
+    if (status != MCS_OK && l->why != NULL) {
         mcs_buf_printf(l->why, "%s: %s", l->path, status == MCS_ERR_NO_MEMORY ? "out of memory" : mcs_buf_cstr(&why));
     }
     mcs_buf_fini(&why);
@@ -59,7 +63,7 @@ static mcs_status_t set_json(const loader_t *l, const char *key, const json_t *v
     case JSON_REAL: snprintf(text, sizeof(text), "%.17g", json_real_value(value)); return set_value(l, key, text);
     case JSON_TRUE: return set_value(l, key, "true");
     case JSON_FALSE: return set_value(l, key, "false");
-    case JSON_NULL: return MCS_OK;
+    case JSON_NULL: return set_value(l, key, NULL);
     case JSON_OBJECT:
     case JSON_ARRAY:
     default: break;
@@ -116,7 +120,7 @@ static mcs_status_t take_scalar(const loader_t *l, yaml_state_t *state, const ya
     state->place = YAML_KEY;
     bool plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     bool is_null = plain && (text[0] == '\0' || strcmp(text, "~") == 0 || strcasecmp(text, "null") == 0);
-    return is_null ? MCS_OK : set_value(l, state->key, text);
+    return set_value(l, state->key, is_null ? NULL : text);
 }
 
 static mcs_status_t take_event(const loader_t *l, yaml_state_t *state, const yaml_event_t *event)

@@ -1,8 +1,8 @@
 /* The master's configuration file: JSON or YAML, one flat mapping with keys named like the flags.
  *
  * "x.json" is JSON, "x.yaml" and "x.yml" are YAML; other names by their first character. Values are scalars; null (and
- * an empty YAML value) leaves the default. A key that no flag has is warned about and skipped: files of other versions
- * go on working. Everything else that is wrong is an error that names the file, the key or the line. Set-up path; not
+ * an empty YAML value) leaves the default. Everything that is wrong, a key that no flag has too, is an error that names
+ * the file, the key or the line: a misspelt setting must not be taken for one that holds. Set-up path; not
  * thread-safe. */
 #ifndef MCS_MASTER_CONFIG_FILE_H
 #define MCS_MASTER_CONFIG_FILE_H

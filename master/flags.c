@@ -40,6 +40,16 @@
         name, NULL, def, MCS_CONFIG_##kind_suffix, MCS_CONFIG_IGNORED, OFF(field), 0, 0, doc                           \
     }
 
+#define SKIP_ENV(name, env, def, kind_suffix, field, doc)                                                              \
+    {                                                                                                                  \
+        name, env, def, MCS_CONFIG_##kind_suffix, MCS_CONFIG_IGNORED, OFF(field), 0, 0, doc                            \
+    }
+#define SKIP_DFS(env)                                                                                                  \
+    {                                                                                                                  \
+        NULL, env, "", MCS_CONFIG_PRESENCE, MCS_CONFIG_IGNORED, OFF(ignored_bool), 0, 0,                               \
+            "no tier on a distributed file system"                                                                     \
+    }
+
 static const mcs_config_row_t rows[] = {
     STRING_ROW("config_path", "", config_path, "JSON or YAML file with keys named like the flags; flags win over it"),
     UINT_ROW("port", "50051", port, 0, 65535, "RPC port (older spelling of rpc_port)"),
@@ -71,7 +81,12 @@ static const mcs_config_row_t rows[] = {
     UINT_ROW("http_metadata_server_port", "8080", http_metadata_server_port, 0, 65535, "port of the metadata server"),
     STRING_ROW("http_metadata_server_host", "0.0.0.0", http_metadata_server_host, "address of the metadata server"),
     BOOL_ROW("enable_metadata_cleanup_on_timeout", "false", enable_metadata_cleanup_on_timeout,
-             "delete the ram/ and rpc_meta/ records of clients that died from the embedded metadata server"),
+             "delete the ram/ and rpc_meta/ records of clients that died: from this master's metadata server, or from "
+             "the one that MOONCAKE_TE_META_DATA_SERVER names"),
+    {NULL, "MOONCAKE_TE_META_DATA_SERVER", "", MCS_CONFIG_STRING, 0, OFF(metadata_server_url), 0, 0,
+     "http://HOST:PORT/metadata of another process, for enable_metadata_cleanup_on_timeout"},
+    {NULL, "MOONCAKE_CONFIG_PATH", "", MCS_CONFIG_STRING, 0, OFF(engine_config_path), 0, 0,
+     "JSON file of the engines; its metadata_server is taken when that variable is not set"},
     DURATION_ROW("default_kv_lease_ttl", "10000", default_kv_lease_ttl, 0, 86400000.0,
                  "lease that a read or exist grants (ms; also 5s, 30m, 1h)"),
     DURATION_ROW("default_kv_soft_pin_ttl", "1800000", default_kv_soft_pin_ttl, 0, 86400000.0 * 365,
@@ -80,7 +95,9 @@ static const mcs_config_row_t rows[] = {
                  "longest soft pin that a put may ask for (ms; also 5s, 30m, 1h)"),
     BOOL_ROW("allow_evict_soft_pinned_objects", "true", allow_evict_soft_pinned_objects,
              "evict soft-pinned objects when nothing else is left"),
-    RATIO_ROW("eviction_ratio", "0.05", eviction_ratio, "share of the objects that an eviction round frees"),
+    RATIO_ROW(
+        "eviction_ratio", "0.05", eviction_ratio,
+        "share of the objects that an eviction round frees; 0: only the watermark evicts, not a put without room"),
     RATIO_ROW("eviction_high_watermark_ratio", "0.90", eviction_high_watermark_ratio,
               "used / capacity above which eviction runs"),
     DURATION_ROW("eviction_wait_ms", "50", eviction_wait_ms, 0, 10000,
@@ -90,6 +107,10 @@ static const mcs_config_row_t rows[] = {
     UINT_ROW("client_ttl", "10", client_ttl, 1, 86400, "a client silent this long is dropped (s)"),
     {"client_live_ttl_sec", NULL, "10", MCS_CONFIG_UINT, MCS_CONFIG_ALIAS, OFF(client_ttl), 1, 86400,
      "the config file's name of client_ttl (s)"},
+    {"client_active_ttl_sec", NULL, "10", MCS_CONFIG_UINT, MCS_CONFIG_ALIAS, OFF(client_ttl), 1, 86400,
+     "the newer files' name of client_ttl (s)"},
+    SKIP("client_suspicion_ttl_sec", "60", UINT, ignored_uint,
+         "an owner is suspect while its connection is lost, and dropped after client_ttl"),
     UINT_ROW("put_start_discard_timeout_sec", "30", put_start_discard_timeout_sec, 1, 86400,
              "an unfinished put may be pre-empted after this time (s)"),
     UINT_ROW("put_start_release_timeout_sec", "600", put_start_release_timeout_sec, 1, 86400 * 7,
@@ -127,10 +148,11 @@ static const mcs_config_row_t rows[] = {
     STRING_ROW("log_level", "INFO", log_level,
                "TRACE, DEBUG, INFO, WARNING or ERROR; PUT /api/v1/log_level changes it at run time"),
     /* glog's flags, which launch scripts pass. */
-    {"minloglevel", NULL, "0", MCS_CONFIG_INT, 0, OFF(minloglevel), 0, 3,
+    {"minloglevel", "GLOG_minloglevel", "0", MCS_CONFIG_INT, MCS_CONFIG_LENIENT_ENV, OFF(minloglevel), 0, 3,
      "glog's name of log_level: 0 INFO, 1 WARNING, 2 and 3 ERROR"},
-    {"v", NULL, "0", MCS_CONFIG_INT, 0, OFF(verbosity), 0, 99, "glog's verbosity: 1 and 2 DEBUG, more TRACE"},
-    SKIP("logtostderr", "true", BOOL, ignored_bool, "the log always goes to stderr"),
+    {"v", "GLOG_v", "0", MCS_CONFIG_INT, MCS_CONFIG_LENIENT_ENV, OFF(verbosity), 0, 99,
+     "glog's verbosity: 1 and 2 DEBUG, more TRACE"},
+    SKIP_ENV("logtostderr", "GLOG_logtostderr", "true", BOOL, ignored_bool, "the log always goes to stderr"),
     SKIP("alsologtostderr", "false", BOOL, ignored_bool, "the log always goes to stderr"),
     SKIP("logtostdout", "false", BOOL, ignored_bool, "the log always goes to stderr"),
     SKIP("colorlogtostderr", "false", BOOL, ignored_bool, "the log has no colours"),
@@ -152,9 +174,12 @@ static const mcs_config_row_t rows[] = {
     SKIP("ha_backend_type", "etcd", STRING, ignored_string, "no high availability backend"),
     SKIP("ha_backend_connstring", "", STRING, ignored_string, "no high availability backend"),
     SKIP("etcd_endpoints", "", STRING, ignored_string, "no high availability backend"),
-    SKIP("pod_name", "", STRING, ignored_string, "no high availability backend"),
-    SKIP("pod_namespace", "", STRING, ignored_string, "no high availability backend"),
+    SKIP_ENV("pod_name", "POD_NAME", "", STRING, ignored_string, "no high availability backend"),
+    SKIP_ENV("pod_namespace", "POD_NAMESPACE", "", STRING, ignored_string, "no high availability backend"),
     NO_BOOL("enable_oplog", "operation log for hot standby"),
+    NO_BOOL("enable_oplog_snapshot", "snapshots of the operation log"),
+    SKIP("snapshot_chunk_object_count", "1000000", UINT, ignored_uint, "no operation log"),
+    SKIP("weight_management_oplog_capability_confirmed", "false", BOOL, ignored_bool, "no operation log"),
     SKIP("oplog_poll_interval_ms", "1000", UINT, ignored_uint, "no operation log"),
     SKIP("oplog_batch_max_entries", "1024", UINT, ignored_uint, "no operation log"),
     SKIP("batch_oplog_retry_timeout_sec", "180", UINT, ignored_uint, "no operation log"),
@@ -186,6 +211,7 @@ static const mcs_config_row_t rows[] = {
     NO_BOOL("enable_multi_tenants", "tenants with quotas"),
     SKIP("tenant_quota_connector_type", "file", STRING, ignored_string, "no tenants"),
     SKIP("tenant_quota_connector_uri", "", STRING, ignored_string, "no tenants"),
+    SKIP("tenant_eviction_high_watermark_ratio", "0.9", DOUBLE, ignored_double, "no tenants"),
     NO_BOOL("enable_cxl", "CXL memory"),
     SKIP("cxl_path", "/dev/dax0.0", STRING, ignored_string, "no CXL memory"),
     SKIP("cxl_size", "8589934592", UINT, ignored_uint, "no CXL memory"),
@@ -215,6 +241,19 @@ static const mcs_config_row_t rows[] = {
      "tier on a distributed file system"},
     {NULL, "MOONCAKE_DFS_ENABLED", "false", MCS_CONFIG_BOOL, MCS_CONFIG_UNSUPPORTED, OFF(unsupported_bool), 0, 0,
      "tier on a distributed file system"},
+    SKIP_DFS("MOONCAKE_DFS_ROOT_DIR"),
+    SKIP_DFS("MOONCAKE_DFS_FS_ADAPTER"),
+    SKIP_DFS("MOONCAKE_DFS_SHARD_COUNT"),
+    SKIP_DFS("MOONCAKE_DFS_SHARD_CAPACITY"),
+    SKIP_DFS("MOONCAKE_DFS_ALIGNMENT"),
+    SKIP_DFS("MOONCAKE_DFS_SINGLE_TENANT"),
+    SKIP_DFS("MOONCAKE_DFS_EVICTION_ENABLED"),
+    SKIP_DFS("MOONCAKE_DFS_EVICTION_HIGH_WATERMARK"),
+    SKIP_DFS("MOONCAKE_DFS_EVICTION_LOW_WATERMARK"),
+    SKIP_DFS("MOONCAKE_DFS_DEFERRED_FREE_SECONDS"),
+    SKIP_DFS("MOONCAKE_DFS_EVICTION_CHECK_INTERVAL"),
+    {NULL, "MOONCAKE_SNAPSHOT_LOCAL_PATH", "", MCS_CONFIG_PRESENCE, MCS_CONFIG_IGNORED, OFF(ignored_bool), 0, 0,
+     "no snapshots"},
     {NULL, "MC_RPC_PROTOCOL", "tcp", MCS_CONFIG_STRING, MCS_CONFIG_IGNORED, OFF(ignored_string), 0, 0,
      "clients reach the master over TCP or a UNIX socket"},
 };

@@ -99,13 +99,20 @@ static void handle_leader(void *arg, mcs_http_request_t *request)
     mcs_json_reply(request, 200, json_pack("{s:b, s:n, s:n}", "present", 0, "leader_address", "view_version"));
 }
 
+/* A parameter that is there and no text: it must not count as one that is not there. */
+static bool is_no_text(const mcs_http_request_t *request, const char *name)
+{
+    return mcs_http_query(request, name, NULL) != NULL && mcs_http_query_text(request, name) == NULL;
+}
+
 static void handle_remove_all(void *arg, mcs_http_request_t *request)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
-    const char *force_text = mcs_http_query(request, "force", NULL);
-    const char *tenant = mcs_http_query(request, "tenant_id", NULL);
+    const char *force_text = mcs_http_query_text(request, "force");
+    const char *tenant = mcs_http_query_text(request, "tenant_id");
     bool force = false;
-    if (force_text != NULL && mcs_parse_bool(force_text, &force) != MCS_OK) {
+    if (is_no_text(request, "force") || is_no_text(request, "tenant_id") ||
+        (force_text != NULL && mcs_parse_bool(force_text, &force) != MCS_OK)) {
         mcs_json_reply_status(request, MCS_ERR_INVALID_PARAMS);
         return;
     }
@@ -159,7 +166,7 @@ static void handle_log_level(void *arg, mcs_http_request_t *request)
 static void handle_set_log_level(void *arg, mcs_http_request_t *request)
 {
     (void)arg;
-    const char *level = mcs_http_query(request, "level", NULL);
+    const char *level = mcs_http_query_text(request, "level");
     json_t *body = NULL;
     if (level == NULL) {
         size_t len = 0;

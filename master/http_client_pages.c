@@ -3,6 +3,7 @@
 
 #include "core/base/alloc.h"
 #include "master/http_json.h"
+#include "master/http_log_level.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
 #define METRICS_MAX  ((size_t)16 << 20)
@@ -52,10 +53,9 @@ static void handle_version(void *arg, mcs_http_request_t *request)
 }
 
 static const mcs_http_route_t g_routes[] = {
-    {"GET", "/health", handle_health},
-    {"GET", "/metrics", handle_metrics},
-    {"GET", "/metrics/summary", handle_summary},
-    {"GET", "/version", handle_version},
+    {"GET", "/health", handle_health},           {"GET", "/metrics", handle_metrics},
+    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", handle_version},
+    {"GET", "/log_level", mcs_http_log_level},   {"PUT", "/log_level", mcs_http_set_log_level},
 };
 
 static void stop(void *arg)

@@ -37,7 +37,7 @@ struct mcs_http_request {
     bool begun;
     bool replied;
     bool close_after;
-    unsigned refusal; /* 401, 403, 413 or 503: the body is dropped */
+    unsigned refusal; /* 400, 401, 403, 413 or 503: the body is dropped */
     enum MHD_Result queued;
     mcs_buf_t body;
     size_t body_dropped;

@@ -73,10 +73,14 @@ static unsigned http_code(mcs_status_t status)
     return 500;
 }
 
-void mcs_json_reply_status(mcs_http_request_t *request, mcs_status_t status)
+void mcs_json_reply_error(mcs_http_request_t *request, mcs_status_t status, const char *message)
 {
     status = mcs_status_public(status);
     mcs_json_reply(request, http_code(status),
-                   json_pack("{s:b, s:i, s:s}", "success", 0, "error_code", (int)status, "error_message",
-                             mcs_status_name(status)));
+                   json_pack("{s:b, s:i, s:s}", "success", 0, "error_code", (int)status, "error_message", message));
+}
+
+void mcs_json_reply_status(mcs_http_request_t *request, mcs_status_t status)
+{
+    mcs_json_reply_error(request, status, mcs_status_name(mcs_status_public(status)));
 }

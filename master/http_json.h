@@ -14,5 +14,7 @@ void mcs_json_write(json_t *root, mcs_buf_t *out);
 void mcs_json_reply(mcs_http_request_t *request, unsigned code, json_t *root);
 /* {"success":false,"error_code":N,"error_message":"NAME"} with the code that goes with the status. */
 void mcs_json_reply_status(mcs_http_request_t *request, mcs_status_t status);
+/* The same with a message of its own. */
+void mcs_json_reply_error(mcs_http_request_t *request, mcs_status_t status, const char *message);
 
 #endif

@@ -291,7 +291,7 @@ static bool add_named(void *arg, const mcs_service_segment_t *segment)
 void mcs_i_admin_query_segment(void *arg, mcs_http_request_t *request)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
-    named_t named = {.name = mcs_http_query(request, "segment", NULL)};
+    named_t named = {.name = mcs_http_query_text(request, "segment")};
     if (named.name != NULL) {
         mcs_service_for_each_segment(admin->config.service, add_named, &named);
     }
@@ -309,7 +309,7 @@ void mcs_i_admin_query_segment(void *arg, mcs_http_request_t *request)
 void mcs_i_admin_segment_status(void *arg, mcs_http_request_t *request)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
-    named_t named = {.name = mcs_http_query(request, "segment", NULL)};
+    named_t named = {.name = mcs_http_query_text(request, "segment")};
     if (named.name == NULL || named.name[0] == '\0') {
         mcs_json_reply_status(request, MCS_ERR_INVALID_PARAMS);
         return;

@@ -76,6 +76,9 @@ mcs_http_request_t *mcs_i_http_request_create(mcs_http_server_t *server, struct 
     request->conn = conn;
     request->connection = connection;
     request->queued = MHD_NO;
+    /* The library gives paths as C strings: this one would be cut. */
+    const char *zero = strstr(uri, "%00");
+    request->refusal = zero != NULL && (query == NULL || zero < query) ? MHD_HTTP_BAD_REQUEST : 0;
     mcs_buf_init(&request->body, server->config.body_max);
     if (len > 0) {
         memcpy(request->text, query + 1, len);
@@ -111,6 +114,13 @@ const char *mcs_http_query(const mcs_http_request_t *request, const char *name, 
         *len_out = param->value_len;
     }
     return param != NULL ? param->value : NULL;
+}
+
+const char *mcs_http_query_text(const mcs_http_request_t *request, const char *name)
+{
+    size_t len = 0;
+    const char *text = mcs_http_query(request, name, &len);
+    return text != NULL && strlen(text) == len ? text : NULL;
 }
 
 const char *mcs_http_query_raw(const mcs_http_request_t *request, const char *name, size_t *len_out)
@@ -241,6 +251,7 @@ void mcs_i_http_reply_error(mcs_http_request_t *request, unsigned code, const ch
         code = MHD_HTTP_METHOD_NOT_ALLOWED;
     }
     switch (code) {
+    case MHD_HTTP_BAD_REQUEST: text = "zero byte in the path"; break;
     case MHD_HTTP_UNAUTHORIZED: text = "a token is needed: Authorization: Bearer TOKEN"; break;
     case MHD_HTTP_FORBIDDEN: text = "request of a page from another host"; break;
     case MHD_HTTP_NOT_FOUND: text = "no such page"; break;

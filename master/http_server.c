@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -143,9 +144,14 @@ static bool shows_token(const mcs_http_request_t *request)
         return false;
     }
     given += scheme_len;
-    given += strspn(given, " ");
+    given += strspn(given, " \t");
     size_t len = strlen(token);
-    return strlen(given) == len && CRYPTO_memcmp(given, token, len) == 0;
+    size_t given_len = strlen(given);
+    /* Blanks at the end of a line are no part of its value, unless the token has them. */
+    while (given_len > len && (given[given_len - 1] == ' ' || given[given_len - 1] == '\t')) {
+        given_len--;
+    }
+    return given_len == len && CRYPTO_memcmp(given, token, len) == 0;
 }
 
 static bool needs_token(const mcs_http_config_t *config, const char *path)
@@ -169,8 +175,11 @@ static enum MHD_Result begin_request(mcs_http_request_t *request, const char *pa
             request->route = &config->routes[i];
         }
     }
-    if (!only_reads(method) && is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
-                                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
+    if (request->refusal != 0) {
+        request->route = NULL;
+    } else if (!only_reads(method) &&
+               is_foreign(MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin"),
+                          MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Host"))) {
         request->refusal = MHD_HTTP_FORBIDDEN;
     } else if (needs_token(config, path) && !shows_token(request)) {
         request->refusal = MHD_HTTP_UNAUTHORIZED;
@@ -295,6 +304,18 @@ static void reaper_thread(void *arg)
     mcs_mutex_unlock(&server->lock);
 }
 
+/* No more than a sixteenth of the process's descriptors: whoever fills a server with idle connections takes none from
+ * what else the process does. */
+static uint32_t connections_allowed(const mcs_http_config_t *config)
+{
+    struct rlimit limit;
+    uint64_t allowed = config->max_connections;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+        allowed = MCS_MIN(allowed, MCS_MAX((uint64_t)limit.rlim_cur / 16, (uint64_t)MCS_HTTP_CONNECTIONS_FEWEST));
+    }
+    return (uint32_t)allowed;
+}
+
 mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_server_t **server_out)
 {
     mcs_http_server_t *server = MCS_NEW(mcs_http_server_t);
@@ -302,6 +323,7 @@ mcs_status_t mcs_http_server_create(const mcs_http_config_t *config, mcs_http_se
         return MCS_ERR_NO_MEMORY;
     }
     server->config = *config;
+    server->config.max_connections = connections_allowed(config);
     if (server->config.receive_ns == 0) {
         server->config.receive_ns = MCS_HTTP_RECEIVE_NS;
     }

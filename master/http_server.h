@@ -28,7 +28,8 @@ typedef struct mcs_http_server mcs_http_server_t;
 typedef struct mcs_http_request mcs_http_request_t;
 
 /* Bytes of request line and headers; a longer one is answered 413, 414 or 431. */
-#define MCS_HTTP_HEADERS_MAX ((size_t)64 << 10)
+#define MCS_HTTP_HEADERS_MAX        ((size_t)64 << 10)
+#define MCS_HTTP_CONNECTIONS_FEWEST 16u
 /* A request must have arrived this long after its connection was opened or became idle; the short time counts when
  * three quarters of the connections are in use, the shortest when nearly all are: whoever holds connections open
  * without asking for anything keeps others waiting for moments only. */
@@ -66,12 +67,12 @@ typedef struct mcs_http_config {
     const mcs_http_tls_t *tls;     /* NULL: HTTP; else HTTPS alone. Until start has returned */
     const mcs_http_route_t *routes;
     size_t route_count;
-    void *arg;          /* of the handlers */
-    size_t body_max;    /* of one request */
-    size_t bodies_max;  /* of all requests in flight */
-    size_t answers_max; /* bytes of all answers that have not been taken yet; streams do not count */
-    uint32_t threads;   /* 2 to 4 */
-    uint32_t max_connections;
+    void *arg;                /* of the handlers */
+    size_t body_max;          /* of one request */
+    size_t bodies_max;        /* of all requests in flight */
+    size_t answers_max;       /* bytes of all answers that have not been taken yet; streams do not count */
+    uint32_t threads;         /* 2 to 4 */
+    uint32_t max_connections; /* at most; fewer where the process may have few descriptors */
     uint32_t max_streams;
     uint64_t receive_ns; /* 0: MCS_HTTP_RECEIVE_NS */
     uint64_t answer_ns;  /* 0: MCS_HTTP_ANSWER_NS */
@@ -88,6 +89,8 @@ uint16_t mcs_http_server_port(const mcs_http_server_t *server);
  * Terminated; `len_out` (may be NULL) tells where a value with a zero byte in it ends. NULL when there is none; the
  * first of several. Lives as long as the request. */
 const char *mcs_http_query(const mcs_http_request_t *request, const char *name, size_t *len_out);
+/* The decoded value as a text: NULL also when there is a zero byte in it. */
+const char *mcs_http_query_text(const mcs_http_request_t *request, const char *name);
 const char *mcs_http_query_raw(const mcs_http_request_t *request, const char *name, size_t *len_out);
 const uint8_t *mcs_http_body(const mcs_http_request_t *request, size_t *len_out);
 

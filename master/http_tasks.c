@@ -49,7 +49,8 @@ static bool take_body(const json_t *root, drain_body_t *body, mcs_service_drain_
         !take_names(root, "target_segments", &body->targets)) {
         return false;
     }
-    json_int_t most = concurrency != NULL ? json_integer_value(concurrency) : DEFAULT_CONCURRENCY;
+    json_int_t most =
+        concurrency != NULL && !json_is_null(concurrency) ? json_integer_value(concurrency) : DEFAULT_CONCURRENCY;
     *ask = (mcs_service_drain_ask_t){.segments = body->segments.text,
                                      .segment_count = body->segments.count,
                                      .targets = body->targets.text,
@@ -96,19 +97,23 @@ void mcs_i_admin_drain_start(void *arg, mcs_http_request_t *request)
     }
 }
 
-/* "a-b", both decimal. */
-static bool take_id(const mcs_http_request_t *request, mcs_id_t *id_out)
+/* "a-b", both decimal; else 400. */
+static bool take_id(mcs_http_request_t *request, mcs_id_t *id_out)
 {
     char high[32];
-    const char *text = mcs_http_query(request, "job_id", NULL);
+    const char *text = mcs_http_query_text(request, "job_id");
     const char *dash = text != NULL ? strchr(text, '-') : NULL;
-    if (dash == NULL || (size_t)(dash - text) >= sizeof(high)) {
-        return false;
+    bool ok = dash != NULL && (size_t)(dash - text) < sizeof(high);
+    if (ok) {
+        memcpy(high, text, (size_t)(dash - text));
+        high[dash - text] = '\0';
+        ok = mcs_parse_u64(high, UINT64_MAX, &id_out->hi) == MCS_OK &&
+             mcs_parse_u64(dash + 1, UINT64_MAX, &id_out->lo) == MCS_OK;
     }
-    memcpy(high, text, (size_t)(dash - text));
-    high[dash - text] = '\0';
-    return mcs_parse_u64(high, UINT64_MAX, &id_out->hi) == MCS_OK &&
-           mcs_parse_u64(dash + 1, UINT64_MAX, &id_out->lo) == MCS_OK;
+    if (!ok) {
+        mcs_json_reply_error(request, MCS_ERR_INVALID_PARAMS, "Missing or invalid job_id");
+    }
+    return ok;
 }
 
 /* NULL: no memory. */
@@ -133,10 +138,10 @@ void mcs_i_admin_drain_query(void *arg, mcs_http_request_t *request)
     mcs_service_drain_t drain;
     mcs_id_t id;
     char text[64];
-    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
-    if (take_id(request, &id)) {
-        status = mcs_service_drain_query(admin->config.service, id, &drain);
+    if (!take_id(request, &id)) {
+        return;
     }
+    mcs_status_t status = mcs_service_drain_query(admin->config.service, id, &drain);
     if (status != MCS_OK) {
         mcs_json_reply_status(request, status);
         return;
@@ -158,10 +163,10 @@ void mcs_i_admin_drain_cancel(void *arg, mcs_http_request_t *request)
 {
     const mcs_http_admin_t *admin = (const mcs_http_admin_t *)arg;
     mcs_id_t id;
-    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
-    if (take_id(request, &id)) {
-        status = mcs_service_drain_cancel(admin->config.service, id);
+    if (!take_id(request, &id)) {
+        return;
     }
+    mcs_status_t status = mcs_service_drain_cancel(admin->config.service, id);
     if (status != MCS_OK) {
         mcs_json_reply_status(request, status);
     } else {

@@ -20,9 +20,11 @@
 #include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
+#include "core/wire/extent.h"
 #include "master/history.h"
 #include "master/http_admin.h"
 #include "master/http_metadata.h"
+#include "master/metadata_cleanup.h"
 #include "master/metrics_text.h"
 #include "master/rpc_listen.h"
 #include "master/rpc_server.h"
@@ -38,7 +40,8 @@ struct mcs_master {
     mcs_metrics_t metrics;
     mcs_summary_t summary;
     mcs_http_metadata_t *metadata;
-    mcs_journal_t *journal; /* NULL = none */
+    mcs_metadata_cleanup_t *cleanup; /* of another metadata server; NULL = none */
+    mcs_journal_t *journal;          /* NULL = none */
     mcs_service_t *service;
     mcs_rpc_server_t *rpc;
     mcs_http_admin_t *admin;
@@ -62,10 +65,11 @@ static uint64_t g_last_epoch;
 static uint64_t wall_tick(void)
 {
     uint64_t now_ms = mcs_wall_ms();
-    return now_ms > EPOCH_SINCE_MS ? (now_ms - EPOCH_SINCE_MS) / EPOCH_TICK_MS : 0;
+    return now_ms > EPOCH_SINCE_MS ? MCS_MIN((now_ms - EPOCH_SINCE_MS) / EPOCH_TICK_MS, MCS_EPOCH_TAKEN_MAX) : 0;
 }
 
-/* Returns when the tick is over: whoever starts after this master is up gets a later one. */
+/* Returns when the tick is over: whoever starts after this master is up gets a later one. When the wall clock was put
+ * back between two masters, clients say what they have seen (svc_session.c). */
 static uint64_t next_epoch(uint64_t floor)
 {
     uint64_t last = __atomic_load_n(&g_last_epoch, __ATOMIC_RELAXED);
@@ -169,9 +173,20 @@ static mcs_status_t copy_config(const mcs_master_config_t *from, mcs_master_conf
     return MCS_OK;
 }
 
+/* The records of a client that has come back under its name are its new session's. */
+static bool is_alive(void *arg, const char *segment_name)
+{
+    return mcs_service_has_client(((mcs_master_t *)arg)->service, segment_name);
+}
+
 static void on_client_expired(void *arg, const char *segment_name)
 {
-    mcs_http_metadata_forget_segment((mcs_http_metadata_t *)arg, segment_name);
+    mcs_master_t *m = (mcs_master_t *)arg;
+    if (m->cleanup != NULL) {
+        mcs_metadata_cleanup_forget(m->cleanup, segment_name);
+    } else if (!is_alive(m, segment_name)) {
+        mcs_http_metadata_forget_segment(m->metadata, segment_name);
+    }
 }
 
 /* "" is the default folder; when that cannot be used and there is TCP, the master goes without. */
@@ -324,14 +339,14 @@ static mcs_status_t open_journal(mcs_master_t *m)
 static mcs_status_t create_service(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
-    bool cleans_up = m->metadata != NULL && c->enable_metadata_cleanup_on_timeout;
+    bool cleans_up = (m->metadata != NULL || m->cleanup != NULL) && c->enable_metadata_cleanup_on_timeout;
     uint64_t persisted = m->journal != NULL ? mcs_journal_past(m->journal)->epoch + 1 : 0;
     const mcs_service_config_t service = {
         .config = c,
         .metrics = &m->metrics,
         .epoch = next_epoch(MCS_MAX(c->epoch_floor, persisted)),
         .client_expired = cleans_up ? on_client_expired : NULL,
-        .client_expired_arg = m->metadata,
+        .client_expired_arg = m,
         .journal = m->journal,
     };
     mcs_status_t status = mcs_service_create(&service, &m->service);
@@ -348,6 +363,19 @@ static mcs_status_t create_service(mcs_master_t *m)
     return do_without_journal(m, status);
 }
 
+static mcs_status_t start_cleanup(mcs_master_t *m)
+{
+    const mcs_master_config_t *c = &m->config;
+    const mcs_metadata_cleanup_config_t cleanup = {
+        .url = c->metadata_server_url,
+        .config_path = c->engine_config_path,
+        .cluster_id = c->cluster_id,
+        .is_alive = is_alive,
+        .arg = m,
+    };
+    return mcs_metadata_cleanup_start(&cleanup, &m->cleanup);
+}
+
 static mcs_status_t create_parts(mcs_master_t *m)
 {
     const mcs_master_config_t *c = &m->config;
@@ -360,6 +388,8 @@ static mcs_status_t create_parts(mcs_master_t *m)
             .cluster_id = c->cluster_id,
         };
         status = mcs_http_metadata_create(&metadata, &m->metadata);
+    } else if (status == MCS_OK && c->enable_metadata_cleanup_on_timeout && !c->http_off) {
+        status = start_cleanup(m);
     }
     if (status == MCS_OK) {
         status = open_journal(m);
@@ -454,11 +484,6 @@ static void announce(const mcs_master_t *m)
                  "delete objects; set rpc_address, rpc_interface or cluster_token",
                  mcs_master_rpc_port(m));
     }
-    if (c->enable_metadata_cleanup_on_timeout && m->metadata == NULL) {
-        mcs_warn(AREA,
-                 "enable_metadata_cleanup_on_timeout has no effect without enable_http_metadata_server: records that "
-                 "another server keeps are left to it");
-    }
     if (m->admin != NULL && is_any_address(c->metrics_host) && c->admin_token[0] == '\0') {
         mcs_warn(
             AREA,
@@ -523,6 +548,7 @@ void mcs_master_stop(mcs_master_t *master)
     if (m->service_started && m->journal != NULL) {
         mcs_journal_close(m->journal); /* before the service takes its state apart, which is no removal */
     }
+    mcs_metadata_cleanup_stop(m->cleanup); /* nobody reports deaths any more, and the service is there to be asked */
     mcs_rpc_server_destroy(m->rpc);
     mcs_service_destroy(m->service);
     mcs_journal_destroy(m->journal);

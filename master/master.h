@@ -41,6 +41,8 @@ typedef struct mcs_master_config {
     uint64_t http_metadata_server_port;
     char *http_metadata_server_host;
     bool enable_metadata_cleanup_on_timeout;
+    char *metadata_server_url; /* of another process, to clean up; "" = that of engine_config_path */
+    char *engine_config_path;
     bool http_off; /* embedded: no HTTP server at all */
     /* objects */
     uint64_t default_kv_lease_ttl;    /* ms */

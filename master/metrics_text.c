@@ -48,6 +48,22 @@ static const gauge_row_t g_gauges[] = {
     GAUGE("mcs_rpc_connections", connections, "open RPC connections"),
     GAUGE("mcs_index_bytes", index_bytes, "memory of the object index"),
     GAUGE("mcs_epoch", epoch, "epoch of this master"),
+    GAUGE("mcs_journal_on", journal_on, "1: what changes is written to the journal"),
+    GAUGE("mcs_journal_bytes", journal_bytes, "bytes of the journal's files"),
+    GAUGE("mcs_journal_files", journal_files, "files of the journal"),
+    GAUGE("mcs_journal_records_total", journal_records, "records written to the journal"),
+    GAUGE("mcs_journal_record_bytes_total", journal_record_bytes, "bytes of these records"),
+    GAUGE("mcs_journal_snapshots_total", journal_snapshots, "streams of the journal that were written anew"),
+    GAUGE("mcs_journal_errors_total", journal_errors, "times the journal could not be written"),
+    GAUGE("mcs_journal_windows_waited_total", journal_waits, "times a request made room in the journal by itself"),
+    GAUGE("mcs_journal_last_sync_seconds", journal_synced,
+          "when the journal was last written to the disk, since 1970; 0: never"),
+    GAUGE("mcs_recovered_objects", recovered_objects, "objects that the start took from the journal"),
+    GAUGE("mcs_recovered_segments", recovered_segments, "segments that the start took from the journal"),
+    GAUGE("mcs_recovery_lost_objects", recovery_lost, "objects of the journal that had no place at the start"),
+    GAUGE("mcs_recovery_damaged_streams", recovery_damaged, "streams of the journal that were given up at the start"),
+    GAUGE("mcs_recovery_milliseconds", recovery_ms, "time that the start from the journal took"),
+    GAUGE("mcs_unclaimed_segments", unclaimed_segments, "segments of the journal whose owner has not come back"),
 };
 
 typedef struct segment_sum {
@@ -135,6 +151,14 @@ static void write_segments(const segment_list_t *list, const char *metric, const
     }
 }
 
+/* By its name, as Prometheus has it. */
+static bool is_counter(const char *name)
+{
+    static const char end[] = "_total";
+    size_t len = strlen(name);
+    return len >= sizeof(end) && strcmp(name + len - (sizeof(end) - 1), end) == 0;
+}
+
 void mcs_metrics_write_prometheus(const mcs_metrics_t *metrics, mcs_service_t *service, mcs_buf_t *out)
 {
     mcs_service_totals_t totals;
@@ -144,8 +168,8 @@ void mcs_metrics_write_prometheus(const mcs_metrics_t *metrics, mcs_service_t *s
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_gauges); i++) {
         const gauge_row_t *row = &g_gauges[i];
         const uint64_t *value = (const uint64_t *)(const void *)((const char *)&totals + row->offset);
-        mcs_buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n%s %" PRIu64 "\n", row->name, row->help, row->name,
-                       row->name, *value);
+        mcs_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n%s %" PRIu64 "\n", row->name, row->help, row->name,
+                       is_counter(row->name) ? "counter" : "gauge", row->name, *value);
     }
     mcs_service_for_each_segment(service, add_segment, &list);
     merge_names(&list);
@@ -215,6 +239,12 @@ static const op_row_t g_ops[] = {
     OP("MoveEnd", move_end),       OP("MoveRevoke", move_revoke),
 };
 
+/* Among the batches in the original's line. */
+static const op_row_t g_task_ops[] = {
+    OP("CreateMoveTask", create_move_task), OP("CreateCopyTask", create_copy_task), OP("QueryTask", query_task),
+    OP("FetchTasks", fetch_tasks),          OP("MarkTaskToComplete", update_task),
+};
+
 typedef struct batch_row {
     const char *name;
     size_t requests;
@@ -281,6 +311,11 @@ static void write_rates(const rates_t *rates, mcs_buf_t *out)
                        rate_of(rates, b->items, b->failed_items, SIZE_MAX),
                        rate_of(rates, b->items, SIZE_MAX, SIZE_MAX));
     }
+    for (size_t i = 0; i < MCS_ARRAY_LEN(g_task_ops); i++) {
+        const op_row_t *op = &g_task_ops[i];
+        mcs_buf_printf(out, ", %s:(Req=%.2f/%.2f)", op->name, rate_of(rates, op->requests, op->failures, SIZE_MAX),
+                       rate_of(rates, op->requests, SIZE_MAX, SIZE_MAX));
+    }
 }
 
 static void write_evictions(const mcs_metrics_t *now, const mcs_service_totals_t *totals, mcs_buf_t *out)
@@ -298,7 +333,7 @@ static void write_evictions(const mcs_metrics_t *now, const mcs_service_totals_t
     mcs_buf_printf(out, " | Discard: Released/Total=%" PRIu64 "/%" PRIu64 ", StagingSize=", now->released_puts,
                    now->discarded_puts);
     write_size(out, totals->discarded_staging_bytes);
-    mcs_buf_printf(out, " | Snapshots: Success=0, Fail=0");
+    mcs_buf_printf(out, " | Promotion: Admitted=0, Completed=0, InFlight=0 | Snapshots: Success=0, Fail=0");
 }
 
 void mcs_summary_write(mcs_summary_t *summary, const mcs_metrics_t *metrics, mcs_service_t *service, bool tick,

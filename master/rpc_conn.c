@@ -23,6 +23,9 @@
 #define KEEP_BUFFER ((size_t)256 << 10)
 /* Times that reading is resumed before other connections have their turn. */
 #define RESUME_TURNS 16
+/* A connection's frames are handled for so long before the others of its loop have their turn: a batch in front of
+ * them must not cost single requests more. */
+#define HANDLE_NS (100 * MCS_NS_PER_US)
 
 /* The connection whose frames this thread is handling: its replies are flushed together afterwards, without a wake-up.
  */
@@ -220,11 +223,14 @@ static bool write_out(mcs_rpc_conn_t *conn)
     }
 }
 
-/* Handles the whole frames at the front of `in`. False: the connection has ended. */
+/* Handles the whole frames at the front of `in`, or those of a turn: then `turn_over` is set. False: the connection has
+ * ended. */
 static bool handle_frames(mcs_rpc_conn_t *conn)
 {
     mcs_rpc_server_t *server = conn->loop->server;
-    while (!conn->stop_reading && conn->in.len - conn->in_used >= MCS_FRAME_HEADER) {
+    uint64_t end_ns = mcs_now_ns() + HANDLE_NS;
+    conn->turn_over = false;
+    while (!conn->stop_reading && !conn->turn_over && conn->in.len - conn->in_used >= MCS_FRAME_HEADER) {
         mcs_frame_header_t header;
         uint32_t limit = conn->greeted ? MCS_FRAME_MAX : MCS_FRAME_HELLO_MAX;
         mcs_status_t status = mcs_frame_decode(conn->in.bytes + conn->in_used, limit, &header);
@@ -256,6 +262,7 @@ static bool handle_frames(mcs_rpc_conn_t *conn)
             }
             conn->stop_reading = mcs_rpc_conn_queued(conn) > MCS_RPC_OUT_HIGH;
         }
+        conn->turn_over = conn->in_used < conn->in.len && mcs_now_ns() >= end_ns;
     }
     if (conn->in_used == conn->in.len) {
         conn->in_used = 0;
@@ -275,7 +282,7 @@ static bool handle_frames(mcs_rpc_conn_t *conn)
 static bool read_in(mcs_rpc_conn_t *conn)
 {
     size_t turn = 0;
-    while (!conn->stop_reading && turn < READ_TURN) {
+    while (!conn->stop_reading && !conn->turn_over && turn < READ_TURN) {
         if (conn->in_used > 0) {
             mcs_buf_consume(&conn->in, conn->in_used);
             conn->in_used = 0;
@@ -309,11 +316,9 @@ static bool read_in(mcs_rpc_conn_t *conn)
     return true;
 }
 
-void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
+/* Writes what there is, and goes on with what was put off. */
+static void end_turn(mcs_rpc_conn_t *conn)
 {
-    if (conn->closing) {
-        return;
-    }
     for (unsigned turn = 1;; turn++) {
         if (!write_out(conn)) {
             mcs_i_rpc_conn_end(conn, "write failed", false);
@@ -324,7 +329,7 @@ void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
         /* Queued between the write and this look; nothing more comes after a close. A full socket has had its try. */
         bool late = ending && conn->pending.len > 0 && conn->out_done == conn->out.len;
         bool again = conn->stop_reading && conn->pending.len + conn->out_bytes < MCS_RPC_OUT_HIGH / 2;
-        if (!ending && again && turn == RESUME_TURNS) {
+        if (!ending && ((again && turn == RESUME_TURNS) || conn->turn_over)) {
             mark_dirty_locked(conn); /* the others of this loop first */
         }
         mcs_mutex_unlock(&conn->lock);
@@ -335,7 +340,7 @@ void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
             mcs_i_rpc_conn_end(conn, "closed by the master", false);
             return;
         }
-        if (!again || turn == RESUME_TURNS) {
+        if (!again || turn == RESUME_TURNS || conn->turn_over) {
             break;
         }
         /* What was read before the stop lies in the buffer, and no event will tell of it. It may stop again, and be
@@ -348,6 +353,13 @@ void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
     update_events(conn);
 }
 
+void mcs_i_rpc_conn_service(mcs_rpc_conn_t *conn)
+{
+    if (!conn->closing && (!conn->turn_over || handle_frames(conn))) {
+        end_turn(conn);
+    }
+}
+
 static void on_event(uv_poll_t *poll, int poll_status, int events)
 {
     mcs_rpc_conn_t *conn = (mcs_rpc_conn_t *)poll->data;
@@ -358,10 +370,10 @@ static void on_event(uv_poll_t *poll, int poll_status, int events)
         mcs_i_rpc_conn_end(conn, uv_strerror(poll_status), false);
         return;
     }
-    if ((events & UV_READABLE) != 0 && !read_in(conn)) {
+    if (conn->turn_over ? !handle_frames(conn) : (events & UV_READABLE) != 0 && !read_in(conn)) {
         return;
     }
-    mcs_i_rpc_conn_service(conn);
+    end_turn(conn);
 }
 
 static void update_events(mcs_rpc_conn_t *conn)

@@ -75,6 +75,7 @@ struct mcs_rpc_conn {
     bool greeted;
     bool closing;
     bool stop_reading; /* over the high mark */
+    bool turn_over;    /* whole frames may be left in `in`: handled when the others have had their turn */
     mcs_buf_t in;
     size_t in_used; /* bytes of `in` already handled */
     mcs_buf_t out;  /* being written */

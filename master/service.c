@@ -48,6 +48,7 @@ static const svc_row_t g_rows[] = {
     {MCS_VERB_END_TASKS, true, false, &mcs__wire__end_tasks__descriptor, svc_end_tasks},
     {MCS_VERB_RELEASED, true, true, &mcs__wire__released__descriptor, svc_released},
     {MCS_VERB_STRUCK, true, true, &mcs__wire__struck__descriptor, svc_struck},
+    {MCS_VERB_DIFFER, true, true, &mcs__wire__differ__descriptor, svc_differ},
     {MCS_VERB_REVOKE_ACK, true, true, &mcs__wire__revoke_ack__descriptor, svc_revoke_ack},
 };
 
@@ -100,7 +101,7 @@ void svc_send(mcs_service_t *service, mcs_rpc_conn_t *conn, uint16_t verb, uint6
         .verb = verb,
         .status = (int32_t)status,
         .id = id,
-        .epoch = service->epoch};
+        .epoch = svc_epoch(service)};
     mcs_buf_t *reply = &thread_state()->reply;
     mcs_buf_reset(reply);
     size_t len = 0;
@@ -196,7 +197,8 @@ static mcs_status_t check_call(const svc_call_t *call, const svc_link_t *link, c
     if (call->session == NULL) {
         return MCS_ERR_PROTOCOL;
     }
-    if (svc_session_ended(call->session) || (call->header->epoch != 0 && call->header->epoch != call->service->epoch)) {
+    if (svc_session_ended(call->session) ||
+        (call->header->epoch != 0 && call->header->epoch != svc_epoch(call->service))) {
         return MCS_ERR_SESSION_ENDED;
     }
     return row->control_only && link->role != 1 ? MCS_ERR_PROTOCOL : MCS_OK;
@@ -281,6 +283,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     service->epoch = config->epoch;
     service->lease_ns = service->conf->default_kv_lease_ttl * MCS_NS_PER_MS;
     service->sweep_shard = SVC_SHARDS;
+    service->clock_limit_ns = MCS_NEVER; /* until housekeeping runs */
     read_boot_id(service);
     mcs_list_init(&service->sessions);
     mcs_list_init(&service->ending);
@@ -338,6 +341,7 @@ mcs_status_t mcs_service_start(mcs_service_t *service, mcs_rpc_server_t *server)
 {
     service->server = server;
     service->last_tick_ns = mcs_now_ns();
+    svc_clock_go_on(service, service->last_tick_ns);
     return svc_house_start(service);
 }
 
@@ -374,6 +378,7 @@ void mcs_service_destroy(mcs_service_t *service)
     svc_sessions_end_all(service);
     clear_index(service);
     svc_release_deferred_tick(service);
+    svc_check_fini(service);
     svc_tasks_fini(service);
     svc_groups_fini(service);
     svc_segments_fini(&service->segments);

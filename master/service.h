@@ -74,6 +74,8 @@ typedef struct mcs_service_client {
 } mcs_service_client_t;
 typedef bool (*mcs_service_client_fn)(void *arg, const mcs_service_client_t *client);
 void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn fn, void *arg);
+/* Has a client that calls itself so a session? */
+bool mcs_service_has_client(mcs_service_t *service, const char *name);
 
 typedef struct mcs_service_replica {
     uint64_t size;
@@ -144,6 +146,22 @@ typedef struct mcs_service_totals {
     uint64_t parked;                  /* requests that wait for space or an owner */
     uint64_t index_bytes;             /* memory of the object index */
     uint64_t discarded_staging_bytes; /* of puts past the discard timeout, not yet back */
+    uint64_t unclaimed_segments;      /* of the journal: their owner has not come back */
+    /* 0 without a journal. */
+    uint64_t journal_on; /* 1: it is written */
+    uint64_t journal_bytes;
+    uint64_t journal_files;
+    uint64_t journal_records;
+    uint64_t journal_record_bytes;
+    uint64_t journal_snapshots;
+    uint64_t journal_errors;
+    uint64_t journal_waits;  /* windows that a request had to make */
+    uint64_t journal_synced; /* seconds since 1970; 0: never */
+    uint64_t recovered_objects;
+    uint64_t recovered_segments;
+    uint64_t recovery_lost;
+    uint64_t recovery_damaged;
+    uint64_t recovery_ms;
 } mcs_service_totals_t;
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out);
 

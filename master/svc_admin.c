@@ -111,7 +111,7 @@ mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint
             }
         }
         if (lease) {
-            svc_record_grant_locked(service, shard, ref, mcs_now_ns());
+            svc_record_grant_locked(service, shard, ref, hash, mcs_now_ns());
         }
         status = MCS_OK;
     }
@@ -130,6 +130,7 @@ static void add_segments(mcs_service_t *service, mcs_service_totals_t *totals)
         const svc_segment_t *segment = segments->active[i];
         totals->segments++;
         totals->suspect_segments += (svc_segment_flags(segment) & SVC_SEG_SUSPECT) != 0;
+        totals->unclaimed_segments += (svc_segment_flags(segment) & SVC_SEG_RECOVERING) != 0;
         totals->capacity_bytes += segment->size;
         totals->allocated_bytes += __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
         totals->quarantine_bytes += __atomic_load_n(&segment->quarantine, __ATOMIC_RELAXED);
@@ -183,6 +184,29 @@ static void add_sessions(mcs_service_t *service, mcs_service_totals_t *totals)
         totals->fences += count_fences(session);
     }
     mcs_mutex_unlock(&service->lock);
+}
+
+static void add_journal(mcs_service_t *service, mcs_service_totals_t *totals)
+{
+    mcs_journal_stats_t stats;
+    if (service->journal == NULL) {
+        return;
+    }
+    mcs_journal_stats(service->journal, &stats);
+    totals->journal_on = stats.on;
+    totals->journal_bytes = stats.bytes;
+    totals->journal_files = stats.files;
+    totals->journal_records = stats.records;
+    totals->journal_record_bytes = stats.record_bytes;
+    totals->journal_snapshots = stats.snapshots;
+    totals->journal_errors = stats.errors;
+    totals->journal_waits = stats.waits;
+    totals->journal_synced = stats.synced_ms / 1000;
+    totals->recovered_objects = service->recovered.objects;
+    totals->recovered_segments = service->recovered.segments;
+    totals->recovery_lost = service->recovered.lost;
+    totals->recovery_damaged = service->recovered.damaged;
+    totals->recovery_ms = service->recovered.took_ms;
 }
 
 /* References to the sessions of this moment, as pointers. */
@@ -240,12 +264,26 @@ void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn f
     mcs_buf_fini(&sessions);
 }
 
+bool mcs_service_has_client(mcs_service_t *service, const char *name)
+{
+    bool found = false;
+    mcs_mutex_lock(&service->lock);
+    MCS_LIST_FOR_EACH(node, &service->sessions)
+    {
+        const svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
+        found = found || strcmp(session->host_name, name) == 0;
+    }
+    mcs_mutex_unlock(&service->lock);
+    return found;
+}
+
 void mcs_service_totals(mcs_service_t *service, mcs_service_totals_t *totals_out)
 {
-    mcs_service_totals_t totals = {.epoch = service->epoch};
+    mcs_service_totals_t totals = {.epoch = svc_epoch(service)};
     add_shards(service, &totals);
     add_segments(service, &totals);
     add_sessions(service, &totals);
+    add_journal(service, &totals);
     totals.connections = service->server != NULL ? mcs_rpc_server_connections(service->server) : 0;
     totals.releases = __atomic_load_n(&service->releases, __ATOMIC_RELAXED);
     totals.strikes = __atomic_load_n(&service->strikes, __ATOMIC_RELAXED);

@@ -40,8 +40,8 @@ static svc_ref_t make_record_locked(mcs_service_t *service, svc_shard_t *shard, 
     svc_record_t *record = svc_record(&service->index, ref);
     for (uint32_t i = 0; i < ask->count; i++) {
         const svc_extent_t *extent = &ask->extents[i];
-        record->replicas[i] = (svc_replica_t){svc_shard_generation_locked(shard),
-                                              svc_place(extent->segment->handle, extent->offset), extent->node};
+        record->replicas[i] =
+            (svc_replica_t){svc_shard_generation_locked(shard), svc_place(extent->segment->handle, extent->offset)};
     }
     return ref;
 }

@@ -13,57 +13,10 @@
 #include <string.h>
 
 #include "core/base/alloc.h"
-#include "master/svc_task.h"
+#include "master/svc_drain.h"
 
-#define SEGMENTS_MAX   64u /* names of one job */
-#define RUNNING_MAX    64u /* jobs */
 #define KEPT_MAX       256u
 #define CONCURRENT_MAX 1024u
-#define SLICE_NS       MCS_NS_PER_MS
-#define SCAN_SLOTS     256u /* under one hold of a shard's lock */
-#define SCAN_UNITS     32u
-#define PAUSE_NS       (500 * MCS_NS_PER_MS) /* after a pass that moved nothing */
-
-typedef enum job_status { CREATED, PLANNING, RUNNING, SUCCEEDED, FAILED, CANCELED } job_status_t;
-
-struct svc_job {
-    mcs_list_t node;
-    mcs_id_t id;
-    uint64_t created_ms;
-    uint32_t max_concurrency;
-    uint32_t source_count;
-    uint32_t target_count;
-    char *names; /* of the sources, each with its end */
-    size_t names_len;
-    uint64_t sources[SEGMENTS_MAX];
-    uint64_t targets[SVC_PREFERRED_MAX];
-    svc_segment_t **segments; /* referenced; housekeeping lets go of them when the job is over, then NULL */
-    uint32_t segment_count;
-
-    /* The table's lock. */
-    job_status_t status;
-    uint64_t updated_ms;
-    uint64_t active;
-    uint64_t succeeded;
-    uint64_t failed;
-    uint64_t blocked; /* in this pass */
-    uint64_t bytes;
-    char message[128];
-
-    /* Housekeeping only. */
-    uint32_t shard;
-    uint32_t at;
-    uint32_t version;
-    uint64_t seen; /* in this pass: what still lies there */
-    uint64_t moved_before;
-    uint64_t fruitless; /* passes in a row */
-    uint64_t resume_ns;
-};
-
-static bool is_over(const svc_job_t *job)
-{
-    return job->status >= SUCCEEDED;
-}
 
 bool svc_job_is_source(const svc_job_t *job, uint64_t name_hash)
 {
@@ -131,7 +84,7 @@ static mcs_status_t take_hashes(const char *const *names, size_t count, size_t m
 static mcs_status_t copy_names(svc_job_t *job, const char *const *names, size_t count)
 {
     mcs_buf_t text;
-    mcs_buf_init(&text, SEGMENTS_MAX * (SVC_NAME_MAX + 1));
+    mcs_buf_init(&text, SVC_JOB_SEGMENTS_MAX * (SVC_NAME_MAX + 1));
     for (size_t i = 0; i < count; i++) {
         mcs_buf_append(&text, names[i], strlen(names[i]) + 1);
     }
@@ -157,7 +110,7 @@ static mcs_status_t make_job(const mcs_service_drain_ask_t *ask, svc_job_t **job
     job->id = mcs_id_random();
     job->created_ms = job->updated_ms = mcs_wall_ms();
     job->max_concurrency = (uint32_t)ask->max_concurrency;
-    mcs_status_t status = take_hashes(ask->segments, ask->segment_count, SEGMENTS_MAX, job->sources);
+    mcs_status_t status = take_hashes(ask->segments, ask->segment_count, SVC_JOB_SEGMENTS_MAX, job->sources);
     if (status == MCS_OK) {
         status = take_hashes(ask->targets, ask->target_count, SVC_PREFERRED_MAX, job->targets);
     }
@@ -225,19 +178,23 @@ static mcs_status_t close_segments(mcs_service_t *service, svc_job_t *job)
         if (svc_job_is_source(job, segment->name_hash)) {
             svc_segment_get(segment);
             job->segments[job->segment_count++] = segment;
-            __atomic_fetch_and(&segment->flags, ~(uint32_t)SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+            uint32_t before = __atomic_fetch_and(&segment->flags, ~(uint32_t)SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
             __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+            if ((before & SVC_SEG_DRAINED) != 0) {
+                svc_journal_segment(service, segment);
+            }
         }
     }
     mcs_rwlock_wrunlock(&segments->lock);
     return status;
 }
 
-static void open_segments(svc_job_t *job, bool drained)
+static void open_segments(mcs_service_t *service, svc_job_t *job, bool drained)
 {
     for (uint32_t i = 0; i < job->segment_count; i++) {
         if (drained) {
             __atomic_fetch_or(&job->segments[i]->flags, SVC_SEG_DRAINED, __ATOMIC_ACQ_REL);
+            svc_journal_segment(service, job->segments[i]);
         }
         __atomic_fetch_and(&job->segments[i]->flags, ~(uint32_t)SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
     }
@@ -251,7 +208,7 @@ static bool take_old_locked(svc_tasks_t *tasks, svc_job_t **old_out)
     MCS_LIST_FOR_EACH(node, &tasks->jobs)
     {
         svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
-        if (is_over(job) && job->active == 0 && job->segments == NULL) {
+        if (svc_job_is_over(job) && job->active == 0 && job->segments == NULL) {
             mcs_list_remove(&job->node);
             tasks->job_count--;
             *old_out = job;
@@ -277,17 +234,18 @@ mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_d
         return status;
     }
     mcs_mutex_lock(&tasks->lock);
-    if (__atomic_load_n(&tasks->running, __ATOMIC_RELAXED) >= RUNNING_MAX) {
+    if (__atomic_load_n(&tasks->running, __ATOMIC_RELAXED) >= SVC_JOBS_RUNNING_MAX) {
         status = MCS_ERR_TASK_PENDING_LIMIT_EXCEEDED;
     } else {
         (void)take_old_locked(tasks, &old);
         tasks->job_count++;
         mcs_list_push_tail(&tasks->jobs, &job->node);
+        svc_journal_job_locked(service, job);
         __atomic_fetch_add(&tasks->running, 1, __ATOMIC_RELEASE);
     }
     mcs_mutex_unlock(&tasks->lock);
     if (status != MCS_OK) {
-        open_segments(job, false);
+        open_segments(service, job, false);
         old = job;
     } else {
         mcs_info(SVC_AREA, "drain job %llu-%llu of %zu segments begun", (unsigned long long)id.hi,
@@ -303,29 +261,30 @@ mcs_status_t mcs_service_drain_start(mcs_service_t *service, const mcs_service_d
 
 /* ---- ends ---- */
 
-static void end_locked(svc_job_t *job, job_status_t status, const char *message)
+static void end_locked(mcs_service_t *service, svc_job_t *job, svc_job_status_t status, const char *message)
 {
     job->status = status;
-    job->failed = status == FAILED ? job->blocked : 0;
+    job->failed = status == SVC_JOB_FAILED ? job->blocked : 0;
     snprintf(job->message, sizeof(job->message), "%s", message);
     touch_locked(job);
-    open_segments(job, status == SUCCEEDED);
+    open_segments(service, job, status == SVC_JOB_SUCCEEDED);
+    svc_journal_job_locked(service, job);
 }
 
-static void end_job(mcs_service_t *service, svc_job_t *job, job_status_t status, const char *message)
+void svc_job_end(mcs_service_t *service, svc_job_t *job, svc_job_status_t status, const char *message)
 {
     svc_tasks_t *tasks = service->tasks;
     mcs_mutex_lock(&tasks->lock);
-    bool ends = !is_over(job); /* or somebody has canceled it just now */
+    bool ends = !svc_job_is_over(job); /* or somebody has canceled it just now */
     if (ends) {
-        end_locked(job, status, message);
+        end_locked(service, job, status, message);
     }
     uint64_t moved = job->succeeded;
     mcs_mutex_unlock(&tasks->lock);
     if (ends) {
         mcs_info(SVC_AREA, "drain job %llu-%llu: %s, %llu replicas moved%s%s", (unsigned long long)job->id.hi,
-                 (unsigned long long)job->id.lo, status == SUCCEEDED ? "done" : "failed", (unsigned long long)moved,
-                 message[0] != '\0' ? ": " : "", message);
+                 (unsigned long long)job->id.lo, status == SVC_JOB_SUCCEEDED ? "done" : "failed",
+                 (unsigned long long)moved, message[0] != '\0' ? ": " : "", message);
         svc_stir(service); /* a put may wait for space */
     }
 }
@@ -347,11 +306,11 @@ mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id)
     svc_tasks_t *tasks = service->tasks;
     mcs_mutex_lock(&tasks->lock);
     svc_job_t *job = find_locked(tasks, id);
-    mcs_status_t status = job == NULL    ? MCS_ERR_JOB_NOT_FOUND
-                          : is_over(job) ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS
-                                         : MCS_OK;
+    mcs_status_t status = job == NULL            ? MCS_ERR_JOB_NOT_FOUND
+                          : svc_job_is_over(job) ? MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS
+                                                 : MCS_OK;
     if (status == MCS_OK) {
-        end_locked(job, CANCELED, "canceled");
+        end_locked(service, job, SVC_JOB_CANCELED, "canceled");
     }
     mcs_mutex_unlock(&tasks->lock);
     svc_wake(service);
@@ -360,7 +319,7 @@ mcs_status_t mcs_service_drain_cancel(mcs_service_t *service, mcs_id_t id)
 
 bool svc_job_is_over_locked(const svc_job_t *job)
 {
-    return is_over(job);
+    return svc_job_is_over(job);
 }
 
 mcs_status_t mcs_service_drain_query(mcs_service_t *service, mcs_id_t id, mcs_service_drain_t *out)
@@ -384,7 +343,7 @@ mcs_status_t mcs_service_drain_query(mcs_service_t *service, mcs_id_t id, mcs_se
                                      .updated_ms = job->updated_ms,
                                      .succeeded = job->succeeded,
                                      .failed = job->failed,
-                                     .blocked = is_over(job) ? 0 : job->blocked,
+                                     .blocked = svc_job_is_over(job) ? 0 : job->blocked,
                                      .active = job->active,
                                      .bytes = job->bytes};
         snprintf(out->message, sizeof(out->message), "%s", job->message);
@@ -399,6 +358,103 @@ void mcs_service_drain_fini(mcs_service_drain_t *drain)
     drain->segments = NULL;
 }
 
+/* ---- after a restart ---- */
+
+/* A job of this record, in no list; NULL: no memory. */
+static svc_job_t *make_recorded(const mcs_job_t *record)
+{
+    const mcs_job_head_t *head = &record->head;
+    svc_job_t *job = MCS_NEW(svc_job_t);
+    char *names = mcs_malloc(head->names_len);
+    if (job == NULL || names == NULL) {
+        mcs_free(job);
+        mcs_free(names);
+        return NULL;
+    }
+    mcs_list_init(&job->node);
+    memcpy(names, record->names, head->names_len);
+    job->id = head->id;
+    job->created_ms = head->created_ms;
+    job->max_concurrency = MCS_MIN(head->max_concurrency, CONCURRENT_MAX);
+    job->names = names;
+    job->names_len = head->names_len;
+    for (const char *name = names; name < names + head->names_len; name += strlen(name) + 1) {
+        job->sources[job->source_count++] = svc_name_hash(name, strlen(name));
+    }
+    job->target_count = head->target_count;
+    memcpy(job->targets, record->targets, head->target_count * sizeof(uint64_t));
+    return job;
+}
+
+bool svc_job_restore(mcs_service_t *service, const mcs_job_t *record)
+{
+    svc_tasks_t *tasks = service->tasks;
+    const mcs_job_head_t *head = &record->head;
+    svc_job_t *fresh = make_recorded(record);
+    svc_job_t *old = NULL;
+    if (fresh == NULL) {
+        return false;
+    }
+    mcs_mutex_lock(&tasks->lock);
+    svc_job_t *job = find_locked(tasks, head->id);
+    if (job == NULL) {
+        (void)take_old_locked(tasks, &old);
+        job = fresh;
+        fresh = NULL;
+        tasks->job_count++;
+        mcs_list_push_tail(&tasks->jobs, &job->node);
+    }
+    job->status = (svc_job_status_t)head->status;
+    job->updated_ms = head->updated_ms;
+    job->succeeded = head->succeeded;
+    job->failed = head->failed;
+    job->bytes = head->bytes;
+    memcpy(job->message, record->message, head->message_len);
+    job->message[head->message_len] = '\0';
+    mcs_mutex_unlock(&tasks->lock);
+    if (old != NULL) {
+        free_job(service, old);
+    }
+    if (fresh != NULL) {
+        free_job(service, fresh);
+    }
+    return true;
+}
+
+/* Its segments again; those that are gone are not. */
+static bool close_recovered(mcs_service_t *service, svc_job_t *job)
+{
+    svc_segments_t *segments = &service->segments;
+    job->segments = MCS_NEW_ARRAY(svc_segment_t *, MCS_MAX(segments->active_count, 1u));
+    for (uint32_t i = 0; job->segments != NULL && i < segments->active_count; i++) {
+        svc_segment_t *segment = segments->active[i];
+        if (svc_job_is_source(job, segment->name_hash)) {
+            svc_segment_get(segment);
+            job->segments[job->segment_count++] = segment;
+            __atomic_fetch_or(&segment->flags, SVC_SEG_DRAINING, __ATOMIC_ACQ_REL);
+        }
+    }
+    return job->segments != NULL;
+}
+
+/* Before anybody is let in: no lock is needed, and no job has segments yet. */
+bool svc_jobs_resume(mcs_service_t *service)
+{
+    svc_tasks_t *tasks = service->tasks;
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
+        if (svc_job_is_over(job)) {
+            continue;
+        }
+        if (!close_recovered(service, job)) {
+            return false;
+        }
+        tasks->running++;
+    }
+    return true;
+}
+
 void svc_jobs_fini(mcs_service_t *service)
 {
     svc_tasks_t *tasks = service->tasks;
@@ -409,179 +465,7 @@ void svc_jobs_fini(mcs_service_t *service)
     }
 }
 
-/* ---- the walk ---- */
-
-typedef struct unit {
-    svc_task_t *task;
-    svc_session_t *session; /* referenced */
-} unit_t;
-
-static bool is_drained_here(const svc_job_t *job, const svc_segment_t *segment)
-{
-    return segment != NULL && (svc_segment_flags(segment) & SVC_SEG_DRAINING) != 0 &&
-           svc_job_is_source(job, segment->name_hash);
-}
-
-/* The first of the record's replicas that the job is to move. */
-static svc_segment_t *source_of(const mcs_service_t *service, const svc_job_t *job, const svc_record_t *record)
-{
-    for (uint32_t i = 0; i < record->replica_count; i++) {
-        svc_segment_t *segment = svc_segment_at(service, svc_place_handle(record->replicas[i].place));
-        if (is_drained_here(job, segment)) {
-            return segment;
-        }
-    }
-    return NULL;
-}
-
-static void look_at_locked(mcs_service_t *service, svc_job_t *job, svc_ref_t ref, unit_t *units, uint32_t *count)
-{
-    const svc_record_t *record = svc_record(&service->index, ref);
-    svc_segment_t *segment = source_of(service, job, record);
-    if (segment == NULL) {
-        return;
-    }
-    job->seen++;
-    if ((record->flags & SVC_REC_COMMITTED) == 0 || (record->flags & SVC_REC_PENDING) != 0 ||
-        (svc_segment_flags(segment) & SVC_SEG_HIDDEN) != 0) {
-        return; /* not now: the next pass sees what became of it */
-    }
-    const char *key = svc_record_key(record);
-    uint64_t hash = svc_index_hash(&service->index, key, record->key_len);
-    svc_task_t *task = svc_task_create(SVC_TASK_MOVE, key, record->key_len, hash);
-    if (task == NULL) {
-        return;
-    }
-    task->job = job;
-    task->source = segment->name_hash;
-    svc_session_get(segment->owner);
-    units[(*count)++] = (unit_t){task, segment->owner};
-}
-
-/* Puts that were placed before the segments were closed; a replacing one is in no table yet. */
-static void look_at_puts_locked(svc_job_t *job, const svc_shard_t *shard)
-{
-    MCS_LIST_FOR_EACH(node, &shard->open)
-    {
-        const svc_pending_t *pending = MCS_CONTAINER_OF(node, svc_pending_t, node);
-        for (uint32_t i = 0; i < pending->ending_count; i++) {
-            job->seen += is_drained_here(job, pending->endings[i].segment);
-        }
-    }
-}
-
-/* One hold of a shard's lock; at most `max` units. */
-static uint32_t scan(mcs_service_t *service, svc_job_t *job, unit_t *units, uint32_t max)
-{
-    svc_shard_t *shard = &service->index.shards[job->shard];
-    uint32_t count = 0;
-    mcs_mutex_lock(&shard->lock);
-    for (uint32_t n = 0; n < SCAN_SLOTS && count < max; n++) {
-        svc_ref_t ref = svc_shard_walk_locked(shard, &job->at, &job->version);
-        if (ref == 0) {
-            look_at_puts_locked(job, shard);
-            job->shard++;
-            job->version = 0;
-            break;
-        }
-        look_at_locked(service, job, ref, units, &count);
-    }
-    mcs_mutex_unlock(&shard->lock);
-    return count;
-}
-
-/* False: no more tasks may wait. */
-static bool submit(mcs_service_t *service, svc_job_t *job, unit_t *unit)
-{
-    svc_tasks_t *tasks = service->tasks;
-    mcs_mutex_lock(&tasks->lock);
-    job->active++;
-    mcs_mutex_unlock(&tasks->lock);
-    mcs_status_t status = svc_task_submit(service, unit->task, unit->session);
-    svc_session_put(unit->session);
-    if (status != MCS_OK) {
-        mcs_mutex_lock(&tasks->lock);
-        job->active--;
-        mcs_mutex_unlock(&tasks->lock);
-    }
-    return status == MCS_OK;
-}
-
-/* ---- passes ---- */
-
-static bool segments_are_there(const svc_job_t *job)
-{
-    for (uint32_t i = 0; i < job->segment_count; i++) {
-        if ((svc_segment_flags(job->segments[i]) & SVC_SEG_GONE) != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void begin_pass(mcs_service_t *service, svc_job_t *job)
-{
-    svc_tasks_t *tasks = service->tasks;
-    mcs_mutex_lock(&tasks->lock);
-    job->moved_before = job->succeeded;
-    job->blocked = 0;
-    mcs_mutex_unlock(&tasks->lock);
-    job->shard = 0;
-    job->version = 0;
-    job->seen = 0;
-}
-
-static void end_pass(mcs_service_t *service, svc_job_t *job, uint64_t moved, uint64_t now_ns)
-{
-    if (job->seen == 0) {
-        end_job(service, job, SUCCEEDED, "");
-        return;
-    }
-    job->fruitless = moved > job->moved_before ? 0 : job->fruitless + 1;
-    if (job->fruitless > service->conf->max_retry_attempts) {
-        end_job(service, job, FAILED, "what is left cannot be moved: no room, or its owner does not answer");
-        return;
-    }
-    job->resume_ns = job->fruitless > 0 ? now_ns + PAUSE_NS : 0;
-    begin_pass(service, job);
-}
-
-static void run_job(mcs_service_t *service, svc_job_t *job, uint64_t now_ns)
-{
-    svc_tasks_t *tasks = service->tasks;
-    uint64_t end_ns = svc_real_ns() + SLICE_NS;
-    if (now_ns < job->resume_ns) {
-        return;
-    }
-    if (!segments_are_there(job)) {
-        end_job(service, job, FAILED, "a segment went away before it was empty");
-        return;
-    }
-    for (;;) {
-        mcs_mutex_lock(&tasks->lock);
-        bool over = is_over(job);
-        job->status = over ? job->status : RUNNING;
-        uint64_t active = job->active;
-        uint64_t moved = job->succeeded;
-        mcs_mutex_unlock(&tasks->lock);
-        if (over || (job->shard == SVC_SHARDS && active > 0) || active >= job->max_concurrency) {
-            return;
-        }
-        if (job->shard == SVC_SHARDS) {
-            end_pass(service, job, moved, now_ns);
-            return;
-        }
-        unit_t units[SCAN_UNITS];
-        uint32_t count = scan(service, job, units, MCS_MIN((uint32_t)(job->max_concurrency - active), SCAN_UNITS));
-        bool room = true;
-        for (uint32_t i = 0; i < count; i++) {
-            room = submit(service, job, &units[i]) && room;
-        }
-        if (!room || svc_real_ns() >= end_ns) {
-            return;
-        }
-    }
-}
+/* ---- housekeeping ---- */
 
 /* A job that is over needs its segments no more. */
 static void let_go(mcs_service_t *service, svc_job_t *job)
@@ -606,7 +490,7 @@ void svc_jobs_tick(mcs_service_t *service, uint64_t now_ns)
     struct {
         svc_job_t *job;
         bool over;
-    } jobs[RUNNING_MAX];
+    } jobs[SVC_JOBS_RUNNING_MAX];
     uint32_t count = 0;
     if (__atomic_load_n(&tasks->running, __ATOMIC_ACQUIRE) == 0) {
         return;
@@ -615,9 +499,9 @@ void svc_jobs_tick(mcs_service_t *service, uint64_t now_ns)
     MCS_LIST_FOR_EACH(node, &tasks->jobs)
     {
         svc_job_t *job = MCS_CONTAINER_OF(node, svc_job_t, node);
-        if (job->segments != NULL && count < RUNNING_MAX) {
+        if (job->segments != NULL && count < SVC_JOBS_RUNNING_MAX) {
             jobs[count].job = job;
-            jobs[count++].over = is_over(job);
+            jobs[count++].over = svc_job_is_over(job);
         }
     }
     mcs_mutex_unlock(&tasks->lock);
@@ -626,7 +510,7 @@ void svc_jobs_tick(mcs_service_t *service, uint64_t now_ns)
         if (jobs[i].over) {
             let_go(service, jobs[i].job);
         } else {
-            run_job(service, jobs[i].job, now_ns);
+            svc_job_run(service, jobs[i].job, now_ns);
         }
     }
 }

@@ -14,17 +14,24 @@ void svc_house_manual(bool manual)
     g_manual = manual;
 }
 
+void svc_clock_go_on(mcs_service_t *service, uint64_t now_ns)
+{
+    uint64_t limit_ns = now_ns - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED) + SVC_STALL_NS;
+    __atomic_store_n(&service->clock_limit_ns, limit_ns, __ATOMIC_RELEASE);
+}
+
 static void notice_stall(mcs_service_t *service, uint64_t now_ns)
 {
     uint64_t gap = now_ns - service->last_tick_ns;
     service->last_tick_ns = now_ns;
     if (gap > SVC_STALL_NS) {
-        __atomic_fetch_add(&service->stall_ns, gap - SVC_TICK_NS, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&service->stall_ns, gap - SVC_STALL_NS, __ATOMIC_RELEASE);
         service->poll_begun_ns = 0; /* begun before the pause: it proves nothing */
         service->next_poll_ns = 0;
         mcs_warn(SVC_AREA, "the master stood still for %llu ms: deadlines are put off",
                  (unsigned long long)(gap / MCS_NS_PER_MS));
     }
+    svc_clock_go_on(service, now_ns);
 }
 
 /* Expired leases and soft pins to where eviction finds them, a few shards a turn. */
@@ -60,6 +67,7 @@ bool svc_house_tick(mcs_service_t *service)
     svc_tasks_tick(service, now_ns);
     bool more = svc_evict_tick(service, now_ns);
     svc_journal_tick(service);
+    svc_check_tick(service, now_ns);
     svc_bulk_tick(service, now_ns);
     svc_release_deferred_tick(service);
     tidy_shards(service, now_ns);

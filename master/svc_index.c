@@ -34,15 +34,15 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
     }
     index->seed = mcs_random_u64();
     index->max_objects = max_objects;
-    index->shards = MCS_NEW_ARRAY(svc_shard_t, SVC_SHARDS);
+    index->shards = mcs_aligned_alloc(_Alignof(svc_shard_t), SVC_SHARDS * sizeof(svc_shard_t));
     if (index->shards == NULL) {
         svc_slab_fini(&index->slab);
         return MCS_ERR_NO_MEMORY;
     }
+    memset(index->shards, 0, SVC_SHARDS * sizeof(svc_shard_t));
     for (uint32_t i = 0; i < SVC_SHARDS; i++) {
         svc_shard_t *shard = &index->shards[i];
         shard->index = i;
-        shard->next_generation = (epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
         mcs_list_init(&shard->open);
         mcs_list_init(&shard->strikes);
         mcs_list_init(&shard->copies);
@@ -50,7 +50,18 @@ mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_obj
         mcs_list_init(&shard->leaving);
         mcs_mutex_init(&shard->lock, MCS_RANK_SHARD, "shard");
     }
+    svc_index_set_epoch(index, epoch);
     return MCS_OK;
+}
+
+void svc_index_set_epoch(svc_index_t *index, uint64_t epoch)
+{
+    for (uint32_t i = 0; i < SVC_SHARDS; i++) {
+        svc_shard_t *shard = &index->shards[i];
+        mcs_mutex_lock(&shard->lock);
+        shard->next_generation = (epoch << MCS_GENERATION_EPOCH_SHIFT) + SVC_SHARDS + i;
+        mcs_mutex_unlock(&shard->lock);
+    }
 }
 
 void svc_index_fini(svc_index_t *index)
@@ -177,12 +188,45 @@ static bool has_key(const svc_record_t *record, const char *key, uint32_t key_le
     return record->key_len == key_len && memcmp(svc_record_key(record), key, key_len) == 0;
 }
 
-void svc_shard_prefetch(const svc_shard_t *shard, uint64_t hash)
+void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash)
 {
     /* Without the lock the pair may be torn; a prefetch of a wrong address does nothing. */
     const svc_slot_t *slots = __atomic_load_n(&shard->slots, __ATOMIC_RELAXED);
     uint32_t cap = __atomic_load_n(&shard->cap, __ATOMIC_RELAXED);
     __builtin_prefetch((const void *)((uintptr_t)slots + sizeof(svc_slot_t) * home_of(cap, (uint32_t)hash)));
+}
+
+svc_ref_t svc_shard_fetch_locked(const svc_index_t *index, const svc_shard_t *shard, uint64_t hash, uint32_t key_len)
+{
+    uint32_t short_hash = (uint32_t)hash;
+    uint32_t at = home_of(shard->cap, short_hash);
+    while (at < shard->limit && shard->slots[at].ref != 0 && shard->slots[at].hash != short_hash) {
+        at++;
+    }
+    svc_ref_t ref = at < shard->limit ? shard->slots[at].ref : 0;
+    if (ref != 0) {
+        const char *record = (const char *)svc_record(index, ref);
+        const char *end = record + fields_offset(1) + key_len;
+        for (const char *line = record; line < end; line += 64) {
+            __builtin_prefetch(line, 1);
+        }
+        __builtin_prefetch(end - 1);
+    }
+    return ref;
+}
+
+void svc_shard_fetch_links_locked(const svc_index_t *index, const svc_shard_t *shard, svc_ref_t ref)
+{
+    if (ref == 0) {
+        return;
+    }
+    const svc_record_t *record = svc_record(index, ref);
+    const svc_ref_t others[] = {record->prev, record->next, shard->lists[SVC_LIST_LEASED].head};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(others); i++) {
+        if (others[i] != 0) {
+            __builtin_prefetch(svc_record(index, others[i]), 1);
+        }
+    }
 }
 
 svc_ref_t svc_shard_find_locked(const svc_index_t *index, svc_shard_t *shard, uint64_t hash, const char *key,
@@ -433,19 +477,23 @@ void svc_record_check_soft_locked(svc_index_t *index, svc_shard_t *shard, svc_re
     }
 }
 
-void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max)
+bool svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max)
 {
-    while (max-- > 0 && shard->lists[SVC_LIST_LEASED].tail != 0) {
+    for (; shard->lists[SVC_LIST_LEASED].tail != 0; max--) {
         svc_ref_t ref = shard->lists[SVC_LIST_LEASED].tail;
         const svc_record_t *record = svc_record(index, ref);
         if (now_ns < record->lease_until_ns) {
-            return;
+            return false;
+        }
+        if (max == 0) {
+            return true;
         }
         svc_record_check_soft_locked(index, shard, ref, now_ns);
         bool protects = __atomic_load_n(&index->protects, __ATOMIC_RELAXED) != 0;
         svc_list_t unpinned = protects ? SVC_LIST_PROTECTED : SVC_LIST_PLAIN;
         svc_recency_set_locked(index, shard, ref, (record->flags & SVC_REC_SOFT) != 0 ? SVC_LIST_SOFT : unpinned);
     }
+    return false;
 }
 
 /* ---- outcomes ---- */

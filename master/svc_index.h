@@ -1,10 +1,10 @@
 /* The object index: 1024 shards, each with its lock, an open-addressing table, and recency lists.
  *
- * Memory (design section 6: at most 160 bytes a key all in at 56-character keys, one replica):
+ * Memory (at most 160 bytes a key all in at 56-character keys, one replica):
  *
  *   table slot   8 bytes / load (0.64 .. 0.8)    {32 bits of hash, reference}          ~11
- *   record      36 + 20 a replica + key          in 16-byte steps from the slab         112 + 1 %
- *   allocator   32                               one node an extent                      32
+ *   record      36 + 16 a replica + key          in 16-byte steps from the slab         112 + 0.1 %
+ *   allocator    0                               48 a hole, none an extent               ~0
  *
  * Table: linear probing in the order of hash * capacity >> 32, which lets it grow by a quarter instead of doubling; no
  * wrap-around (a short tail after the last home slot), so that a walk from the high end to the low end survives
@@ -60,11 +60,12 @@ enum {
 typedef struct __attribute__((packed, aligned(4))) svc_replica {
     uint64_t generation;
     uint64_t place; /* segment handle << 40 | offset / 64 */
-    uint32_t node;  /* of the segment's allocator */
 } svc_replica_t;
-_Static_assert(sizeof(svc_replica_t) == 20, "memory per key");
+_Static_assert(sizeof(svc_replica_t) == 16, "memory per key");
 
-/* Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key.
+/* An extent's length follows from payload_len, so that the allocator of its segment need not know it.
+ *
+ * Followed by replicas, soft pin (u64 ns; a duration until the commit), group pointer, key.
  *
  * Behind the replicas that can be read stand those that are leaving: a move took the object away from there, and the
  * extent waits for the leases on it to run out (rule 3). Nobody is sent there any more, but somebody may have it
@@ -129,15 +130,16 @@ typedef struct svc_recent {
     int32_t status;
 } svc_recent_t;
 
+/* What a lookup touches comes first: two cache lines. */
 typedef struct svc_shard {
-    mcs_mutex_t lock;
-    uint32_t index;
+    _Alignas(64) mcs_mutex_t lock;
+    svc_slot_t *slots;
     uint32_t cap;   /* home slots */
     uint32_t limit; /* slots in all */
     uint32_t count;
     uint32_t version; /* bumped when the table is replaced: walks start again */
-    svc_slot_t *slots;
     svc_recency_t lists[SVC_LIST_COUNT];
+    uint32_t index;
     uint64_t next_generation;
     /* Open puts and strikes, by id and by record. */
     struct svc_pending **pending; /* 2 * (mask + 1) chains */
@@ -172,6 +174,8 @@ typedef struct svc_index {
 } svc_index_t;
 
 mcs_status_t svc_index_init(svc_index_t *index, uint64_t epoch, uint64_t max_objects) MCS_MUST_CHECK;
+/* Generations are of this epoch from here on. Higher than the one before. */
+void svc_index_set_epoch(svc_index_t *index, uint64_t epoch);
 void svc_index_fini(svc_index_t *index);
 /* Of tables and records. */
 uint64_t svc_index_bytes(svc_index_t *index);
@@ -224,7 +228,18 @@ void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t r
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
 /* The same, and in the place of `ref` in its list: a record that was only made anew. */
 void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
-void svc_shard_prefetch(const svc_shard_t *shard, uint64_t hash);
+/* The shard's own lines; without its lock. */
+static inline void svc_shard_prefetch(const svc_shard_t *shard)
+{
+    __builtin_prefetch(shard, 1);
+    __builtin_prefetch((const char *)shard + 64, 1);
+}
+/* Where its table has what has this hash; without its lock. */
+void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash);
+/* Fetches the record that most likely has the key with this hash and length into the cache and returns it, 0 = none. */
+svc_ref_t svc_shard_fetch_locked(const svc_index_t *index, const svc_shard_t *shard, uint64_t hash, uint32_t key_len);
+/* And what changes when that record (0: nothing) is moved to the head of a list. */
+void svc_shard_fetch_links_locked(const svc_index_t *index, const svc_shard_t *shard, svc_ref_t ref);
 
 /* Walks down from slot *at (start with UINT32_MAX): the next record and its slot in *at, 0 at the end. *version (start
  * with 0) notices a replaced table and starts again, so that nothing that stays is missed; something may be seen twice.
@@ -237,8 +252,8 @@ static inline svc_list_t svc_record_list(const svc_record_t *record)
 {
     return (svc_list_t)(record->flags & SVC_REC_LIST);
 }
-/* Moves objects whose lease has run out from LEASED to PLAIN or SOFT; at most `max`. */
-void svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max);
+/* Moves objects whose lease has run out from LEASED to PLAIN or SOFT; at most `max`. True: there may be more. */
+bool svc_shard_drain_locked(svc_index_t *index, svc_shard_t *shard, uint64_t now_ns, uint32_t max);
 /* Ends a soft pin whose time is over. */
 void svc_record_check_soft_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
 

@@ -4,8 +4,9 @@
  *   svc_session           sessions, hello, liveness             svc_outcome              kept answers of mutating
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
  * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
- * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain   replicas made and left, tasks, drain jobs
- * svc_journal, svc_recover  the journal, the start from it svc_park, svc_house   parked requests, housekeeping thread
+ * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain*   replicas made and left, tasks, drain jobs
+ * svc_journal, svc_recover*, svc_adopt   the journal, the start from it, clients that come back
+ * svc_park, svc_house   parked requests, housekeeping thread
  * service.c, svc_admin     life cycle, dispatch, walks
  *
  * Locks, outer first (docs/locking.md): SESSIONS < session.lock < shard.lock < group.lock < segments.lock <
@@ -73,6 +74,9 @@ enum {
     SVC_SEG_DRAINED = 32,
     SVC_SEG_RECOVERING = 64
 };
+/* Is its owner to be asked whether its extents are what the journal says (svc_check.c)? */
+typedef enum svc_check_state { SVC_CHECK_NONE, SVC_CHECK_WANTED, SVC_CHECK_ASKED } svc_check_state_t;
+
 #define SVC_SEG_HIDDEN (SVC_SEG_SUSPECT | SVC_SEG_GONE | SVC_SEG_RECOVERING)
 
 typedef struct svc_segment {
@@ -95,6 +99,7 @@ typedef struct svc_segment {
     uint32_t wire;           /* data plane generation, numbered by the service */
     uint32_t flags;          /* atomic SVC_SEG_* */
     uint64_t drain_until_ns; /* segments lock */
+    uint32_t check;          /* atomic svc_check_state_t */
     svc_pending_t *tail;     /* RECOVERING: one ending, the space above all known extents; segments lock */
     uint64_t used;           /* atomic: bytes given out and not returned */
     uint64_t returning;      /* atomic: of these, on their way back */
@@ -153,7 +158,6 @@ typedef struct svc_ending {
     uint64_t offset;
     uint64_t payload_len;
     uint64_t len; /* bytes of the extent */
-    uint32_t allocator_node;
     uint8_t state;
     bool may_write;      /* the next ask says so */
     bool may_write_told; /* an ask has said so: the owner is to forget it one day */
@@ -297,7 +301,13 @@ typedef struct svc_bulk svc_bulk_t;
 typedef struct svc_evict {
     uint32_t demanded;     /* atomic: an allocation has failed since the last look */
     uint64_t demand_bytes; /* atomic: the largest that failed */
-    /* housekeeping only: the present round */
+    /* housekeeping only */
+    double used_ratio;     /* of the segments, without what is on its way back */
+    bool hurry;            /* too full to be polite */
+    bool wanted;           /* a round begins when leases that have run out are in their lists */
+    uint32_t drain_shard;  /* so far */
+    uint64_t piece_end_ns; /* of work without a pause */
+    /* the present round */
     bool in_round;
     uint64_t target;     /* plain objects to evict */
     uint64_t floor;      /* soft-pinned ones, too, until so many are evicted */
@@ -305,8 +315,10 @@ typedef struct svc_evict {
     uint64_t done_keys;
     uint64_t done_bytes;
     uint64_t not_before_ns; /* the next round on demand */
-    uint64_t protected_now; /* about: counted at the begin of a turn */
+    uint64_t protected_now; /* about: counted now and then */
     uint64_t plain_now;
+    uint64_t count_again_ns;                          /* by the kernel's clock */
+    uint64_t tail_age_ns[SVC_LIST_COUNT][SVC_SHARDS]; /* as seen last */
 } svc_evict_t;
 
 /* The snapshot under way (svc_journal.c); housekeeping only. */
@@ -319,12 +331,34 @@ typedef struct svc_snapshot {
     uint64_t not_before_ns; /* a file could not be made */
 } svc_snapshot_t;
 
+/* The walk that asks owners about their extents (svc_check.c); housekeeping only, but `wanted`. */
+typedef struct svc_check {
+    uint32_t wanted; /* atomic: segments have come back */
+    bool active;
+    bool gathered; /* all of the shard is in `entries` */
+    uint32_t shard;
+    uint32_t at;
+    uint32_t version;
+    mcs_buf_t entries;
+    size_t sent; /* of `entries` */
+    uint64_t not_before_ns;
+} svc_check_t;
+
+/* What the start from the journal has brought; constant afterwards. */
+typedef struct svc_recovered {
+    uint64_t objects;
+    uint64_t segments;
+    uint64_t lost;    /* objects: no memory, max_objects, segments that are not known, places that overlap */
+    uint64_t damaged; /* streams of the journal */
+    uint64_t took_ms;
+} svc_recovered_t;
+
 struct mcs_service {
     mcs_service_config_t config;
     const mcs_master_config_t *conf;
     mcs_metrics_t *metrics;
     mcs_rpc_server_t *server;
-    uint64_t epoch;
+    uint64_t epoch; /* atomic; raised by a hello while nobody has a session (svc_epoch) */
     uint64_t lease_ns;
     mcs_journal_t *journal; /* NULL = none */
     /* After a start from the journal; 0 without. What was leased before has run out; segments that nobody claimed go.
@@ -355,8 +389,9 @@ struct mcs_service {
     mcs_cond_t bulk_done;
 
     /* atomics */
-    uint64_t releases; /* extents on their way back */
-    uint64_t stall_ns; /* time that the master itself stood still: no deadline counts it (rule 9) */
+    uint64_t releases;       /* extents on their way back */
+    uint64_t stall_ns;       /* time that the master itself stood still: no deadline counts it (rule 9) */
+    uint64_t clock_limit_ns; /* of the service's clock: where a stall begins that housekeeping has not noticed yet */
     uint32_t woken;
     uint32_t stop;
     uint32_t sweep_wanted;
@@ -388,6 +423,8 @@ struct mcs_service {
     uint64_t now_tick_ns;
     svc_evict_t evict;
     svc_snapshot_t snapshot;
+    svc_check_t check;
+    svc_recovered_t recovered;
     mcs_buf_t scratch;
     struct svc_groups *groups;
     struct svc_tasks *tasks;
@@ -415,9 +452,19 @@ typedef struct svc_link {
 
 /* ---- service.c ---- */
 void svc_wake(mcs_service_t *service);
+static inline uint64_t svc_epoch(const mcs_service_t *service)
+{
+    return __atomic_load_n(&service->epoch, __ATOMIC_ACQUIRE);
+}
+
+/* Without the time in which the master stood still, also on a thread that runs again before housekeeping has noticed:
+ * it stands at most SVC_STALL_NS after the last turn. Never goes back. The limit is read first: who sees a new one sees
+ * the new stall, too. */
 static inline uint64_t svc_clock(const mcs_service_t *service)
 {
-    return mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_RELAXED);
+    uint64_t limit_ns = __atomic_load_n(&service->clock_limit_ns, __ATOMIC_ACQUIRE);
+    uint64_t now_ns = mcs_now_ns() - __atomic_load_n(&service->stall_ns, __ATOMIC_ACQUIRE);
+    return MCS_MIN(now_ns, limit_ns);
 }
 /* What a verb's request consists of; NULL: no such request. */
 const ProtobufCMessageDescriptor *svc_request_type(uint16_t verb);
@@ -445,6 +492,8 @@ mcs_status_t svc_batch_decode(const mcs_service_t *service, mcs_arena_t *arena, 
 typedef void (*svc_batch_fn)(void *arg, svc_shard_t *shard, uint32_t i);
 /* Calls fn for every key with its shard locked; each shard is locked once. */
 void svc_batch_run(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg);
+/* The same for a function that neither makes nor destroys records: faster, with several shards' locks at once. */
+void svc_batch_read(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg);
 /* The same for generations (put ids), in order of shards; `order` has room for count. */
 void svc_generations_order(const uint64_t *generations, uint32_t count, uint32_t *order);
 
@@ -508,8 +557,8 @@ static inline bool svc_segment_readable(const svc_segment_t *segment, const svc_
 void svc_segments_set_suspect(svc_session_t *session, bool suspect);
 /* Unmounts what the session has: hidden at once. */
 void svc_segments_unmount_all(svc_session_t *session, bool left);
-/* Returns the extent to the allocator and drops its reference. */
-void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint32_t node);
+/* Returns the extent, as long as it was asked for, to the allocator and drops its reference. */
+void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint64_t offset, uint64_t len);
 uint32_t svc_segment_state(uint32_t flags); /* SegmentStatus of the API */
 void svc_segment_fill(const svc_segment_t *segment, mcs_service_segment_t *out);
 void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *returning, uint64_t *capacity);
@@ -531,7 +580,6 @@ typedef struct svc_extent {
     svc_segment_t *segment; /* with the extent's reference */
     uint64_t offset;
     uint64_t len;
-    uint32_t node;
 } svc_extent_t;
 
 typedef struct svc_place_ask {
@@ -637,8 +685,8 @@ void svc_puts_end_session(mcs_service_t *service, svc_session_t *session);
 /* Some replica can be read by the session. */
 bool svc_record_readable(const mcs_service_t *service, const svc_record_t *record, const svc_session_t *session);
 uint64_t svc_record_lease(const svc_record_t *record); /* with its group's */
-/* Grants a read lease from now. */
-void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
+/* Grants a read lease from now; `hash` is the key's. */
+void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash, uint64_t now_ns);
 /* Makes a committed record of the open one: flags, counters, list. */
 void svc_record_commit_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns);
 /* The soft pin of a record that is about to be committed in place of `old` (0 = none): from a duration, or the old
@@ -740,12 +788,16 @@ void svc_journal_del_locked(mcs_service_t *service, svc_shard_t *shard, const sv
 void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pending);
 void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment);
 void svc_journal_unmount(mcs_service_t *service, uint32_t handle);
+/* With the table's lock: what has become of it. */
+void svc_journal_task_locked(mcs_service_t *service, const svc_task_t *task);
+struct svc_job;
+void svc_journal_job_locked(mcs_service_t *service, const struct svc_job *job);
 /* Before the answer to a request that may have changed something, without locks: waits for the disk if asked to. */
 void svc_journal_sync(mcs_service_t *service, uint16_t verb);
 /* Housekeeping: snapshots. */
 void svc_journal_tick(mcs_service_t *service);
 
-/* ---- svc_recover.c ---- */
+/* ---- svc_adopt.c: after a start from the journal ---- */
 /* What became of a put of an earlier epoch: MCS_OK: committed, MCS_ERR_OBJECT_NOT_FOUND: not known. */
 mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *shard, uint64_t put_id);
 /* The owner of a segment of the journal mounts it again: under the table's lock. `fresh` has what the request says and
@@ -753,6 +805,15 @@ mcs_status_t svc_recovered_outcome_locked(mcs_service_t *service, svc_shard_t *s
 void svc_adopt_locked(mcs_service_t *service, svc_segment_t *segment, svc_segment_t *fresh, uint64_t high_mark);
 /* It is unmounted before its owner has spoken. */
 void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment);
+
+
+/* ---- svc_check.c ---- */
+/* Its owner is to be asked about its extents. */
+void svc_check_want(mcs_service_t *service, svc_segment_t *segment);
+mcs_status_t svc_differ(svc_call_t *call);
+/* Housekeeping. */
+void svc_check_tick(mcs_service_t *service, uint64_t now_ns);
+void svc_check_fini(mcs_service_t *service);
 
 /* ---- svc_read.c, svc_remove.c, svc_clear.c, svc_bulk.c ---- */
 mcs_status_t svc_exist(svc_call_t *call);
@@ -811,6 +872,8 @@ mcs_status_t svc_house_start(mcs_service_t *service) MCS_MUST_CHECK;
 /* One turn of housekeeping. True: run again at once. Tests call it instead of starting the thread. */
 bool svc_house_tick(mcs_service_t *service);
 void svc_house_thread(void *arg);
+/* Housekeeping runs: the service's clock may go on. */
+void svc_clock_go_on(mcs_service_t *service, uint64_t now_ns);
 /* Housekeeping without a thread: set before mcs_service_start (tests). */
 void svc_house_manual(bool manual);
 

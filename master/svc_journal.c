@@ -9,7 +9,8 @@
 #include <string.h>
 
 #include "core/base/parse.h"
-#include "master/svc_internal.h"
+#include "master/journal/pack.h"
+#include "master/svc_drain.h"
 
 /* Of one hold of a shard's lock, and of one turn. */
 #define SNAPSHOT_SLOTS    256u
@@ -35,8 +36,16 @@ static uint64_t soft_wall_ms(const svc_record_t *record)
     return mcs_wall_ms() + (end_ns > now_ns ? (end_ns - now_ns) / MCS_NS_PER_MS : 0);
 }
 
-_Static_assert(sizeof(mcs_obj_replica_t) == offsetof(svc_replica_t, node), "a replica's record is its first part");
+_Static_assert(sizeof(mcs_obj_replica_t) == sizeof(svc_replica_t), "a replica's record is what the index has");
 _Static_assert(MCS_REPLICAS_MAX <= MCS_OBJ_REPLICAS_MAX, "every replica has room");
+_Static_assert(SVC_JOB_SEGMENTS_MAX <= MCS_JOB_SEGMENTS_MAX && SVC_PREFERRED_MAX <= MCS_JOB_TARGETS_MAX &&
+                   SVC_NAME_MAX <= MCS_SEG_TEXT_MAX && sizeof(((svc_job_t *)0)->message) <= MCS_JOB_MESSAGE_MAX + 1,
+               "a job's record has room for all of it");
+_Static_assert(sizeof(mcs_obj_head_t) + MCS_OBJ_REPLICAS_MAX * sizeof(mcs_obj_replica_t) + 2 * (size_t)MCS_KEY_MAX <=
+                   MCS_JOURNAL_BODY_MAX - MCS_PACK_SLACK,
+               "two texts have room");
+/* Where a body is put together: too large for a stack. */
+static _Thread_local uint8_t t_body[MCS_JOURNAL_BODY_MAX];
 
 static void append(mcs_service_t *service, const svc_shard_t *shard, mcs_record_kind_t kind, const svc_record_t *record)
 {
@@ -58,11 +67,7 @@ static void append(mcs_service_t *service, const svc_shard_t *shard, mcs_record_
         group_id = svc_group_id(group, &len);
         head.group_len = (uint16_t)len;
     }
-    uint32_t len = mcs_obj_len(&head);
-    uint8_t *at = mcs_journal_reserve(service->journal, stream_of(shard), len);
-    if (at == NULL) {
-        return;
-    }
+    uint8_t *at = t_body;
     memcpy(at, &head, sizeof(head));
     at += sizeof(head);
     for (uint32_t i = 0; i < head.replica_count; i++) {
@@ -74,7 +79,7 @@ static void append(mcs_service_t *service, const svc_shard_t *shard, mcs_record_
         at += head.group_len;
     }
     memcpy(at, svc_record_key(record), record->key_len);
-    mcs_journal_commit(service->journal, stream_of(shard), len);
+    (void)mcs_journal_append(service->journal, stream_of(shard), t_body, mcs_obj_len(&head));
 }
 
 void svc_journal_put_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref)
@@ -125,8 +130,8 @@ void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
     };
     mcs_seg_head_t head = {
         .kind = MCS_REC_SEGMENT,
-        .far = segment->shift != 0,
-        .device = segment->shift != 0 ? (uint16_t)device_of(segment) : 0,
+        .device = segment->shift != 0 ? (uint16_t)(device_of(segment) + 1) : 0,
+        .flags = (svc_segment_flags(segment) & SVC_SEG_DRAINED) != 0 ? MCS_SEG_DRAINED : 0,
         .handle = segment->handle,
         .instance = segment->instance,
         .client = owner->client,
@@ -135,35 +140,102 @@ void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
         .base = segment->base,
         .pid = owner->pid,
     };
+    uint8_t body[sizeof(head) + MCS_ARRAY_LEN(texts) * MCS_SEG_TEXT_MAX];
     uint32_t len = sizeof(head);
     for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
         head.lens[i] = (uint16_t)MCS_MIN(strlen(texts[i]), (size_t)MCS_SEG_TEXT_MAX);
+        memcpy(body + len, texts[i], head.lens[i]);
         len += head.lens[i];
     }
-    uint8_t *at = mcs_journal_reserve(service->journal, MCS_JOURNAL_META, len);
-    if (at == NULL) {
-        return;
-    }
-    memcpy(at, &head, sizeof(head));
-    at += sizeof(head);
-    for (size_t i = 0; i < MCS_ARRAY_LEN(texts); i++) {
-        memcpy(at, texts[i], head.lens[i]);
-        at += head.lens[i];
-    }
-    mcs_journal_commit(service->journal, MCS_JOURNAL_META, len);
+    memcpy(body, &head, sizeof(head));
+    (void)mcs_journal_append(service->journal, MCS_JOURNAL_META, body, len);
 }
 
 void svc_journal_unmount(mcs_service_t *service, uint32_t handle)
 {
+    if (is_on(service)) {
+        mcs_seg_head_t head = {.kind = MCS_REC_UNMOUNT, .handle = handle};
+        (void)mcs_journal_append(service->journal, MCS_JOURNAL_META, &head, sizeof(head));
+    }
+}
+
+/* ---- tasks and drain jobs ---- */
+
+void svc_journal_task_locked(mcs_service_t *service, const svc_task_t *task)
+{
+    if (!is_on(service) || task->job != NULL) { /* a job's next pass finds again what its units were */
+        return;
+    }
+    mcs_task_head_t head = {
+        .kind = MCS_REC_TASK,
+        .type = task->type,
+        .state = (uint8_t)task->state,
+        .target_count = (uint8_t)task->target_count,
+        .last = task->last,
+        .id = task->id,
+        .client = task->client,
+        .created_ms = task->created_ms,
+        .updated_ms = task->updated_ms,
+        .source = task->source,
+        .attempts = task->attempts,
+        .key_len = task->key_len,
+    };
+    uint8_t *at = t_body;
+    memcpy(at, &head, sizeof(head));
+    at += sizeof(head);
+    memcpy(at, task->targets, head.target_count * sizeof(uint64_t));
+    at += head.target_count * sizeof(uint64_t);
+    memcpy(at, task->key, head.key_len);
+    (void)mcs_journal_append(service->journal, MCS_JOURNAL_META, t_body, (uint32_t)(at + head.key_len - t_body));
+}
+
+void svc_journal_job_locked(mcs_service_t *service, const svc_job_t *job)
+{
     if (!is_on(service)) {
         return;
     }
-    mcs_seg_head_t head = {.kind = MCS_REC_UNMOUNT, .handle = handle};
-    uint8_t *at = mcs_journal_reserve(service->journal, MCS_JOURNAL_META, sizeof(head));
-    if (at != NULL) {
-        memcpy(at, &head, sizeof(head));
-        mcs_journal_commit(service->journal, MCS_JOURNAL_META, sizeof(head));
+    mcs_job_head_t head = {
+        .kind = MCS_REC_JOB,
+        .status = (uint8_t)job->status,
+        .source_count = (uint16_t)job->source_count,
+        .target_count = (uint16_t)job->target_count,
+        .message_len = (uint16_t)strlen(job->message),
+        .names_len = (uint32_t)job->names_len,
+        .max_concurrency = job->max_concurrency,
+        .id = job->id,
+        .created_ms = job->created_ms,
+        .updated_ms = job->updated_ms,
+        .succeeded = job->succeeded,
+        .failed = job->failed,
+        .bytes = job->bytes,
+    };
+    uint8_t *at = t_body;
+    memcpy(at, &head, sizeof(head));
+    at += sizeof(head);
+    memcpy(at, job->targets, head.target_count * sizeof(uint64_t));
+    at += head.target_count * sizeof(uint64_t);
+    memcpy(at, job->names, head.names_len);
+    at += head.names_len;
+    memcpy(at, job->message, head.message_len);
+    (void)mcs_journal_append(service->journal, MCS_JOURNAL_META, t_body, (uint32_t)(at + head.message_len - t_body));
+}
+
+static void snapshot_tasks(mcs_service_t *service)
+{
+    svc_tasks_t *tasks = service->tasks;
+    mcs_list_t *lists[] = {&tasks->finished, &tasks->pending, &tasks->processing};
+    mcs_mutex_lock(&tasks->lock);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(lists); i++) {
+        MCS_LIST_FOR_EACH(node, lists[i])
+        {
+            svc_journal_task_locked(service, MCS_CONTAINER_OF(node, svc_task_t, node));
+        }
     }
+    MCS_LIST_FOR_EACH(node, &tasks->jobs)
+    {
+        svc_journal_job_locked(service, MCS_CONTAINER_OF(node, svc_job_t, node));
+    }
+    mcs_mutex_unlock(&tasks->lock);
 }
 
 /* ---- the disk ---- */
@@ -260,6 +332,7 @@ void svc_journal_tick(mcs_service_t *service)
     bool through = true;
     if (snapshot->stream == MCS_JOURNAL_META) {
         snapshot_segments(service);
+        snapshot_tasks(service);
     } else {
         through = snapshot_slice(service, snapshot);
     }

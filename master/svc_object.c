@@ -36,7 +36,7 @@ uint64_t svc_record_uncached_at(const mcs_service_t *service, const svc_record_t
                : record->lease_until_ns - MCS_MIN(record->lease_until_ns, service->lease_ns / 2);
 }
 
-void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
+void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash, uint64_t now_ns)
 {
     svc_record_t *record = svc_record(&service->index, ref);
     uint64_t until = now_ns + service->lease_ns;
@@ -54,7 +54,7 @@ void svc_record_grant_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref
     }
     svc_record_check_soft_locked(&service->index, shard, ref, now_ns);
     if (svc_policy_is_active(&service->policy) && svc_record_list(record) != SVC_LIST_LEASED) {
-        svc_policy_access(&service->policy, svc_index_hash(&service->index, svc_record_key(record), record->key_len));
+        svc_policy_access(&service->policy, hash);
     }
     /* A hot object is not moved for each read: the list's order is right to a sixteenth of a lease. */
     if (svc_record_list(record) != SVC_LIST_LEASED || until - MCS_MIN(until, before) >= service->lease_ns / 16) {

@@ -65,7 +65,7 @@ static void send_kept(const mcs_service_t *service, mcs_rpc_conn_t *conn, uint64
                                  .verb = outcome->verb,
                                  .status = (int32_t)outcome->status,
                                  .id = id,
-                                 .epoch = service->epoch};
+                                 .epoch = svc_epoch(service)};
     svc_log_answer(conn, &header, mcs_rpc_conn_send(conn, &header, outcome->payload, outcome->len));
 }
 

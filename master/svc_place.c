@@ -130,7 +130,7 @@ static void try_segment(search_t *search, svc_segment_t *segment)
     }
     svc_extent_t extent = {.segment = segment, .len = len};
     mcs_mutex_lock(&segment->lock);
-    mcs_status_t status = mcs_allocator_alloc(segment->allocator, len, &extent.offset, &extent.node);
+    mcs_status_t status = mcs_allocator_alloc(segment->allocator, len, &extent.offset);
     if (status == MCS_OK) {
         __atomic_fetch_add(&segment->used, len, __ATOMIC_RELAXED);
     }

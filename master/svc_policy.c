@@ -314,6 +314,13 @@ void svc_ghosts_add(svc_ghosts_t *ghosts, uint64_t hash, uint32_t objects)
     ghosts->added++;
 }
 
+void svc_ghosts_prefetch(const svc_ghosts_t *ghosts, uint64_t hash)
+{
+    for (uint32_t i = 0; ghosts->bits != NULL && i < GHOST_PROBES; i++) {
+        __builtin_prefetch(filter_of(ghosts, ghosts->current) + probe(ghosts, hash, i) / 64, 1);
+    }
+}
+
 bool svc_ghosts_have(const svc_ghosts_t *ghosts, uint64_t hash)
 {
     return ghosts->bits != NULL && (filter_has(ghosts, 0, hash) || filter_has(ghosts, 1, hash));

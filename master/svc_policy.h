@@ -65,6 +65,8 @@ typedef struct svc_ghosts {
 } svc_ghosts_t;
 /* `objects`: that live beside it; about twice as many ghosts are remembered. Forgets some when there is no memory. */
 void svc_ghosts_add(svc_ghosts_t *ghosts, uint64_t hash, uint32_t objects);
+/* What adding will write to comes into the cache. */
+void svc_ghosts_prefetch(const svc_ghosts_t *ghosts, uint64_t hash);
 bool svc_ghosts_have(const svc_ghosts_t *ghosts, uint64_t hash);
 void svc_ghosts_fini(svc_ghosts_t *ghosts);
 

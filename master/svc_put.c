@@ -192,9 +192,8 @@ static mcs_status_t make_record_locked(const put_job_t *job, svc_shard_t *shard,
     record->data_type = (uint8_t)job->config->data_type;
     record->replica_count = (uint8_t)count;
     for (uint32_t r = 0; r < count; r++) {
-        record->replicas[r] =
-            (svc_replica_t){svc_shard_generation_locked(shard),
-                            svc_place(extents[r].segment->handle, extents[r].offset), extents[r].node};
+        record->replicas[r] = (svc_replica_t){svc_shard_generation_locked(shard),
+                                              svc_place(extents[r].segment->handle, extents[r].offset)};
     }
     if ((fields & SVC_REC_SOFT_FIELD) != 0) {
         svc_record_set_soft(record, job->soft_ns);
@@ -341,7 +340,8 @@ static mcs_status_t start_locked(put_job_t *job, svc_shard_t *shard, uint32_t i,
     mcs_status_t status = reserve_locked(job, shard, i, ref, extents, count);
     if (status != MCS_OK) {
         for (uint32_t r = 0; r < count; r++) {
-            svc_segment_give_back(service, extents[r].segment, extents[r].node); /* nobody has seen them */
+            /* Nobody has seen them. */
+            svc_segment_give_back(service, extents[r].segment, extents[r].offset, extents[r].len);
         }
     } else {
         mcs_metrics_observe_value_size(service->metrics, size);

@@ -129,7 +129,7 @@ static void lookup_one(void *arg, svc_shard_t *shard, uint32_t i)
         if ((record->flags & SVC_REC_PENDING) != 0) {
             limit_lease_locked(job, shard, ref);
         }
-        svc_record_grant_locked(job->service, shard, ref, job->now_ns);
+        svc_record_grant_locked(job->service, shard, ref, job->batch.hashes[i], job->now_ns);
     }
 }
 
@@ -146,7 +146,7 @@ static mcs_status_t run_lookups(svc_call_t *call, read_job_t *job, ProtobufCBina
         return MCS_ERR_NO_MEMORY;
     }
     job->now_ns = mcs_now_ns();
-    svc_batch_run(call->service, &job->batch, lookup_one, job);
+    svc_batch_read(call->service, &job->batch, lookup_one, job);
     /* Found in the order of shards. */
     mcs_col_replica_t *ordered = mcs_arena_alloc(call->arena, MCS_MAX(job->found_count, 1u) * sizeof(*ordered));
     if (job->failed || ordered == NULL) {
@@ -222,7 +222,7 @@ static void exist_one(void *arg, svc_shard_t *shard, uint32_t i)
     bool there = ref != 0 && svc_record_readable(job->service, svc_record(&job->service->index, ref), job->session);
     job->results[i] = there ? 1 : 0;
     if (there) {
-        svc_record_grant_locked(job->service, shard, ref, job->now_ns);
+        svc_record_grant_locked(job->service, shard, ref, job->batch.hashes[i], job->now_ns);
     }
 }
 
@@ -251,7 +251,7 @@ mcs_status_t svc_exist(svc_call_t *call)
         }
     } else {
         job.now_ns = mcs_now_ns();
-        svc_batch_run(call->service, &job.batch, exist_one, &job);
+        svc_batch_read(call->service, &job.batch, exist_one, &job);
     }
     if (job.batch.count == 1) {
         mcs_metric_add(metrics, exist_key_requests, 1);

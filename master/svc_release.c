@@ -17,8 +17,10 @@
 #include "core/base/alloc.h"
 #include "master/svc_internal.h"
 
-#define FIRST_BUCKETS   64u
-#define RELEASE_BATCH   1024u
+#define FIRST_BUCKETS 64u
+/* Extents of one notice, and so of the answer to it: an event loop is not kept from its other connections for long. */
+#define RELEASE_BATCH   128u
+#define RELEASE_TURN    2u /* notices to one owner in a turn of housekeeping */
 #define GENERATIONS_MAX 8192u
 
 /* ---- tables by generation ---- */
@@ -184,7 +186,6 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
     ending->offset = svc_place_offset(replica->place);
     ending->payload_len = payload_len;
     ending->len = mcs_extent_room(payload_len, segment->shift);
-    ending->allocator_node = replica->node;
 }
 
 /* ---- begin and finish ---- */
@@ -215,7 +216,7 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
     if (strike != NULL) {
         end_strike(service, strike, segment, answered);
     }
-    svc_segment_give_back(service, segment, ending->allocator_node);
+    svc_segment_give_back(service, segment, ending->offset, ending->len);
     svc_pending_put(ending->block);
 }
 
@@ -560,7 +561,11 @@ void svc_release_tell(svc_session_t *session, mcs_rpc_conn_t *conn, uint64_t now
     }
     tell_forget(service, session, conn);
     /* A slow owner is asked for more when it has read what was asked. */
-    while (mcs_rpc_conn_queued(conn) < MCS_RPC_OUT_HIGH / 4) {
+    for (unsigned n = 0; mcs_rpc_conn_queued(conn) < MCS_RPC_OUT_HIGH / 4; n++) {
+        if (n == RELEASE_TURN) {
+            svc_wake(service);
+            break;
+        }
         count = take_ready(session, t_batch.records, now_ns);
         if (count == 0) {
             return;

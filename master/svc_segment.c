@@ -120,10 +120,10 @@ void svc_segment_put(mcs_service_t *service, svc_segment_t *segment)
     svc_segment_free(segment);
 }
 
-void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint32_t node)
+void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint64_t offset, uint64_t len)
 {
     mcs_mutex_lock(&segment->lock);
-    uint64_t bytes = mcs_allocator_free(segment->allocator, node);
+    uint64_t bytes = mcs_allocator_free(segment->allocator, offset, len);
     __atomic_fetch_sub(&segment->used, bytes, __ATOMIC_RELAXED);
     mcs_mutex_unlock(&segment->lock);
     svc_segment_put(service, segment);

@@ -252,7 +252,7 @@ static mcs_status_t greet(svc_call_t *call, svc_link_t *link, const Mcs__Wire__H
     uint64_t ttl_ms = service->conf->client_ttl * 1000;
     id.hi = session->id.hi;
     id.lo = session->id.lo;
-    reply.epoch = service->epoch;
+    reply.epoch = svc_epoch(service);
     reply.session = &id;
     reply.resumed = resumed;
     reply.heartbeat_ms = (uint32_t)MCS_MIN(ttl_ms / 4, (uint64_t)1000);
@@ -263,6 +263,32 @@ static mcs_status_t greet(svc_call_t *call, svc_link_t *link, const Mcs__Wire__H
     reply.unix_path = (char *)(uintptr_t)mcs_rpc_server_unix_path(service->server);
     reply.boot_id = service->boot_id;
     return svc_reply(call, MCS_OK, &reply.base);
+}
+
+/* Rule 12: the epoch is higher than any that a client has seen; clients refuse a lower one for good. A master without a
+ * journal whose wall clock was put back cannot know it but from them, and takes theirs while nobody has a session yet:
+ * nobody is disturbed, whatever a hello says. */
+static void learn_epoch(mcs_service_t *service, uint64_t seen)
+{
+    if (seen <= svc_epoch(service) || seen > MCS_EPOCH_TAKEN_MAX) {
+        return;
+    }
+    mcs_mutex_lock(&service->lock);
+    bool raised = seen > service->epoch && service->session_count == 0;
+    if (raised) {
+        svc_index_set_epoch(&service->index, seen + 1);
+        __atomic_store_n(&service->epoch, seen + 1, __ATOMIC_RELEASE);
+    }
+    mcs_mutex_unlock(&service->lock);
+    if (raised) {
+        mcs_warn(SVC_AREA, "a client has seen epoch %llu (was the clock put back?): this master goes on with %llu",
+                 (unsigned long long)seen, (unsigned long long)seen + 1);
+    } else {
+        mcs_warn(
+            SVC_AREA,
+            "a client that has seen epoch %llu refuses this master, %llu, and others are connected: start it again",
+            (unsigned long long)seen, (unsigned long long)svc_epoch(service));
+    }
 }
 
 mcs_status_t svc_hello(svc_call_t *call)
@@ -291,6 +317,7 @@ mcs_status_t svc_hello(svc_call_t *call)
             return MCS_OK;
         }
     }
+    learn_epoch(service, call->header->epoch);
     svc_session_t *session = NULL;
     bool opens =
         hello->role == ROLE_CONTROL && (hello->session == NULL || (hello->session->hi | hello->session->lo) == 0);

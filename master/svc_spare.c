@@ -39,7 +39,7 @@ static bool place(svc_call_t *call, uint64_t payload_len, svc_extent_t *extent)
         return false;
     }
     if (extent->len > extent->segment->size / SEGMENT_SHARE) {
-        svc_segment_give_back(call->service, extent->segment, extent->node);
+        svc_segment_give_back(call->service, extent->segment, extent->offset, extent->len);
         return false;
     }
     return true;
@@ -58,7 +58,7 @@ static bool enter(svc_call_t *call, svc_pending_t *pending, const svc_extent_t *
     pending->start_ns = svc_clock(service);
     mcs_mutex_lock(&shard->lock);
     uint64_t generation = svc_shard_generation_locked(shard);
-    svc_replica_t replica = {generation, svc_place(segment->handle, extent->offset), extent->node};
+    svc_replica_t replica = {generation, svc_place(segment->handle, extent->offset)};
     svc_ending_set(pending, 0, segment, &replica, payload_len);
     pending->put_id = generation;
     *spare = (svc_spare_t){.put = {.status = MCS_OK, .replica_count = 1, .put_id = generation, .deadline_ms = USE_MS},
@@ -84,7 +84,7 @@ void svc_spare_offer(svc_call_t *call, uint64_t payload_len, svc_spare_t *spare,
     svc_pending_t *pending = svc_pending_create(SVC_SPARE, 1);
     if (pending == NULL || !enter(call, pending, &extent, payload_len, spare)) {
         svc_pending_put(pending);
-        svc_segment_give_back(service, extent.segment, extent.node); /* nobody has seen it */
+        svc_segment_give_back(service, extent.segment, extent.offset, extent.len); /* nobody has seen it */
         return;
     }
     reply->spare = (ProtobufCBinaryData){sizeof(spare->put), (uint8_t *)&spare->put};
@@ -132,8 +132,7 @@ static mcs_status_t commit_locked(svc_call_t *call, svc_shard_t *shard, uint64_t
     record->payload_len = ending->payload_len;
     record->putter = call->session->serial;
     record->replica_count = 1;
-    record->replicas[0] =
-        (svc_replica_t){ending->generation, svc_place(ending->segment->handle, ending->offset), ending->allocator_node};
+    record->replicas[0] = (svc_replica_t){ending->generation, svc_place(ending->segment->handle, ending->offset)};
     mcs_status_t status = svc_shard_insert_locked(&service->index, shard, hash, ref);
     if (status != MCS_OK) {
         svc_record_free(service, ref);
@@ -143,15 +142,28 @@ static mcs_status_t commit_locked(svc_call_t *call, svc_shard_t *shard, uint64_t
     return MCS_OK;
 }
 
+/* A repeat at a master that has its objects from the journal and no outcomes: is it what the key has? */
+static mcs_status_t committed_before(svc_call_t *call, svc_shard_t *shard, uint64_t hash, const mcs_key_t *key,
+                                     uint64_t put_id)
+{
+    svc_index_t *index = &call->service->index;
+    mcs_mutex_lock(&shard->lock);
+    svc_ref_t ref = svc_shard_find_locked(index, shard, hash, key->bytes, key->len);
+    const svc_record_t *record = ref != 0 ? svc_record(index, ref) : NULL;
+    bool same = record != NULL && (record->flags & SVC_REC_COMMITTED) != 0 && record->replicas[0].generation == put_id;
+    mcs_mutex_unlock(&shard->lock);
+    return same ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND;
+}
+
 static mcs_status_t put_now(svc_call_t *call, const mcs_key_t *key, uint64_t put_id)
 {
     mcs_service_t *service = call->service;
     uint64_t hash = svc_index_hash(&service->index, key->bytes, key->len);
     svc_shard_t *shard = svc_index_shard(&service->index, hash);
-    svc_shard_prefetch(shard, hash);
+    svc_shard_prefetch_slot(shard, hash);
     svc_pending_t *spare = take(call, put_id);
     if (spare == NULL) {
-        return MCS_ERR_OBJECT_NOT_FOUND;
+        return committed_before(call, shard, hash, key, put_id);
     }
     uint64_t size = spare->endings[0].payload_len;
     mcs_mutex_lock(&shard->lock);

@@ -181,6 +181,7 @@ mcs_status_t svc_task_submit(mcs_service_t *service, svc_task_t *task, svc_sessi
         task->next = *bucket;
         *bucket = task;
         enter_state_locked(service, task, SVC_TASK_PENDING);
+        svc_journal_task_locked(service, task);
         tell_locked(service, task);
     }
     mcs_mutex_unlock(&tasks->lock);
@@ -329,6 +330,7 @@ static bool finish_locked(mcs_service_t *service, svc_task_t *task, mcs_status_t
     svc_tasks_t *tasks = service->tasks;
     task->last = status;
     enter_state_locked(service, task, status == MCS_OK ? SVC_TASK_SUCCESS : SVC_TASK_FAILED);
+    svc_journal_task_locked(service, task);
     if (task->job != NULL) {
         svc_unit_end_t end = status != MCS_OK                      ? SVC_UNIT_FAILED
                              : task->payload_len > 0 || task->left ? SVC_UNIT_MOVED
@@ -384,6 +386,48 @@ void svc_task_settle(mcs_service_t *service, svc_task_t *task, mcs_status_t stat
     }
     svc_task_put(task);
     svc_wake(service);
+}
+
+/* ---- after a restart ---- */
+
+bool svc_task_restore(mcs_service_t *service, const mcs_task_t *record)
+{
+    svc_tasks_t *tasks = service->tasks;
+    const mcs_task_head_t *head = &record->head;
+    svc_task_state_t state = head->state == SVC_TASK_PROCESSING ? SVC_TASK_PENDING : (svc_task_state_t)head->state;
+    uint64_t hash = svc_index_hash(&service->index, record->key, head->key_len);
+    svc_task_t *fresh = svc_task_create((svc_task_type_t)head->type, record->key, head->key_len, hash);
+    svc_task_t *surplus = NULL;
+    if (fresh == NULL) {
+        return false;
+    }
+    mcs_mutex_lock(&tasks->lock);
+    svc_task_t *task = find_locked(tasks, head->id);
+    if (task == NULL) {
+        task = fresh;
+        fresh = NULL;
+        task->id = head->id;
+        task->recovered = true;
+        task->created_ms = head->created_ms;
+        task->source = head->source;
+        task->target_count = head->target_count;
+        memcpy(task->targets, record->targets, head->target_count * sizeof(uint64_t));
+        svc_task_t **bucket = bucket_of(tasks, task->id);
+        task->next = *bucket;
+        *bucket = task;
+    }
+    task->client = head->client;
+    task->attempts = head->attempts;
+    task->last = mcs_status_known(head->last) ? (mcs_status_t)head->last : MCS_ERR_INTERNAL;
+    if (task->state < SVC_TASK_SUCCESS) { /* the end is the end */
+        enter_state_locked(service, task, state);
+        surplus = take_surplus_locked(service, tasks);
+    }
+    task->updated_ms = head->updated_ms;
+    mcs_mutex_unlock(&tasks->lock);
+    svc_task_put(surplus);
+    svc_task_put(fresh);
+    return true;
 }
 
 /* ---- housekeeping ---- */
@@ -462,8 +506,13 @@ static void assign(mcs_service_t *service, svc_task_t *task)
     svc_tasks_t *tasks = service->tasks;
     svc_session_t *session = NULL;
     mcs_status_t status = svc_task_resolve(service, task, &session);
-    if (status == MCS_ERR_OBJECT_HAS_REPLICATION_TASK || status == MCS_ERR_REPLICA_IS_NOT_READY) {
-        status = MCS_ERR_AGAIN; /* a value that another task or put works on */
+    if (status == MCS_ERR_OBJECT_HAS_REPLICATION_TASK || status == MCS_ERR_REPLICA_IS_NOT_READY ||
+        (status == MCS_ERR_REPLICA_NOT_FOUND && service->claim_end_ns != 0)) {
+        status = MCS_ERR_AGAIN; /* a value that another task or put works on, or whose owner is not back yet */
+    }
+    if (task->recovered && status != MCS_OK && svc_task_is_done(service, task)) {
+        svc_task_settle(service, task, MCS_OK); /* what it did before the restart was committed */
+        return;
     }
     if (status != MCS_OK) {
         svc_task_settle(service, task, status);

@@ -46,6 +46,7 @@ struct svc_task {
     bool abandoned;         /* PROCESSING, but its executor does not work on it */
     bool left;              /* a unit whose replica could only be left */
     bool expired;           /* has waited too long: no more tries */
+    bool recovered;         /* of the journal: nobody knows how far its executor had come */
     uint64_t told_ns;       /* service clock: when its session was told last; 0 = not */
     uint32_t attempts;      /* that failed */
     svc_session_t *session; /* referenced: waits for, or works in; NULL = to be assigned */
@@ -95,6 +96,9 @@ svc_task_t *svc_task_take_running(mcs_service_t *service, const svc_session_t *s
 void svc_task_running(mcs_service_t *service, svc_task_t *task, uint64_t put_id, uint64_t payload_len);
 void svc_task_settle(mcs_service_t *service, svc_task_t *task, mcs_status_t status);
 
+/* A state that is on record (svc_recover.c); the last one counts. False: no memory. */
+bool svc_task_restore(mcs_service_t *service, const mcs_task_t *record) MCS_MUST_CHECK;
+
 /* What a task has come to. MCS_ERR_TASK_NOT_FOUND. */
 typedef struct svc_task_text {
     uint32_t type;
@@ -112,6 +116,8 @@ mcs_status_t svc_task_describe(mcs_service_t *service, mcs_id_t id, svc_task_tex
  * one), MCS_ERR_OBJECT_HAS_REPLICATION_TASK (one is running), MCS_ERR_INVALID_PARAMS (too many replicas). */
 mcs_status_t svc_task_resolve(mcs_service_t *service, const svc_task_t *task, svc_session_t **session_out)
     MCS_MUST_CHECK;
+/* Every target has a replica, and a move's source has none: there is nothing left to do. */
+bool svc_task_is_done(mcs_service_t *service, const svc_task_t *task);
 /* What the executor is told. */
 typedef struct svc_task_offer {
     uint64_t put_id; /* 0: there is nothing to write, it is done */
@@ -133,6 +139,10 @@ void svc_task_revoke(mcs_service_t *service, const svc_task_t *task, uint64_t pu
 typedef enum svc_unit_end { SVC_UNIT_MOVED, SVC_UNIT_NEEDLESS, SVC_UNIT_FAILED } svc_unit_end_t;
 void svc_job_unit_ended_locked(mcs_service_t *service, svc_job_t *job, svc_unit_end_t end, uint64_t bytes);
 bool svc_job_is_over_locked(const svc_job_t *job);
+/* As svc_task_restore. */
+bool svc_job_restore(mcs_service_t *service, const mcs_job_t *record) MCS_MUST_CHECK;
+/* All is replayed: jobs that were under way go on when the owners are back. False: no memory. */
+bool svc_jobs_resume(mcs_service_t *service) MCS_MUST_CHECK;
 /* Housekeeping. */
 void svc_jobs_tick(mcs_service_t *service, uint64_t now_ns);
 void svc_jobs_fini(mcs_service_t *service);

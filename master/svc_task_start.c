@@ -101,6 +101,22 @@ mcs_status_t svc_task_resolve(mcs_service_t *service, const svc_task_t *task, sv
     return status;
 }
 
+bool svc_task_is_done(mcs_service_t *service, const svc_task_t *task)
+{
+    svc_shard_t *shard = svc_index_shard(&service->index, task->hash);
+    svc_ref_t ref = 0;
+    bool done = false;
+    mcs_mutex_lock(&shard->lock);
+    if (find_locked(service, task, shard, &ref) == MCS_OK) {
+        uint64_t missing[MCS_REPLICAS_MAX];
+        const svc_record_t *record = svc_record(&service->index, ref);
+        done = missing_targets(service, task, record, missing) == 0 &&
+               (task->type == SVC_TASK_COPY || !holds(service, record, task->source));
+    }
+    mcs_mutex_unlock(&shard->lock);
+    return done;
+}
+
 /* ---- the start ---- */
 
 /* The replica of the session's that the task reads; replica_count when there is none, *elsewhere: but another's. */
@@ -229,7 +245,8 @@ static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc
     }
     if (status != MCS_OK) {
         for (uint32_t i = 0; i < count; i++) {
-            svc_segment_give_back(service, extents[i].segment, extents[i].node); /* nobody has seen them */
+            /* Nobody has seen them. */
+            svc_segment_give_back(service, extents[i].segment, extents[i].offset, extents[i].len);
         }
         return status;
     }

@@ -32,7 +32,7 @@ PROJECT = [
     (r"python/src/", ["core/base/", "core/tensor/", "mcstore/", "python/src/"]),
     # The main of the client daemon.
     (r"client/main\.c$", [""]),
-    (r"client/", ["core/base/", "mcstore/", "client/", "master/http_server.h"]),
+    (r"client/", ["core/base/", "core/ops/http.h", "mcstore/", "client/", "master/http_server.h", "master/http_log_level.h"]),
 ]
 
 # (what is included, files that may, why). Everything else may be included everywhere.
@@ -42,7 +42,7 @@ LIBRARIES = [
     (r"(cuda|nvml|cudaTypedefs|cuda_runtime(_api)?)\.h$", r"(gpu|tests/fake_cuda)/", "CUDA belongs to gpu/"),
     (r"cuda_runtime", r"$^", "the driver API only, never the run-time library"),
     (r"microhttpd\.h$", r"master/http_", "the HTTP server belongs to master/http_*"),
-    (r"curl/", r"ucx_transport/metadata_http", "the HTTP client belongs to ucx_transport/metadata_http.c"),
+    (r"curl/", r"(ucx_transport/metadata_http|master/metadata_cleanup)", "the HTTP client belongs to metadata_http.c and metadata_cleanup.c"),
     (r"Python\.h$", r"python/src/", "Python belongs to python/src/"),
     (r"uv\.h$", r"master/", "libuv belongs to master/"),
     (r"pcre2\.h$", r"master/", "regular expressions belong to master/"),

@@ -11,15 +11,23 @@ out=$(realpath -m "${2:?which folder to make}")
 cd "$(dirname "$0")/.."
 python=$([ -x "${VENV:-.venv}/bin/python" ] && echo "$PWD/${VENV:-.venv}/bin/python" || command -v python3)
 rm -rf "$out"
-mkdir -p "$out/master" "$out/tests/unit/gpu" "$out/tests/fake_cuda" "$out/carry/lib/ucx" "$out/carry/site"
+mkdir -p "$out/master" "$out/tests/unit/gpu" "$out/tests/fake_cuda" "$out/python_tests" "$out/carry/lib/ucx" "$out/carry/site"
 
 cp -rL "$build/python" "$out/python"
 cp "$build/master/mooncake_master" "$out/master/"
 cp "$build/tests/unit/gpu/test_gpu_real" "$out/tests/unit/gpu/"
 cp -L "$build/tests/fake_cuda/libcuda.so.1" "$out/tests/fake_cuda/"
+cp "$build/python_tests/dlpack_peer.abi3.so" "$out/python_tests/"
+cp -L "$build/libmcstore.so" "$out/"
+kernels="with the CUDA kernels"
+if [ -e "$build/gpu/paged.fatbin" ]; then
+    mkdir -p "$out/gpu" && cp "$build/gpu/paged.fatbin" "$out/gpu/"
+else
+    kernels="WITHOUT the CUDA kernels (there was no nvcc here): copies only"
+fi
 
 # UCX is loaded at run time, so nothing names it.
-ucx=$(ldconfig -p | awk '$1 == "libucp.so.0" { print $NF; exit }')
+ucx=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p | awk '$1 == "libucp.so.0" { print $NF; exit }')
 [ -n "$ucx" ] || { echo "gpu_carry: libucp.so.0 is not installed here" >&2; exit 1; }
 folder=$(dirname "$ucx")
 cp -L "$folder"/libuc[ptsm].so.0 "$out/carry/lib/"
@@ -49,4 +57,4 @@ for package in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
             shutil.copy(file.locate(), target / file)
 PY
 find "$out" -name __pycache__ -prune -exec rm -rf {} +
-echo "gpu_carry: $out: $(du -sh "$out" | cut -f1), $(find "$out/carry/lib" -name '*.so*' | wc -l) libraries; needs glibc $(ldd --version | sed -n '1s/.* //p') or newer, Python 3.11 or newer"
+echo "gpu_carry: $out: $(du -sh "$out" | cut -f1), $kernels, $(find "$out/carry/lib" -name '*.so*' | wc -l) libraries; needs glibc $(ldd --version | sed -n '1s/.* //p') or newer, Python 3.11 or newer"

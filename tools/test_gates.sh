@@ -7,7 +7,7 @@ trap 'rm -rf "$scratch"' EXIT
 status=0
 
 # A tree as small as the gates allow, with this folder's tools.
-mkdir -p "$scratch"/{core/base,core/segment,core/include/mcstore,master,tests/unit}
+mkdir -p "$scratch"/{core/base,core/segment,core/include/mcstore,docs,gpu,master,tests/unit}
 cp -r tools .clang-format "$scratch/"
 cd "$scratch"
 git init -q .
@@ -37,7 +37,10 @@ refuses() { # GATE FILE TEXT: the gate fails with the file and names it
     if [ -n "$before" ]; then printf '%s\n' "$before" >"$2"; else rm "$2"; fi
 }
 
-for name in format deps banned text size headers cppcheck; do
+printf 'typedef enum rank { MCS_RANK_ONE = 10, MCS_RANK_LEAF = 20 } rank_t;\n' >core/base/lock.h
+printf '| rank | lock |\n|---|---|\n| ONE | one |\n| LEAF | last |\n' >docs/locking.md
+
+for name in format deps banned text size headers locks cppcheck; do
     gate "$name" >out 2>&1 || { echo "test_gates: $name refuses a clean tree: $(cat out)"; status=1; }
 done
 
@@ -54,7 +57,13 @@ refuses banned core/base/b.c 'void b(char *p) { free(p); }\n'
 refuses banned core/base/b.c 'const char *b(void) { return getenv("HOME"); }\n'
 refuses banned core/base/b.c 'void b(char *p) { /* fine */ strcpy(p, "x"); }\n'
 refuses banned core/base/b.c 'int b(void) { return pthread_mutex_lock(0); }\n'
+refuses banned gpu/b.def 'CUDA_SYMBOL(ctx_wait, cuCtxSynchronize, 2000, MUST, (void))\n'
 refuses banned tests/unit/b.c 'void b(void) { usleep(1); }\n'
+refuses locks docs/locking.md '| LEAF | last |\n| ONE | one |\n'
+refuses locks docs/locking.md '| ONE | one |\n| TWO | two |\n| LEAF | last |\n'
+refuses locks gpu/b.c 'void b(void)\n{\n    mcs_mutex_lock(&l);\n    driver->ctx_pop(0);\n    mcs_mutex_unlock(&l);\n}\n'
+refuses locks gpu/b.c 'static int b_locked(void)\n{\n    return CUDA_TRY(driver, device, x, (1));\n}\n'
+refuses locks core/segment/b.c 'void b(void)\n{\n    mcs_rwlock_rdlock(&l);\n    space_ops->look(s);\n    mcs_rwlock_rdunlock(&l);\n}\n'
 refuses text core/base/b.c 'int b; /* see ..''/shared/x */\n'
 refuses text core/base/b.c '/* TO''DO: later */\n'
 refuses text core/base/b.c '\tint b;\n'

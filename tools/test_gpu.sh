@@ -5,23 +5,24 @@
 set -euo pipefail
 build=$(realpath "${1:?which build folder}")
 cd "$(dirname "$0")/.."
-if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
-    echo "test-gpu: skipped: no NVIDIA device on this machine (/dev/nvidia0 is missing)"
-    exit 0
-fi
 . tools/gpu_env.sh
 real=$build/tests/unit/gpu/test_gpu_real
 [ -x "$real" ] || { echo "test-gpu: $real is not built"; exit 1; }
 failed=0
 "$real" || failed=1
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1 || true)
+if [ -n "${MCS_GPU_DRY:-}" ]; then
+    echo "test-gpu: compute-sanitizer: left out in a dry run"
+elif [ -n "$sanitizer" ]; then
+    # Calls of the driver that fail are the tests' own matter: some are meant to.
+    for tool in memcheck racecheck initcheck; do
         echo "test-gpu: compute-sanitizer $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$real" >"/tmp/test-gpu-$tool.$$" 2>&1 || { tail -40 "/tmp/test-gpu-$tool.$$"; failed=1; }
-        rm -f "/tmp/test-gpu-$tool.$$"
+        said=$(mktemp)
+        "$sanitizer" --tool "$tool" --report-api-errors no --error-exitcode 9 "$real" >"$said" 2>&1 || { tail -n 40 "$said"; failed=1; }
+        rm -f "$said"
     done
 else
     echo "test-gpu: compute-sanitizer is not here: left out"
 fi
-"$GPU_PYTHON" -m pytest -q -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_frameworks.py || failed=1
+"$GPU_PYTHON" -m pytest -q -rs -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_tensors.py tests/python/test_gpu_frameworks.py || failed=1
 exit $failed

@@ -128,22 +128,34 @@ static int sleep_ms(const run_t *run)
 static void drive(run_t *run)
 {
     ucxt_lane_t *lane = run->lane;
-    uint64_t idle_since = 0;
+    mcs_spin_wait_t wait;
+    bool waiting = false;
     uint32_t round = 0;
     while (step_all(run)) {
         bool worked = ucxt_worker_progress(&lane->worker);
+        if (worked && waiting) {
+            mcs_spin_end(&lane->spin, &wait, true);
+            waiting = false;
+        }
         if (worked && ++round % CHECK_EVERY != 0) {
-            idle_since = 0;
             continue;
         }
         uint64_t now = mcs_now_ns();
         look_around(run, now);
-        idle_since = idle_since == 0 || worked ? now : idle_since;
-        if (worked || now - idle_since < lane->shared->spin_ns) {
+        if (worked) {
             sched_yield(); /* the other side may be waiting for this very core */
-        } else if (step_all(run)) {
+            continue;
+        }
+        if (!waiting) {
+            wait = mcs_spin_begin(&lane->spin, lane->shared->spin_ns, now);
+            waiting = true;
+        }
+        if (!mcs_spin_again(&lane->spin, &wait, now) && step_all(run)) {
             ucxt_worker_sleep(&lane->worker, -1, sleep_ms(run));
         }
+    }
+    if (waiting) {
+        mcs_spin_end(&lane->spin, &wait, false);
     }
 }
 

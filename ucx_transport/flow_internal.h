@@ -13,7 +13,7 @@ typedef struct flow_piece {
     uint32_t range;
     uint32_t len;
     uint32_t iov;    /* of the range: where its bytes start */
-    uint32_t crc;    /* index in the range's crcs, NO_CRC: it starts no block */
+    uint32_t crc;    /* index in the range's crcs of its block, NO_CRC: the block starts before the range */
     uint64_t iov_at; /* in that entry */
     uint64_t from;
     bool done;
@@ -27,11 +27,12 @@ typedef struct flow {
     uint32_t *left; /* pieces that are open, one count a range */
     uint32_t ranges_open;
     uint64_t unsent;   /* pieces that no request has taken */
+    uint64_t left_len; /* and their bytes */
     uint32_t requests; /* under way */
+    bool stream;       /* fetched bytes go past the caches: it is more than they hold */
     /* where the next piece starts */
     uint32_t range;
     uint32_t iov;
-    uint32_t crc;
     uint64_t at; /* in the range */
     uint64_t iov_at;
 } flow_t;

@@ -9,11 +9,15 @@
 
 /* ---- ranges ---- */
 
+/* The first block that starts in the range. */
+static uint64_t first_block(const mcs_access_t *access)
+{
+    return (access->from + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
+}
+
 static uint64_t blocks_started(const mcs_access_t *access)
 {
-    uint64_t first = (access->from + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
-    uint64_t end = (access->from + access->len + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
-    return end - first;
+    return (access->from + access->len + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK - first_block(access);
 }
 
 static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
@@ -26,7 +30,7 @@ static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
     }
     if (direction == MCS_STORE &&
         (access->from % MCS_CRC_BLOCK != 0 ||
-         (access->len % MCS_CRC_BLOCK != 0 && access->from + access->len != access->payload_len))) {
+         (access->len % MCS_WRITE_UNIT != 0 && access->from + access->len != access->payload_len))) {
         return false;
     }
     uint64_t total = 0;
@@ -39,6 +43,45 @@ static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
     return total == access->len;
 }
 
+/* Pieces add to them. */
+static void clear_sums(const mcs_range_t *range)
+{
+    size_t len = range->crc_count * sizeof(uint32_t);
+    if (range->crcs != NULL && len > 0) {
+        memset(range->crcs, 0, len);
+    }
+    if (range->sums != NULL && len > 0) {
+        memset(range->sums, 0, len);
+    }
+}
+
+/* Adds the CRC of a piece to that of its block. */
+static void add_sum(const flow_t *flow, const flow_piece_t *piece, uint32_t *sums, uint32_t crc)
+{
+    const mcs_access_t *access = &flow->transfer->ranges[piece->range].access;
+    uint64_t block_end = MCS_ALIGN_UP(piece->from + piece->len, MCS_CRC_BLOCK);
+    uint64_t end = MCS_MIN(block_end, access->from + access->len);
+    sums[piece->crc] ^= mcs_crc32c_shift(crc, end - piece->from - piece->len);
+}
+
+/* How long the piece at payload byte `from` is, with `here` bytes to come of its range and `left` of the transfer. */
+static uint32_t piece_len(uint64_t from, uint64_t here, uint64_t left)
+{
+    uint64_t limit = ucxt_frame_limit(left);
+    return (uint32_t)MCS_MIN(here, limit - from % limit);
+}
+
+static uint32_t count_pieces(const mcs_access_t *access, uint64_t *left)
+{
+    uint32_t count = 0;
+    for (uint64_t at = 0; at < access->len; count++) {
+        uint32_t len = piece_len(access->from + at, access->len - at, *left);
+        at += len;
+        *left -= len;
+    }
+    return count;
+}
+
 void ucxt_flow_prepare(flow_t *flow)
 {
     mcs_transfer_t *transfer = flow->transfer;
@@ -49,12 +92,19 @@ void ucxt_flow_prepare(flow_t *flow)
             flow->left[i] = 0;
             continue;
         }
-        uint64_t first = range->access.from / MCS_CRC_BLOCK;
-        uint64_t last = (range->access.from + range->access.len - 1) / MCS_CRC_BLOCK;
         range->status = MCS_OK;
-        flow->left[i] = (uint32_t)(last - first + 1);
-        flow->unsent += flow->left[i];
+        clear_sums(range);
+        flow->left[i] = 1;
         flow->ranges_open++;
+        flow->left_len += range->access.len;
+    }
+    flow->stream = flow->left_len >= MCS_STREAM_MIN;
+    uint64_t left = flow->left_len;
+    for (uint32_t i = 0; i < transfer->range_count; i++) {
+        if (flow->left[i] > 0) {
+            flow->left[i] = count_pieces(&transfer->ranges[i].access, &left);
+            flow->unsent += flow->left[i];
+        }
     }
 }
 
@@ -94,7 +144,6 @@ static void peek(flow_t *flow, flow_piece_t *piece_out)
         flow->at = 0;
         flow->iov = 0;
         flow->iov_at = 0;
-        flow->crc = 0;
     }
     const mcs_range_t *range = &ranges[flow->range];
     while (flow->iov_at == range->iov[flow->iov].iov_len) {
@@ -102,11 +151,13 @@ static void peek(flow_t *flow, flow_piece_t *piece_out)
         flow->iov_at = 0;
     }
     uint64_t from = range->access.from + flow->at;
+    uint64_t block = from / MCS_CRC_BLOCK;
+    uint64_t first = first_block(&range->access);
     *piece_out = (flow_piece_t){
         .range = flow->range,
-        .len = (uint32_t)MCS_MIN(range->access.len - flow->at, MCS_CRC_BLOCK - from % MCS_CRC_BLOCK),
+        .len = piece_len(from, range->access.len - flow->at, flow->left_len),
         .iov = flow->iov,
-        .crc = from % MCS_CRC_BLOCK == 0 ? flow->crc : NO_CRC,
+        .crc = block >= first ? (uint32_t)(block - first) : NO_CRC,
         .iov_at = flow->iov_at,
         .from = from,
     };
@@ -126,7 +177,7 @@ static void advance(flow_t *flow, const flow_piece_t *piece)
         }
     }
     flow->at += piece->len;
-    flow->crc += piece->crc != NO_CRC ? 1 : 0;
+    flow->left_len -= piece->len;
     flow->unsent--;
 }
 
@@ -188,7 +239,8 @@ static bool add_to_store(const flow_t *flow, const flow_piece_t *piece, batch_t 
     bool packed = is_packed(stretches, piece->len);
     /* Packed neighbours share an entry. */
     uint32_t entries = !packed ? stretches : batch->last_packed ? 0 : 1;
-    if (batch->count == UCXT_FRAME_PIECES || batch->bytes + piece->len > UCXT_FRAME_BYTES ||
+    uint64_t limit = ucxt_frame_limit(flow->left_len + batch->bytes); /* as it was when the message began */
+    if (batch->count == UCXT_FRAME_PIECES || (batch->count > 0 && batch->bytes + piece->len > limit) ||
         batch->entries + entries > UCXT_FRAME_IOVS) {
         return false;
     }
@@ -200,42 +252,51 @@ static bool add_to_store(const flow_t *flow, const flow_piece_t *piece, batch_t 
     return true;
 }
 
+/* Where the bytes of a store's pieces go. */
+typedef struct packer {
+    ucxt_request_t *request;
+    uint8_t *to;  /* for those that are copied together */
+    uint32_t sum; /* of the piece */
+} packer_t;
+
 static void gather(void *arg, uint8_t *bytes, size_t len)
 {
-    ucxt_request_t *request = arg;
+    packer_t *packer = arg;
+    ucxt_request_t *request = packer->request;
     MCS_ENSURE(request->iov_count < MCS_ARRAY_LEN(request->iov));
     request->iov[request->iov_count++] = (ucp_dt_iov_t){.buffer = bytes, .length = len};
+    packer->sum = mcs_crc32c(packer->sum, bytes, len);
 }
-
-typedef struct packer {
-    uint8_t *to;
-} packer_t;
 
 static void copy_out(void *arg, uint8_t *bytes, size_t len)
 {
     packer_t *packer = arg;
-    memcpy(packer->to, bytes, len);
+    packer->sum = mcs_copy_crc32c(packer->sum, packer->to, bytes, len);
     packer->to += len;
 }
 
-/* Adds the bytes of a store's piece to its gather list. */
-static void add_bytes(flow_t *flow, flow_request_t *request, const flow_piece_t *piece, packer_t *packer)
+/* Adds the bytes of a store's piece to the gather list; their CRC. */
+static uint32_t add_bytes(flow_t *flow, const flow_piece_t *piece, packer_t *packer)
 {
+    ucxt_request_t *request = packer->request;
     uint32_t stretches = 0;
     each_stretch(flow, piece, count_stretch, &stretches);
+    packer->sum = 0;
     if (!is_packed(stretches, piece->len)) {
-        each_stretch(flow, piece, gather, &request->base);
-        return;
+        each_stretch(flow, piece, gather, packer);
+        return packer->sum;
     }
     uint8_t *start = packer->to;
     each_stretch(flow, piece, copy_out, packer);
-    ucp_dt_iov_t *last = &request->base.iov[request->base.iov_count - 1];
-    if (request->base.iov_count > 1 && (uint8_t *)last->buffer + last->length == start) {
+    ucp_dt_iov_t *last = &request->iov[request->iov_count - 1];
+    if (request->iov_count > 1 && (uint8_t *)last->buffer + last->length == start) {
         last->length += piece->len;
     } else {
-        gather(&request->base, start, piece->len);
+        MCS_ENSURE(request->iov_count < MCS_ARRAY_LEN(request->iov));
+        request->iov[request->iov_count++] = (ucp_dt_iov_t){.buffer = start, .length = piece->len};
     }
     ucxt_count(&flow->lane->shared->counters->copied_bytes, piece->len);
+    return packer->sum;
 }
 
 static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len);
@@ -263,7 +324,7 @@ static flow_request_t *request_new(flow_t *flow, const batch_t *batch)
 /* Takes the pieces from the cursor on. */
 static void fill(flow_t *flow, flow_request_t *request)
 {
-    packer_t packer = {.to = request->pack};
+    packer_t packer = {.request = &request->base, .to = request->pack};
     for (uint32_t i = 0; i < request->count; i++) {
         flow_piece_t *piece = &request->piece[i];
         peek(flow, piece);
@@ -271,12 +332,14 @@ static void fill(flow_t *flow, flow_request_t *request)
         mcs_access_t access = range->access;
         access.from = piece->from;
         access.len = piece->len;
-        bool store = flow->transfer->direction == MCS_STORE;
-        ucxt_access_encode(&access, store ? range->crcs[piece->crc] : 0,
-                           request->head + UCXT_HEADER + (size_t)i * UCXT_ACCESS);
-        if (store) {
-            add_bytes(flow, request, piece, &packer);
+        uint32_t crc = 0;
+        if (flow->transfer->direction == MCS_STORE) {
+            crc = add_bytes(flow, piece, &packer);
+            if (range->crcs != NULL) {
+                add_sum(flow, piece, range->crcs, crc);
+            }
         }
+        ucxt_access_encode(&access, crc, request->head + UCXT_HEADER + (size_t)i * UCXT_ACCESS);
         advance(flow, piece);
     }
 }
@@ -363,35 +426,31 @@ static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *hea
 
 typedef struct reader {
     const uint8_t *from;
+    uint32_t (*copy)(uint32_t crc, void *dst, const void *src, size_t len);
     uint32_t sum;
 } reader_t;
 
 static void copy_in(void *arg, uint8_t *bytes, size_t len)
 {
     reader_t *reader = arg;
-    memcpy(bytes, reader->from, len);
+    reader->sum = reader->copy(reader->sum, bytes, reader->from, len);
     reader->from += len;
 }
 
-static void copy_in_and_sum(void *arg, uint8_t *bytes, size_t len)
-{
-    reader_t *reader = arg;
-    reader->sum = mcs_copy_crc32c(reader->sum, bytes, reader->from, len);
-    reader->from += len;
-}
-
-/* The bytes of a piece that the owner sent with `crc` for its block. */
+/* The bytes of a piece; `crc` is what the owner says of the block that it starts. */
 static void take_piece(flow_t *flow, const flow_piece_t *piece, uint32_t crc, reader_t *reader)
 {
     mcs_range_t *range = &flow->transfer->ranges[piece->range];
-    bool sum = piece->crc != NO_CRC && range->sums != NULL;
     reader->sum = 0;
-    each_stretch(flow, piece, sum ? copy_in_and_sum : copy_in, reader);
-    if (piece->crc != NO_CRC) {
+    each_stretch(flow, piece, copy_in, reader);
+    if (piece->crc == NO_CRC) {
+        return;
+    }
+    if (piece->from % MCS_CRC_BLOCK == 0) {
         range->crcs[piece->crc] = crc;
     }
-    if (sum) {
-        range->sums[piece->crc] = reader->sum;
+    if (range->sums != NULL) {
+        add_sum(flow, piece, range->sums, reader->sum);
     }
 }
 
@@ -405,7 +464,8 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
     if (header->kind != UCXT_PIECES || !pieces_agree(request, header, body, len)) {
         return MCS_ERR_PROTOCOL;
     }
-    reader_t reader = {.from = body + (size_t)header->count * UCXT_PIECE};
+    reader_t reader = {.from = body + (size_t)header->count * UCXT_PIECE,
+                       .copy = flow->stream ? mcs_stream_crc32c : mcs_copy_crc32c};
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < header->count; i++) {
         flow_piece_t *piece = &request->piece[header->value + i];
@@ -419,6 +479,7 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
         }
         piece_done(flow, request, piece, status);
     }
+    mcs_stream_fence();
     ucxt_count(&flow->lane->shared->counters->fetched_bytes, bytes);
     ucxt_count(&flow->lane->shared->counters->copied_bytes, bytes);
     request_over(flow, request);

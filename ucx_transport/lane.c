@@ -8,6 +8,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/op.h"
+#include "ucx_transport/ucx_fds.h"
 
 #define AREA      "lane"
 #define CONN_MASK ((uint64_t)UCXT_LANE_CONNS - 1)
@@ -256,7 +257,11 @@ static mcs_status_t send_hello(ucxt_conn_t *conn)
 {
     ucxt_lane_t *lane = conn->lane;
     ucxt_hello_t hello = {
-        .client = lane->shared->client, .conn = conn->auth.caller_conn, .address_len = lane->address_len};
+        .client = lane->shared->client,
+        .conn = conn->auth.caller_conn,
+        .machine = lane->shared->machine,
+        .address_len = lane->address_len,
+    };
     memcpy(hello.nonce, conn->auth.caller_nonce, UCXT_NONCE);
     memcpy(hello.address, lane->address, lane->address_len);
     snprintf(hello.wire, sizeof(hello.wire), "%s", ucxt_dl_wire(lane->worker.dl));
@@ -367,6 +372,9 @@ static void on_welcome(ucxt_conn_t *conn, const ucxt_header_t *header, const uin
     }
     conn->auth.owner_conn = welcome.conn;
     memcpy(conn->auth.owner_nonce, welcome.nonce, UCXT_NONCE);
+    if (welcome.machine != 0 && welcome.machine == conn->lane->shared->machine) {
+        ucxt_fds_within_machine(conn->endpoint.bytes, conn->endpoint.len);
+    }
     if (conn->lane->shared->token[0] != '\0' || welcome.prove) {
         prove(conn, &welcome); /* with a token of ours, an owner that has none is refused there */
     } else {

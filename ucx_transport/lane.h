@@ -16,19 +16,21 @@
 #include "ucx_transport/ucx_worker.h"
 
 #include "core/base/list.h"
+#include "core/base/spin.h"
 
 /* What all lanes of a transport share; constant. */
 typedef struct ucxt_shared {
     ucxt_context_t context;
     mcs_id_t client;
     const char *token;
+    uint64_t machine; /* see core/ops/transport.h */
     uint64_t spin_ns;
     uint64_t connect_timeout_ns;
     mcs_transport_counters_t *counters;
 } ucxt_shared_t;
 
 #define UCXT_LANE_CONNS    1024 /* a power of two */
-#define UCXT_CONN_REQUESTS 16   /* slots, a power of two; at most as many as an owner lets wait */
+#define UCXT_CONN_REQUESTS 16   /* slots, a power of two */
 
 typedef enum ucxt_conn_state { UCXT_CONN_HELLO, UCXT_CONN_PROVING, UCXT_CONN_UP, UCXT_CONN_FAILED } ucxt_conn_state_t;
 
@@ -66,6 +68,7 @@ typedef struct ucxt_lane {
     uint32_t conn_count;
     mcs_list_t closing;
     mcs_list_t sending; /* requests in UCX's hands */
+    mcs_spin_t spin;    /* whether polling for an owner pays */
 } ucxt_lane_t;
 
 /* One message to an owner and what its answer is for. Made by flow.c in one piece of memory with its bytes. */

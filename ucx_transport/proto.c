@@ -71,7 +71,7 @@ mcs_status_t ucxt_access_decode(const uint8_t *in, mcs_access_t *access_out, uin
         .mac = mcs_load_u64(in + 88),
     };
     if (access.len == 0 || access.len > UCXT_PIECE_MAX || access.from > access.payload_len ||
-        access.len > access.payload_len - access.from || access.from % MCS_CRC_BLOCK + access.len > MCS_CRC_BLOCK) {
+        access.len > access.payload_len - access.from || access.from % UCXT_PIECE_MAX + access.len > UCXT_PIECE_MAX) {
         return MCS_ERR_PROTOCOL;
     }
     *access_out = access;
@@ -104,9 +104,10 @@ size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX])
 {
     id_encode(hello->client, out);
     mcs_store_u64(out + 16, hello->conn);
-    memcpy(out + 24, hello->nonce, UCXT_NONCE);
-    memcpy(out + 24 + UCXT_NONCE, hello->wire, UCXT_WIRE);
-    mcs_store_u32(out + 24 + UCXT_NONCE + UCXT_WIRE, hello->address_len);
+    mcs_store_u64(out + 24, hello->machine);
+    memcpy(out + 32, hello->nonce, UCXT_NONCE);
+    memcpy(out + 32 + UCXT_NONCE, hello->wire, UCXT_WIRE);
+    mcs_store_u32(out + UCXT_HELLO_FIXED - 4, hello->address_len);
     memcpy(out + UCXT_HELLO_FIXED, hello->address, hello->address_len);
     return UCXT_HELLO_FIXED + hello->address_len;
 }
@@ -132,8 +133,9 @@ mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *he
     }
     hello_out->client = id_decode(body);
     hello_out->conn = mcs_load_u64(body + 16);
-    memcpy(hello_out->nonce, body + 24, UCXT_NONCE);
-    memcpy(hello_out->wire, body + 24 + UCXT_NONCE, UCXT_WIRE);
+    hello_out->machine = mcs_load_u64(body + 24);
+    memcpy(hello_out->nonce, body + 32, UCXT_NONCE);
+    memcpy(hello_out->wire, body + 32 + UCXT_NONCE, UCXT_WIRE);
     hello_out->wire[UCXT_WIRE - 1] = '\0';
     hello_out->address_len = address_len;
     memcpy(hello_out->address, body + UCXT_HELLO_FIXED, address_len);
@@ -144,9 +146,10 @@ mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *he
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN])
 {
     mcs_store_u64(out, welcome->conn);
-    mcs_store_u32(out + 8, welcome->prove ? 1 : 0);
-    memcpy(out + 12, welcome->nonce, UCXT_NONCE);
-    memcpy(out + 12 + UCXT_NONCE, welcome->mac, UCXT_MAC);
+    mcs_store_u64(out + 8, welcome->machine);
+    mcs_store_u32(out + 16, welcome->prove ? 1 : 0);
+    memcpy(out + 20, welcome->nonce, UCXT_NONCE);
+    memcpy(out + 20 + UCXT_NONCE, welcome->mac, UCXT_MAC);
 }
 
 mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out)
@@ -155,9 +158,10 @@ mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t
         return MCS_ERR_PROTOCOL;
     }
     welcome_out->conn = mcs_load_u64(body);
-    welcome_out->prove = mcs_load_u32(body + 8) != 0;
-    memcpy(welcome_out->nonce, body + 12, UCXT_NONCE);
-    memcpy(welcome_out->mac, body + 12 + UCXT_NONCE, UCXT_MAC);
+    welcome_out->machine = mcs_load_u64(body + 8);
+    welcome_out->prove = mcs_load_u32(body + 16) != 0;
+    memcpy(welcome_out->nonce, body + 20, UCXT_NONCE);
+    memcpy(welcome_out->mac, body + 20 + UCXT_NONCE, UCXT_MAC);
     return MCS_OK;
 }
 

@@ -1,4 +1,4 @@
-/* Messages between a caller's lane and an owner's serving worker (wire format 1). Pure functions; little endian;
+/* Messages between a caller's lane and an owner's serving worker (wire format 2). Pure functions; little endian;
  * docs/transport.md has the story.
  *
  * Every message is one active message: a 32-byte header and a body, no UCX header.
@@ -9,9 +9,12 @@
  * comes from the wire is hostile until a decoder here has checked it (rule 10): counts and lengths are bounded,
  * statuses are known ones.
  *
- * A *piece* is what one message moves of one extent: at most 1 MiB, never across a multiple of 1 MiB of the payload. So
- * a piece has at most one block whose CRC travels with it, and a store's piece is checked, received and ended in one
- * go: no state is kept at the owner between messages. */
+ * A *piece* is what one message moves of one extent: at most 1 MiB, never across a multiple of 1 MiB of the payload. A
+ * store's piece carries the CRC of its bytes, is checked, received and ended in one go: no state is kept at the owner
+ * between messages. Of a fetch the first piece of a block carries the block's CRC.
+ *
+ * A message is handed over when all of it has arrived, and is copied out of UCX's buffer then, while the next is on its
+ * way. So messages are large, but for the last ones of a transfer, which nothing follows: those are cut short. */
 #ifndef UCXT_PROTO_H
 #define UCXT_PROTO_H
 
@@ -19,7 +22,7 @@
 #include "core/ops/transport.h"
 
 #define UCXT_MAGIC   UINT32_C(0x3144434d) /* "MCD1" */
-#define UCXT_VERSION 1
+#define UCXT_VERSION 2
 
 /* Active message ids. */
 #define UCXT_AM_TO_OWNER  21
@@ -27,11 +30,12 @@
 
 #define UCXT_HEADER       32
 #define UCXT_PIECE_MAX    MCS_CRC_BLOCK
-#define UCXT_FETCH_PIECES 1024                 /* pieces of one fetch message */
-#define UCXT_FETCH_BYTES  (UINT64_C(16) << 20) /* payload that one fetch message asks for */
-#define UCXT_FRAME_PIECES 256                  /* pieces of one message that carries payload */
-#define UCXT_FRAME_BYTES  UCXT_PIECE_MAX       /* payload of one message */
-#define UCXT_FRAME_IOVS   14                   /* entries that UCX gathers without a copy */
+#define UCXT_FETCH_PIECES 1024                  /* pieces of one fetch message */
+#define UCXT_FETCH_BYTES  (UINT64_C(16) << 20)  /* payload that one fetch message asks for */
+#define UCXT_FRAME_PIECES 256                   /* pieces of one message that carries payload */
+#define UCXT_FRAME_BYTES  UCXT_PIECE_MAX        /* payload of one message */
+#define UCXT_TAIL_FRAME   (UINT64_C(256) << 10) /* of those at the end; whole MCS_WRITE_UNITs */
+#define UCXT_FRAME_IOVS   14                    /* entries that UCX gathers without a copy */
 /* Payload pieces below this are copied together in front of the wire: a gather entry costs more than the copy. */
 #define UCXT_PACK_BELOW 16384
 #define UCXT_PACK_BYTES (256 * 1024)
@@ -66,11 +70,17 @@ void ucxt_header_encode(const ucxt_header_t *header, uint8_t out[UCXT_HEADER]);
 /* MCS_ERR_PROTOCOL: too short, wrong magic or kind; MCS_ERR_INVALID_VERSION. */
 mcs_status_t ucxt_header_decode(const uint8_t *bytes, size_t len, ucxt_header_t *header_out) MCS_MUST_CHECK;
 
-/* One access record: the access and, for a store, the CRC32C of the block that the piece starts (0 when it starts
- * none). */
+/* Payload of the next message when `left` bytes are still to be sent. */
+static inline uint64_t ucxt_frame_limit(uint64_t left)
+{
+    return left > UCXT_FRAME_BYTES ? UCXT_FRAME_BYTES : UCXT_TAIL_FRAME;
+}
+
+/* One access record: the access and, for a store, the CRC32C of the piece's bytes. */
 #define UCXT_ACCESS 96
 void ucxt_access_encode(const mcs_access_t *access, uint32_t crc, uint8_t out[UCXT_ACCESS]);
-/* MCS_ERR_PROTOCOL: a length of 0 or over UCXT_PIECE_MAX, across a block boundary, or outside payload_len. */
+/* MCS_ERR_PROTOCOL: a length of 0 or over UCXT_PIECE_MAX, across a multiple of
+ * that, or outside payload_len. */
 mcs_status_t ucxt_access_decode(const uint8_t *in, mcs_access_t *access_out, uint32_t *crc_out) MCS_MUST_CHECK;
 
 /* One piece record of a fetch's answer. */
@@ -81,12 +91,6 @@ mcs_status_t ucxt_piece_decode(const uint8_t *in, mcs_status_t *status_out, uint
 /* A status from the wire: MCS_ERR_PROTOCOL for a value that is not in the list. */
 mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out) MCS_MUST_CHECK;
 
-/* Does the piece start a block, so that one CRC goes with it? */
-static inline bool ucxt_starts_block(const mcs_access_t *access)
-{
-    return access->from % MCS_CRC_BLOCK == 0;
-}
-
 #define UCXT_NONCE       32
 #define UCXT_MAC         32
 #define UCXT_WIRE        32
@@ -96,14 +100,15 @@ static inline bool ucxt_starts_block(const mcs_access_t *access)
  * looked at. */
 typedef struct ucxt_hello {
     mcs_id_t client;
-    uint64_t conn; /* what the owner's messages are to carry */
+    uint64_t conn;    /* what the owner's messages are to carry */
+    uint64_t machine; /* see core/ops/transport.h */
     uint8_t nonce[UCXT_NONCE];
     char wire[UCXT_WIRE];
     uint32_t address_len;
     uint8_t address[UCXT_ADDRESS_MAX];
     uint8_t mac[UCXT_MAC];
 } ucxt_hello_t;
-#define UCXT_HELLO_FIXED (16 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
+#define UCXT_HELLO_FIXED (16 + 8 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
 #define UCXT_HELLO_MAX   (UCXT_HELLO_FIXED + UCXT_ADDRESS_MAX + UCXT_MAC + 4)
 /* The part that the mac covers; returns its length. */
 size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
@@ -113,11 +118,12 @@ mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *he
 
 typedef struct ucxt_welcome {
     uint64_t conn; /* what the caller's messages are to carry */
-    bool prove;    /* a proof is wanted before anything else */
+    uint64_t machine;
+    bool prove; /* a proof is wanted before anything else */
     uint8_t nonce[UCXT_NONCE];
     uint8_t mac[UCXT_MAC];
 } ucxt_welcome_t;
-#define UCXT_WELCOME_LEN (8 + 4 + UCXT_NONCE + UCXT_MAC)
+#define UCXT_WELCOME_LEN (8 + 8 + 4 + UCXT_NONCE + UCXT_MAC)
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN]);
 mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t *welcome_out) MCS_MUST_CHECK;
 

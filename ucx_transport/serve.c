@@ -169,6 +169,9 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     server->peer_count++;
     server->proving_count += prove ? 1 : 0;
     ucxt_listeners_protect(&server->listeners);
+    if (hello->machine != 0 && hello->machine == server->config.machine) {
+        ucxt_fds_within_machine(hello->address, hello->address_len);
+    }
     *peer_out = peer;
     return MCS_OK;
 }
@@ -276,7 +279,8 @@ static void serve_hello(struct ucxt_server *server, const uint8_t *body, size_t 
     if (peer->state == PEER_READY) {
         drop_former(peer);
     }
-    ucxt_welcome_t welcome = {.conn = peer->conn, .prove = peer->state == PEER_PROVING};
+    ucxt_welcome_t welcome = {
+        .conn = peer->conn, .machine = server->config.machine, .prove = peer->state == PEER_PROVING};
     memcpy(welcome.nonce, peer->auth.owner_nonce, UCXT_NONCE);
     if (welcome.prove && ucxt_auth_owner(server->config.token, &peer->auth, welcome.mac) != MCS_OK) {
         ucxt_peer_fail(peer, "no proof could be made");
@@ -383,10 +387,31 @@ static bool is_stopped(struct ucxt_server *server)
     return __atomic_load_n(&server->stop, __ATOMIC_ACQUIRE) != 0;
 }
 
+static void wait_end(struct ucxt_server *server, bool found)
+{
+    if (server->waiting) {
+        server->waiting = false;
+        mcs_spin_end(&server->spin, &server->wait, found);
+    }
+}
+
+/* Nothing is to be done: polls while that pays, then sleeps. Asleep it does not count as a waiting thread (spin.h): it
+ * sleeps most of its life. */
+static void idle(struct ucxt_server *server, uint64_t now, int sleep_ms)
+{
+    if (!server->waiting) {
+        server->wait = mcs_spin_begin(&server->spin, server->config.spin_ns, now);
+        server->waiting = true;
+    }
+    if (!mcs_spin_again(&server->spin, &server->wait, now)) {
+        wait_end(server, false);
+        ucxt_worker_sleep(&server->worker, server->wake.fd, sleep_ms);
+    }
+}
+
 static void serve_main(void *arg)
 {
     struct ucxt_server *server = arg;
-    uint64_t idle_since = 0;
     uint32_t round = 0;
     while (!is_stopped(server)) {
         bool worked = ucxt_worker_progress(&server->worker);
@@ -394,8 +419,10 @@ static void serve_main(void *arg)
         if (server->failed_count > 0) {
             reap(server);
         }
+        if (worked) {
+            wait_end(server, true);
+        }
         if (worked && ++round % CHECK_EVERY != 0) {
-            idle_since = 0;
             continue;
         }
         uint64_t now = mcs_now_ns();
@@ -403,14 +430,14 @@ static void serve_main(void *arg)
         if (now - server->timers_ns > TIMERS_NS) {
             timers = look_at_timers(server, now);
         }
-        idle_since = idle_since == 0 || worked ? now : idle_since;
-        if (now - idle_since < server->config.spin_ns || worked) {
+        if (worked) {
             sched_yield(); /* the other side may be waiting for this very core */
-            continue;
+        } else {
+            int sleep_ms = server->bytes_coming ? WAITING_MS : timers ? (int)(TIMERS_NS / 1000000) : -1;
+            idle(server, now, sleep_ms);
         }
-        int sleep_ms = server->waiting ? WAITING_MS : timers ? (int)(TIMERS_NS / 1000000) : -1;
-        ucxt_worker_sleep(&server->worker, server->wake.fd, sleep_ms);
     }
+    wait_end(server, false);
 }
 
 /* On the stopping thread, after the serving one has ended. */

@@ -18,6 +18,7 @@ typedef struct ucxt_server ucxt_server_t;
 typedef struct ucxt_server_config {
     const ucxt_context_t *context;
     const char *token; /* "" = none; stays the caller's, valid until stop */
+    uint64_t machine;  /* see core/ops/transport.h */
     uint64_t spin_ns;
     const mcs_owner_ops_t *owner_ops;
     void *owner;

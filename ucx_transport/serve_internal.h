@@ -9,6 +9,7 @@
 #include "ucx_transport/ucx_fds.h"
 
 #include "core/base/list.h"
+#include "core/base/spin.h"
 #include "core/base/thread.h"
 
 #define SERVE_AREA        "serve"
@@ -53,6 +54,7 @@ typedef struct serve_job {
     mcs_list_t node;
     uint64_t request;
     uint64_t deadline_ns;
+    uint64_t left; /* bytes that are to be sent */
     uint32_t count;
     uint32_t next;
     mcs_access_t access[];
@@ -102,8 +104,11 @@ struct ucxt_server {
     mcs_list_t notes_busy;
     uint32_t frame_count;
     uint32_t frames_kept;
-    uint64_t timers_ns; /* when they were looked at last */
-    bool waiting;       /* some job's bytes are on their way from a device: asked for again soon */
+    uint64_t timers_ns;   /* when they were looked at last */
+    mcs_spin_t spin;      /* whether polling for peers pays */
+    mcs_spin_wait_t wait; /* while `waiting` */
+    bool waiting;
+    bool bytes_coming; /* of some job, from a device: asked for again soon */
 };
 
 /* serve.c */

@@ -1,6 +1,6 @@
 /* Fetches and stores at the owner. See serve.h; the messages are in proto.h.
  *
- * A fetch request becomes a job: a checked list of accesses. The pump turns jobs into frames of up to 1 MiB; only then
+ * A fetch request becomes a job: a checked list of accesses. The pump turns jobs into frames; only then
  * are the extents held, and no longer than until UCX has given the frame to the kernel, or the endpoint was closed. A
  * store's message carries its accesses and its bytes: UCX hands it over in its receive buffer, and it is checked,
  * copied into the extents and ended before the callback returns. So no receive of UCX's ever points into a segment, and
@@ -30,18 +30,21 @@ static void log_request(const ucxt_peer_t *peer, const ucxt_header_t *header, co
 
 /* ---- stores ---- */
 
-static bool is_whole_block(const mcs_access_t *access)
+/* A message that is well filled is one of many: its bytes go past the caches. */
+#define STREAM_MIN (UCXT_TAIL_FRAME / 2)
+
+static bool is_whole_units(const mcs_access_t *access)
 {
-    return ucxt_starts_block(access) &&
-           (access->len == MCS_CRC_BLOCK || access->from + access->len == access->payload_len);
+    return access->from % MCS_WRITE_UNIT == 0 &&
+           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
 }
 
 static mcs_status_t store_piece(struct ucxt_server *server, const mcs_access_t *access, uint32_t crc,
-                                const uint8_t *bytes)
+                                const uint8_t *bytes, bool stream)
 {
     const mcs_owner_ops_t *ops = server->config.owner_ops;
     mcs_transport_counters_t *counters = server->config.counters;
-    if (!is_whole_block(access)) {
+    if (!is_whole_units(access)) {
         ucxt_count(&counters->refused, 1);
         return MCS_ERR_INVALID_WRITE;
     }
@@ -51,7 +54,9 @@ static mcs_status_t store_piece(struct ucxt_server *server, const mcs_access_t *
         ucxt_count(&counters->refused, 1);
         return status;
     }
-    uint32_t found = mcs_copy_crc32c(0, hold.bytes, bytes, access->len);
+    uint32_t found = stream ? mcs_stream_crc32c(0, hold.bytes, bytes, access->len)
+                            : mcs_copy_crc32c(0, hold.bytes, bytes, access->len);
+    mcs_stream_fence();
     mcs_status_t received = found == crc ? MCS_OK : MCS_ERR_CHECKSUM_MISMATCH;
     status = ops->write_end(server->config.owner, &hold, received, &crc, 1);
     if (received != MCS_OK) {
@@ -96,7 +101,8 @@ void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
         uint32_t crc;
         mcs_status_t status = ucxt_access_decode(body + (size_t)i * UCXT_ACCESS, &access, &crc);
         MCS_ENSURE(status == MCS_OK);
-        mcs_store_u32(answer + (size_t)i * 4, (uint32_t)store_piece(peer->server, &access, crc, bytes));
+        status = store_piece(peer->server, &access, crc, bytes, len - table >= STREAM_MIN);
+        mcs_store_u32(answer + (size_t)i * 4, (uint32_t)status);
         bytes += access.len;
     }
     ucxt_header_t reply = {.kind = UCXT_STORED, .request = header->request, .count = count};
@@ -134,6 +140,7 @@ void ucxt_serve_fetch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
     }
     job->request = header->request;
     job->deadline_ns = mcs_deadline_after_ms((int64_t)MCS_MIN(header->value, (uint32_t)SERVE_WAIT_MAX_MS));
+    job->left = total;
     job->count = count;
     job->next = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -232,10 +239,10 @@ static void on_frame_sent(void *request, ucs_status_t rc, void *arg)
     frame_sent(frame, rc == UCS_OK);
 }
 
-/* Room for one more piece of `len` bytes? */
-static bool frame_fits(serve_frame_t *frame, uint64_t len)
+/* Room for one more piece of `len` bytes in a frame of up to `limit`? There is always room for one. */
+static bool frame_fits(serve_frame_t *frame, uint64_t len, uint64_t limit)
 {
-    if (frame->piece_count == UCXT_FRAME_PIECES || frame->bytes + len > UCXT_FRAME_BYTES) {
+    if (frame->piece_count == UCXT_FRAME_PIECES || (frame->piece_count > 0 && frame->bytes + len > limit)) {
         return false;
     }
     bool run_open = frame->packed > 0 && frame->iov_count > 1 &&
@@ -302,12 +309,14 @@ static void frame_fill(struct ucxt_server *server, serve_frame_t *frame, serve_j
 {
     ucxt_header_t header = {
         .kind = UCXT_PIECES, .conn = frame->peer->auth.caller_conn, .request = job->request, .value = job->next};
+    uint64_t limit = ucxt_frame_limit(job->left);
     while (job->next < job->count && frame->hold_count < UCXT_FRAME_IOVS &&
-           frame_fits(frame, job->access[job->next].len)) {
+           frame_fits(frame, job->access[job->next].len, limit)) {
         if (!frame_add(server, frame, &job->access[job->next])) {
-            server->waiting = true;
+            server->bytes_coming = true;
             break;
         }
+        job->left -= job->access[job->next].len;
         job->next++;
     }
     header.count = frame->piece_count;
@@ -362,7 +371,7 @@ bool ucxt_serve_pump(struct ucxt_server *server)
 {
     uint32_t sent = 0;
     bool more = true;
-    server->waiting = false;
+    server->bytes_coming = false;
     while (more && sent < FRAMES_A_PUMP) {
         more = false;
         MCS_LIST_FOR_EACH_SAFE(node, next, &server->active)

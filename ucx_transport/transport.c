@@ -260,6 +260,7 @@ static mcs_status_t start_parts(mcs_transport_t *transport, const mcs_transport_
     const ucxt_server_config_t serve = {
         .context = &transport->shared.context,
         .token = transport->token,
+        .machine = config->machine,
         .spin_ns = config->spin_ns,
         .owner_ops = config->owner_ops,
         .owner = config->owner,
@@ -314,6 +315,7 @@ static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_tra
     transport->shared = (ucxt_shared_t){
         .client = config->client,
         .token = token,
+        .machine = config->machine,
         .spin_ns = config->spin_ns,
         .connect_timeout_ns = config->connect_timeout_ns,
         .counters = config->counters,

@@ -105,8 +105,8 @@ typedef struct option {
     bool required;
 } option_t;
 
-/* One message of ours (1 MiB of payload and what describes it) is one segment: neither cut in pieces by the sender nor
- * put together by a copy in the receiver. UCX's default of 8 KiB costs four fifths of the speed. */
+/* One message of ours (1 MiB of payload and what describes it) is one segment: neither cut in pieces by the
+ * sender nor put together by a copy in the receiver. UCX's default of 8 KiB costs four fifths of the speed. */
 #define SEGMENT_BYTES "1088K"
 
 static mcs_status_t set_options(const ucxt_dl_t *dl, ucp_config_t *config, const char *device, bool ipv6)

@@ -17,14 +17,16 @@
 static uint16_t g_ports[PORTS_MAX];
 static pthread_once_t g_once = PTHREAD_ONCE_INIT;
 
+typedef union name {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} name_t;
+
 /* The local port of a TCP socket, 0 = it is none. */
 static uint16_t local_port(int fd)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-    } name;
+    name_t name;
     socklen_t len = sizeof(name);
     int type = 0;
     socklen_t type_len = sizeof(type);
@@ -35,6 +37,18 @@ static uint16_t local_port(int fd)
     return name.any.sa_family == AF_INET    ? ntohs(name.v4.sin_port)
            : name.any.sa_family == AF_INET6 ? ntohs(name.v6.sin6_port)
                                             : 0;
+}
+
+/* Is a connection's other end where that worker is? Workers on the loopback do not say their host. */
+static bool leads_to(const name_t *name, const void *address, size_t len)
+{
+    if (name->any.sa_family == AF_INET) {
+        const struct in_addr *host = &name->v4.sin_addr;
+        return ntohl(host->s_addr) >> 24 == 127 || memmem(address, len, host, sizeof(*host)) != NULL;
+    }
+    const struct in6_addr *host = &name->v6.sin6_addr;
+    return name->any.sa_family == AF_INET6 &&
+           (IN6_IS_ADDR_LOOPBACK(host) || memmem(address, len, host, sizeof(*host)) != NULL);
 }
 
 static bool is_listening(int fd)
@@ -98,7 +112,7 @@ static void forget(uint16_t port)
 void ucxt_fds_look(ucxt_fds_seen_t *seen_out)
 {
     memset(seen_out, 0, sizeof(*seen_out));
-    for (int fd = 3; fd < fd_end(); fd++) {
+    for (int fd = 3, end = fd_end(); fd < end; fd++) {
         if (is_listening(fd)) {
             seen_out->bits[fd / 64] |= UINT64_C(1) << (fd % 64);
         }
@@ -116,7 +130,7 @@ void ucxt_listeners_open(const ucxt_fds_seen_t *before, const void *address, siz
 {
     pthread_once(&g_once, install);
     memset(listeners_out, 0, sizeof(*listeners_out));
-    for (int fd = 3; fd < fd_end() && listeners_out->count < UCXT_LISTENERS_MAX; fd++) {
+    for (int fd = 3, end = fd_end(); fd < end && listeners_out->count < UCXT_LISTENERS_MAX; fd++) {
         if ((before->bits[fd / 64] >> (fd % 64) & 1) != 0 || !is_listening(fd)) {
             continue;
         }
@@ -146,12 +160,39 @@ void ucxt_listeners_close(ucxt_listeners_t *listeners)
 
 void ucxt_listeners_protect(const ucxt_listeners_t *listeners)
 {
-    for (int fd = 3; listeners->count > 0 && fd < fd_end(); fd++) {
+    for (int fd = 3, end = fd_end(); listeners->count > 0 && fd < end; fd++) {
         uint16_t port = local_port(fd);
         for (uint32_t i = 0; port != 0 && i < listeners->count; i++) {
             if (listeners->port[i] == port) {
                 fcntl(fd, F_SETFD, FD_CLOEXEC);
             }
+        }
+    }
+}
+
+/* Accepted by a worker of ours, or connected to one whose port is in the address. */
+static bool is_of_worker(int fd, const name_t *remote, const void *address, size_t len)
+{
+    uint16_t port = local_port(fd);
+    for (size_t i = 0; port != 0 && i < PORTS_MAX; i++) {
+        if (__atomic_load_n(&g_ports[i], __ATOMIC_RELAXED) == port) {
+            return true;
+        }
+    }
+    return port != 0 && stands_in(ntohs(remote->any.sa_family == AF_INET ? remote->v4.sin_port : remote->v6.sin6_port),
+                                  address, len);
+}
+
+void ucxt_fds_within_machine(const void *address, size_t len)
+{
+    static const char calm[] = "reno";
+    for (int fd = 3, end = fd_end(); fd < end; fd++) {
+        name_t remote;
+        socklen_t remote_len = sizeof(remote);
+        if (getpeername(fd, &remote.any, &remote_len) == 0 && leads_to(&remote, address, len) &&
+            is_of_worker(fd, &remote, address, len) &&
+            setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, calm, sizeof(calm) - 1) != 0) {
+            mcs_debug(AREA, "a connection within this machine keeps its congestion control");
         }
     }
 }

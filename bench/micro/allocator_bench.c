@@ -20,7 +20,7 @@
 #define GROUP            16u
 
 typedef struct item {
-    uint32_t node;
+    uint64_t offset;
     uint64_t len;
 } item_t;
 
@@ -91,7 +91,7 @@ typedef struct set {
 static void evict_random(set_t *set)
 {
     size_t victim = next_random() % set->count;
-    mcs_allocator_free(set->allocator, set->items[victim].node);
+    mcs_allocator_free(set->allocator, set->items[victim].offset, set->items[victim].len);
     set->items[victim] = set->items[--set->count];
 }
 
@@ -105,8 +105,7 @@ static double fill_share(const set_t *set)
 static bool put_item(set_t *set, uint64_t len)
 {
     item_t item = {.len = len};
-    uint64_t offset;
-    if (set->count == set->cap || mcs_allocator_alloc(set->allocator, len, &offset, &item.node) != MCS_OK) {
+    if (set->count == set->cap || mcs_allocator_alloc(set->allocator, len, &item.offset) != MCS_OK) {
         return false;
     }
     set->items[set->count++] = item;
@@ -210,16 +209,16 @@ static bool run_time(size_t population, bool mixed, size_t groups, double goal_n
     }
     for (size_t g = 0; g < groups; g++) {
         uint64_t lens[GROUP / 2];
-        uint32_t victims[GROUP / 2];
+        item_t victims[GROUP / 2];
         for (size_t i = 0; i < GROUP / 2; i++) {
             lens[i] = mixed ? 4096 + next_random() % (124 * MCS_KIB) : mean_len;
             size_t victim = next_random() % set.count;
-            victims[i] = set.items[victim].node;
+            victims[i] = set.items[victim];
             set.items[victim] = set.items[--set.count];
         }
         uint64_t start = mcs_now_ns();
         for (size_t i = 0; i < GROUP / 2; i++) {
-            mcs_allocator_free(set.allocator, victims[i]);
+            mcs_allocator_free(set.allocator, victims[i].offset, victims[i].len);
             (void)!put_item(&set, lens[i]);
         }
         times[g] = mcs_now_ns() - start;

@@ -2,14 +2,15 @@
  * trip. The suite runs it between the rounds of everybody else, so that a ratio compares two figures of the same
  * moment.
  *
- *   ceilings serve HOST        prints "port N"; answers one connection at a time until its standard input ends
- *   ceilings run HOST PORT     obeys lines of its standard input, one answer (a JSON line) each:
+ *   ceilings serve HOST [CC]      prints "port N"; answers one connection at a time until its standard input ends
+ *   ceilings run HOST PORT [CC]   obeys lines of its standard input, one answer (a JSON line) each:
  *       memcpy SIZE BYTES      copies BYTES in pieces of SIZE, by one thread
  *       get SIZE BYTES         the server writes BYTES in pieces of SIZE, read in pieces of SIZE; put: the other way
  *       ping SIZE COUNT        COUNT times: 64 bytes there, SIZE bytes back, each awaited in read()
  *
  * Rings are 128 MiB, faulted in before the first command. A stream of `get` needs one request for all its bytes: no
- * round trip an object, which no store can have. Sockets are as the system makes them, but for TCP_NODELAY. */
+ * round trip an object, which no store can have. Sockets are as the system makes them, but for TCP_NODELAY and, when it
+ * is named, the congestion control CC. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -118,10 +119,16 @@ static bool write_all(int fd, const void *bytes, size_t len)
     return true;
 }
 
-static void no_delay(int fd)
+static const char *g_congestion; /* NULL: the system's */
+
+static void set_up(int fd)
 {
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (g_congestion != NULL &&
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, g_congestion, (socklen_t)strlen(g_congestion)) != 0) {
+        die(g_congestion);
+    }
 }
 
 /* ---- serve ---- */
@@ -145,7 +152,7 @@ static void serve_connection(int fd)
 {
     uint8_t request[ASK_BYTES];
     ask_t ask;
-    no_delay(fd);
+    set_up(fd);
     while (read_all(fd, request, sizeof(request))) {
         memcpy(&ask, request, sizeof(ask));
         if (ask.size == 0 || ask.size > RING || ask.op < OP_GET || ask.op > OP_PING || !serve_one(fd, &ask)) {
@@ -313,7 +320,7 @@ static int run(const char *host, const char *port_text)
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
         die("connect");
     }
-    no_delay(fd);
+    set_up(fd);
     g_ring = map_ring();
     while (fgets(line, sizeof(line), stdin) != NULL) {
         if (!obey(fd, line)) {
@@ -328,12 +335,14 @@ static int run(const char *host, const char *port_text)
 
 int main(int argc, char **argv)
 {
-    if (argc == 3 && strcmp(argv[1], "serve") == 0) {
+    if ((argc == 3 || argc == 4) && strcmp(argv[1], "serve") == 0) {
+        g_congestion = argv[3];
         return serve(argv[2]);
     }
-    if (argc == 4 && strcmp(argv[1], "run") == 0) {
+    if ((argc == 4 || argc == 5) && strcmp(argv[1], "run") == 0) {
+        g_congestion = argv[4];
         return run(argv[2], argv[3]);
     }
-    fprintf(stderr, "usage: ceilings serve HOST | ceilings run HOST PORT\n");
+    fprintf(stderr, "usage: ceilings serve HOST [CC] | ceilings run HOST PORT [CC]\n");
     return 2;
 }

@@ -70,22 +70,24 @@ static void begin(void)
 static void run_allocator(uint64_t count)
 {
     enum { EXTENTS = 10000 };
-    static uint32_t nodes[EXTENTS];
+    static struct {
+        uint64_t offset;
+        uint64_t len;
+    } extents[EXTENTS];
     mcs_allocator_t *allocator;
-    uint64_t offset;
     need(mcs_allocator_create(EXTENTS * 80 * MCS_KIB, &allocator) == MCS_OK, "allocator");
     for (uint32_t i = 0; i < EXTENTS; i++) {
-        need(mcs_allocator_alloc(allocator, 4096 + next_random() % (124 * MCS_KIB), &offset, &nodes[i]) == MCS_OK,
-             "fill");
+        extents[i].len = 4096 + next_random() % (124 * MCS_KIB);
+        need(mcs_allocator_alloc(allocator, extents[i].len, &extents[i].offset) == MCS_OK, "fill");
     }
     begin();
     for (uint64_t i = 0; i < count; i++) {
         uint32_t victim = (uint32_t)(next_random() % EXTENTS);
-        mcs_allocator_free(allocator, nodes[victim]);
-        while (mcs_allocator_alloc(allocator, 4096 + next_random() % (124 * MCS_KIB), &offset, &nodes[victim]) !=
-               MCS_OK) {
-        }
-        g_sink += offset;
+        mcs_allocator_free(allocator, extents[victim].offset, extents[victim].len);
+        do {
+            extents[victim].len = 4096 + next_random() % (124 * MCS_KIB);
+        } while (mcs_allocator_alloc(allocator, extents[victim].len, &extents[victim].offset) != MCS_OK);
+        g_sink += extents[victim].offset;
     }
 }
 
@@ -193,7 +195,7 @@ static void copy_plain(uint8_t *target, uint8_t *source, uint64_t len)
 
 static void copy_summed(uint8_t *target, uint8_t *source, uint64_t len)
 {
-    g_sink += mcs_copy_crc32c(0, target, source, len);
+    g_sink += (len >= MCS_STREAM_MIN ? mcs_stream_crc32c : mcs_copy_crc32c)(0, target, source, len);
 }
 
 static void copy_in(uint8_t *target, uint8_t *source, uint64_t len)
@@ -201,7 +203,7 @@ static void copy_in(uint8_t *target, uint8_t *source, uint64_t len)
     struct iovec iov = {source, len};
     mcs_cursor_t cursor = mcs_cursor(&iov, 1);
     uint32_t crcs[MCS_EXTENT_INLINE_CRCS];
-    mcs_copy_in(target, len, &cursor, crcs);
+    mcs_copy_in(target, len, &cursor, crcs, len >= MCS_STREAM_MIN);
     g_sink += crcs[0];
 }
 

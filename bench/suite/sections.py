@@ -130,6 +130,8 @@ def bulk(run: Run) -> None:
     cable = None
     try:
         ceilings["loopback"] = Ceilings(run.place)
+        if "reno" in Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split():
+            ceilings["Reno"] = Ceilings(run.place, congestion="reno")  # what the store's connections inside one machine use
         try:
             cable = Cable()
             ceilings["two networks"] = Ceilings(run.place, cable)

@@ -210,15 +210,16 @@ def memcached(place: Place, work: int, memory: int) -> System:
 class Ceilings:
     """memcpy, a raw TCP stream and a blocking round trip (bench/micro/ceilings.c), run between the rounds of the others."""
 
-    def __init__(self, place: Place, networks=None):
+    def __init__(self, place: Place, networks=None, congestion: str = ""):
         binary = str(place.micro("ceilings"))
+        more = [congestion] if congestion else []
         self._stack = contextlib.ExitStack()
         try:
             host = networks[1].address if networks else "127.0.0.1"
-            self._server = LineProcess([*(networks[1].prefix if networks else []), binary, "serve", host], place.log("ceilings-serve"))
+            self._server = LineProcess([*(networks[1].prefix if networks else []), binary, "serve", host, *more], place.log("ceilings-serve"))
             self._stack.callback(self._server.stop)
             port = self._server.receive(30).split()[1]
-            self._client = LineProcess([*(networks[0].prefix if networks else []), binary, "run", host, port], place.log("ceilings-run"))
+            self._client = LineProcess([*(networks[0].prefix if networks else []), binary, "run", host, port, *more], place.log("ceilings-run"))
             self._stack.callback(self._client.stop)
         except BaseException:
             self._stack.close()

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
@@ -188,7 +189,9 @@ static mcs_status_t set_row(const mcs_config_row_t *row, void *conf, mcs_config_
         status = store_value(row, conf, row->default_text);
         return status != MCS_OK ? status : MCS_ERR_INVALID_PARAMS;
     }
-    mcs_warn("config", "%s %s=%s has no effect: %s", g_source_names[source], name, value, row->doc);
+    bool secret = (row->flags & MCS_CONFIG_SECRET) != 0;
+    mcs_warn("config", "%s %s%s%s has no effect: %s", g_source_names[source], name, secret ? "" : "=",
+             secret ? "" : value, row->doc);
     return MCS_OK;
 }
 
@@ -205,10 +208,52 @@ mcs_status_t mcs_config_set(const mcs_config_table_t *table, void *conf, mcs_con
     return set_row(row, conf, source, name, value, why);
 }
 
+bool mcs_config_has(const mcs_config_table_t *table, const char *name)
+{
+    return find_row(table, name, strlen(name)) != NULL;
+}
+
+static bool has_env(const mcs_config_table_t *table, const char *name, size_t len)
+{
+    for (size_t i = 0; i < table->row_count; i++) {
+        const char *env = table->rows[i].env;
+        if (env != NULL && strlen(env) == len && memcmp(env, name, len) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_prefix(const char *env)
+{
+    return env[strlen(env) - 1] == '*';
+}
+
+/* A family of variables without effect. Their values may be secrets; one that says "no" wants nothing that is not. */
+static void warn_of_family(const mcs_config_table_t *table, const mcs_config_row_t *row)
+{
+    size_t prefix_len = strlen(row->env) - 1;
+    for (char **at = environ; at != NULL && *at != NULL; at++) {
+        size_t len = strcspn(*at, "=");
+        bool off = false;
+        if (len <= prefix_len || memcmp(*at, row->env, prefix_len) != 0 || has_env(table, *at, len)) {
+            continue;
+        }
+        const char *value = *at + len + ((*at)[len] == '=');
+        if (value[0] != '\0' && (mcs_parse_bool(value, &off) != MCS_OK || off)) {
+            mcs_warn("config", "environment %.*s has no effect: %s", (int)MCS_MIN(len, (size_t)128), *at, row->doc);
+        }
+    }
+}
+
 mcs_status_t mcs_config_load_env(const mcs_config_table_t *table, void *conf, mcs_buf_t *why)
 {
     for (size_t i = 0; i < table->row_count; i++) {
         const mcs_config_row_t *row = &table->rows[i];
+        if (row->env != NULL && is_prefix(row->env)) {
+            warn_of_family(table, row);
+            continue;
+        }
         const char *value = row->env != NULL ? getenv(row->env) : NULL;
         if (value == NULL) {
             continue;

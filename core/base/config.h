@@ -46,7 +46,7 @@ typedef enum mcs_config_flags {
 
 typedef struct mcs_config_row {
     const char *name; /* flag and file key, snake_case; NULL = environment only */
-    const char *env;  /* NULL = none */
+    const char *env;  /* NULL = none; "PREFIX_*" = every variable that begins so and has no row (IGNORED) */
     const char *default_text;
     mcs_config_kind_t kind;
     unsigned flags;
@@ -70,6 +70,8 @@ void mcs_config_fini(const mcs_config_table_t *table, void *conf);
  * NULL) gets one line that names the knob, the value and what would be right. */
 mcs_status_t mcs_config_set(const mcs_config_table_t *table, void *conf, mcs_config_source_t source, const char *name,
                             const char *value, mcs_buf_t *why) MCS_MUST_CHECK;
+/* Is there a row of this name (a flag's, a file key's)? */
+bool mcs_config_has(const mcs_config_table_t *table, const char *name);
 /* Applies the environment to rows that have an `env`. */
 mcs_status_t mcs_config_load_env(const mcs_config_table_t *table, void *conf, mcs_buf_t *why) MCS_MUST_CHECK;
 /* Flags in gflags' spellings: --x=v, --x v, -x=v, -x v, --nox and --x for booleans, dashes for underscores. Stops with

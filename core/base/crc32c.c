@@ -4,7 +4,7 @@
  * adjacent stretches of the buffer and are joined by "shift" tables: crc(A|B) = shift_len(B)(crc(A)) ^ crc(B), where
  * shift is multiplication by x^(8 len) modulo the polynomial, a linear map, kept as 4 x 256 words for each of the two
  * stretch lengths. CPUs with wide carry-less multiplication do most of it by folding (crc32c_fold.h), at the speed of
- * memcpy. mcs_copy_crc32c stores each word it has loaded for the sum, so the bytes go through the core once.
+ * memcpy. The copies store each word they have loaded for the sum, so the bytes go through the core once.
  * Tables are made once, at load time. */
 #include <string.h>
 
@@ -16,13 +16,12 @@
 #define LONG_STRETCH  ((size_t)8192)
 #define SHORT_STRETCH ((size_t)256)
 #define FOLD_MIN      ((size_t)512)
-/* A copy of that size goes past the caches: its target is not read soon, and need not be read to be written. */
-#define STREAM_MIN  ((size_t)512 << 10)
-#define STREAM_LINE ((size_t)64)
+#define STREAM_LINE   ((size_t)64)
 
 typedef uint32_t shift_table_t[4][256];
 
 static uint32_t g_byte_table[8][256];
+static uint32_t g_zeros[64][32]; /* the operator that appends 2^k zero bytes */
 static shift_table_t g_long_shift;
 static shift_table_t g_short_shift;
 static bool g_have_instruction;
@@ -45,61 +44,46 @@ static void matrix_square(uint32_t *square, const uint32_t *matrix)
     }
 }
 
-/* The operator that appends `len` zero bytes, by squaring. len > 0. */
-static void zeros_operator(uint32_t *op, uint64_t len)
+static void make_zeros(void)
 {
-    uint32_t odd[32];
-    uint32_t even[32];
-    odd[0] = POLY; /* one zero bit */
+    uint32_t bits[2][32];
+    bits[0][0] = POLY; /* one zero bit */
     for (int i = 1; i < 32; i++) {
-        odd[i] = UINT32_C(1) << (i - 1);
+        bits[0][i] = UINT32_C(1) << (i - 1);
     }
-    matrix_square(even, odd); /* 2 bits */
-    matrix_square(odd, even); /* 4 bits */
-    bool have = false;
-    uint32_t *power = odd;
-    uint32_t *next = even;
-    for (; len != 0; len >>= 1) {
-        matrix_square(next, power); /* 1, 2, 4 … bytes */
-        uint32_t *swap = power;
-        power = next;
-        next = swap;
-        if ((len & 1) == 0) {
-            continue;
-        }
-        if (!have) {
-            memcpy(op, power, 32 * sizeof(uint32_t));
-            have = true;
-            continue;
-        }
-        uint32_t product[32];
-        for (int i = 0; i < 32; i++) {
-            product[i] = matrix_times(power, op[i]);
-        }
-        memcpy(op, product, sizeof(product));
+    matrix_square(bits[1], bits[0]); /* 2 bits */
+    matrix_square(bits[0], bits[1]); /* 4 bits */
+    matrix_square(g_zeros[0], bits[0]);
+    for (size_t k = 1; k < MCS_ARRAY_LEN(g_zeros); k++) {
+        matrix_square(g_zeros[k], g_zeros[k - 1]);
     }
+}
+
+uint32_t mcs_crc32c_shift(uint32_t crc, uint64_t len)
+{
+    for (size_t k = 0; len != 0; len >>= 1, k++) {
+        crc = (len & 1) != 0 ? matrix_times(g_zeros[k], crc) : crc;
+    }
+    return crc;
 }
 
 static void make_shift_table(shift_table_t table, size_t len)
 {
-    uint32_t op[32];
-    zeros_operator(op, len);
     for (uint32_t n = 0; n < 256; n++) {
         for (int k = 0; k < 4; k++) {
-            table[k][n] = matrix_times(op, n << (8 * k));
+            table[k][n] = mcs_crc32c_shift(n << (8 * k), len);
         }
     }
 }
 
 static uint32_t power_of(uint32_t bytes)
 {
-    uint32_t op[32];
-    zeros_operator(op, bytes);
-    return matrix_times(op, UINT32_C(1) << 31);
+    return mcs_crc32c_shift(UINT32_C(1) << 31, bytes);
 }
 
 __attribute__((constructor)) static void make_tables(void)
 {
+    make_zeros();
     for (uint32_t n = 0; n < 256; n++) {
         uint32_t crc = n;
         for (int k = 0; k < 8; k++) {
@@ -203,10 +187,10 @@ __attribute__((target("sse4.2"))) static uint32_t fast_sum(uint32_t crc, const u
     return instruction_crc(crc, NULL, p, len);
 }
 
-__attribute__((target("sse4.2"))) static uint32_t fast_copy(uint32_t crc, uint8_t *dst, const uint8_t *p, size_t len)
+__attribute__((target("sse4.2"))) static uint32_t fast_copy(uint32_t crc, uint8_t *dst, const uint8_t *p, size_t len,
+                                                            mcs_fold_store_t store)
 {
     if (g_have_fold && len >= FOLD_MIN) {
-        mcs_fold_store_t store = len >= STREAM_MIN ? MCS_FOLD_STREAM : MCS_FOLD_COPY;
         size_t head = -(uintptr_t)dst % STREAM_LINE;
         if (store == MCS_FOLD_STREAM && head != 0) {
             crc = instruction_crc(crc, dst, p, head);
@@ -234,26 +218,37 @@ uint32_t mcs_crc32c(uint32_t crc, const void *bytes, size_t len)
     return ~table_crc(~crc, bytes, len);
 }
 
-uint32_t mcs_copy_crc32c(uint32_t crc, void *dst, const void *src, size_t len)
+static uint32_t copy(uint32_t crc, void *dst, const void *src, size_t len, mcs_fold_store_t store)
 {
     if (len == 0) {
         return crc;
     }
 #if defined(__x86_64__)
     if (MCS_LIKELY(g_have_instruction)) {
-        return ~fast_copy(~crc, dst, src, len);
+        return ~fast_copy(~crc, dst, src, len, store);
     }
 #endif
+    (void)store;
     memcpy(dst, src, len);
     return ~table_crc(~crc, src, len);
 }
 
+uint32_t mcs_copy_crc32c(uint32_t crc, void *dst, const void *src, size_t len)
+{
+    return copy(crc, dst, src, len, MCS_FOLD_COPY);
+}
+
+uint32_t mcs_stream_crc32c(uint32_t crc, void *dst, const void *src, size_t len)
+{
+    return copy(crc, dst, src, len, MCS_FOLD_STREAM);
+}
+
+void mcs_stream_fence(void)
+{
+    mcs_i_crc32c_fold_fence();
+}
+
 uint32_t mcs_crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t len_b)
 {
-    if (len_b == 0) {
-        return crc_a;
-    }
-    uint32_t op[32];
-    zeros_operator(op, len_b);
-    return matrix_times(op, crc_a) ^ crc_b;
+    return mcs_crc32c_shift(crc_a, len_b) ^ crc_b;
 }

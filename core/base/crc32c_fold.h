@@ -22,6 +22,8 @@ typedef enum mcs_fold_store {
 typedef uint32_t (*mcs_fold_power_fn)(uint32_t bytes);
 /* False: this CPU cannot. Once, at load time. */
 bool mcs_i_crc32c_fold_init(mcs_fold_power_fn power_of);
+/* After MCS_FOLD_STREAM, before anybody is told that the bytes are there. */
+void mcs_i_crc32c_fold_fence(void);
 /* `crc` is the inverted value, as the instruction takes it. `len` is a multiple of MCS_FOLD_STEP, not 0. */
 uint32_t mcs_i_crc32c_fold(uint32_t crc, void *dst, const void *src, size_t len, mcs_fold_store_t store);
 

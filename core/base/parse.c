@@ -31,7 +31,25 @@ static const char *skip_space(const char *s)
     return s;
 }
 
-/* A non-negative decimal number with an optional fraction; NULL when there is none. No hex, no exponent, no inf. */
+/* Behind "e9", "E+09" …; `p` itself when that is not what is there. */
+static const char *skip_exponent(const char *p)
+{
+    const char *digit = p + 1;
+    if (*p != 'e' && *p != 'E') {
+        return p;
+    }
+    digit += *digit == '+' || *digit == '-';
+    if (!isdigit((unsigned char)*digit)) {
+        return p;
+    }
+    while (isdigit((unsigned char)*digit)) {
+        digit++;
+    }
+    return digit;
+}
+
+/* Behind a non-negative decimal number with an optional fraction; NULL when there is none. No hex, no inf. The value is
+ * that of the exponent behind it too, which sizes take. */
 static const char *scan_number(const char *s, double *value_out)
 {
     const char *p = s;
@@ -83,6 +101,7 @@ mcs_status_t mcs_parse_size(const char *text, uint64_t *bytes_out)
     if (rest == NULL) {
         return MCS_ERR_INVALID_PARAMS;
     }
+    rest = skip_exponent(rest);
     bool whole = strspn(s, "0123456789") == (size_t)(rest - s);
     errno = 0;
     uint64_t exact = whole ? strtoull(s, NULL, 10) : 0;

@@ -5,9 +5,9 @@
 
 #include "core/base/status.h"
 
-/* White space trimmed; a number (decimal, may have a fraction, >= 0); optional space; unit B K KB M MB G GB T TB in any
- * case, 1024-based, none = bytes; "infinite" = UINT64_MAX. MCS_ERR_INVALID_PARAMS otherwise, or when it does not fit.
- */
+/* White space trimmed; a number (decimal, may have a fraction and an exponent, >= 0); optional space; unit B K KB M MB
+ * G GB T TB in any case, 1024-based, none = bytes; "infinite" = UINT64_MAX. MCS_ERR_INVALID_PARAMS otherwise, or when
+ * it does not fit. */
 mcs_status_t mcs_parse_size(const char *text, uint64_t *bytes_out) MCS_MUST_CHECK;
 /* "10000" (ms), "5000ms", "5s", "30m", "1h". */
 mcs_status_t mcs_parse_duration_ms(const char *text, uint64_t *ms_out) MCS_MUST_CHECK;

@@ -285,32 +285,49 @@ static void describe(const mcs_found_t *found, const mcs_col_replica_t *replica,
     }
 }
 
-int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max)
+/* One lookup for all keys. */
+static mcs_status_t find_replicas(mcs_read_t *read, const mcs_bytes_t *keys, mcs_replica_info_t *replicas, size_t max,
+                                  int *counts)
 {
-    mcs_read_item_t item;
-    memset(&item, 0, sizeof(item));
-    mcs_status_t status = mcs_key_take(key, &item.key);
-    if (status != MCS_OK) {
-        return mcs_status_public(status);
+    for (size_t k = 0; k < read->count; k++) {
+        read->items[k].status = mcs_key_take(keys[k], &read->items[k].key);
+        if (read->items[k].status == MCS_OK) {
+            read->items[k].status = MCS_ERR_AGAIN;
+        }
+    }
+    mcs_status_t status = mcs_read_lookup(read);
+    for (size_t k = 0; status == MCS_OK && k < read->count; k++) {
+        const mcs_read_item_t *item = &read->items[k];
+        if (item->status != MCS_ERR_AGAIN) {
+            counts[k] = (int)mcs_status_public(item->status);
+            continue;
+        }
+        counts[k] = (int)item->found.replica_count;
+        for (uint32_t i = 0; i < item->found.replica_count && i < max; i++) {
+            const mcs_col_replica_t *replica = &item->found.replicas[i];
+            describe(&item->found, replica, mcs_routes_find(&read->routes, replica->segment), &replicas[k * max + i]);
+        }
+    }
+    return status;
+}
+
+mcs_status_t mcs_client_replicas(mcs_client_t *client, const mcs_bytes_t *keys, size_t count,
+                                 mcs_replica_info_t *replicas, size_t max, int *counts)
+{
+    mcs_read_item_t *items = MCS_NEW_ARRAY(mcs_read_item_t, count);
+    if (items == NULL) {
+        return MCS_ERR_NO_MEMORY;
     }
     mcs_arena_t arena;
     mcs_arena_init(&arena, ARENA_CHUNK, ARENA_MAX);
     mcs_read_t read;
-    item.status = MCS_ERR_AGAIN;
-    mcs_read_init(&read, client, &item, 1, &arena);
+    mcs_read_init(&read, client, items, count, &arena);
     read.fresh = true;
-    status = mcs_read_lookup(&read);
-    if (status == MCS_OK && item.status != MCS_ERR_AGAIN) {
-        status = item.status;
-    }
-    for (uint32_t i = 0; status == MCS_OK && i < item.found.replica_count && i < max; i++) {
-        const mcs_col_replica_t *replica = &item.found.replicas[i];
-        describe(&item.found, replica, mcs_routes_find(&read.routes, replica->segment), &replicas[i]);
-    }
-    int result = status == MCS_OK ? (int)item.found.replica_count : (int)mcs_status_public(status);
+    mcs_status_t status = find_replicas(&read, keys, replicas, max, counts);
     mcs_read_fini(&read);
     mcs_arena_fini(&arena);
-    return result;
+    mcs_free(items);
+    return status;
 }
 
 /* ---- counters ---- */

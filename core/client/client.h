@@ -81,6 +81,8 @@ typedef struct mcs_client {
     const mcs_mem_space_ops_t *space_ops; /* NULL: host memory only */
     mcs_mem_space_t *space;
     const uint32_t *device_active; /* see device.h; never NULL in a client that is set up */
+    bool wants_rdma;               /* set-up asked for it */
+    bool stage_warned;             /* atomic: that GPU memory goes another way all the same */
     mcs_peers_t *peers;
     mcs_views_t *views;
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */
@@ -166,7 +168,9 @@ mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *k
                                       const char *segment_name, int *results) MCS_MUST_CHECK;
 int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force);
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force);
-int mcs_client_replicas(mcs_client_t *client, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+/* counts[i]: how many replicas key i has (the first `max` of them at replicas[i * max]), or a public code. */
+mcs_status_t mcs_client_replicas(mcs_client_t *client, const mcs_bytes_t *keys, size_t count,
+                                 mcs_replica_info_t *replicas, size_t max, int *counts) MCS_MUST_CHECK;
 /* `type`: MCS_TASK_COPY, MCS_TASK_MOVE (from the segment named `source` to one target). */
 mcs_status_t mcs_client_create_task(mcs_client_t *client, int type, mcs_bytes_t key, const char *source,
                                     const char *const *targets, size_t count, mcs_id_t *id_out) MCS_MUST_CHECK;

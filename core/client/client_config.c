@@ -106,6 +106,11 @@ static const mcs_config_row_t g_rows[] = {
     NONE("MC_YLT_LOG_LEVEL", "use MC_LOG_LEVEL"),
     NONE("MC_FILEREAD_WORKERS", "no file tier"),
     NONE("MOONCAKE_OFFLOAD_FILE_STORAGE_PATH", "no SSD tier"),
+    NONE("MOONCAKE_OFFLOAD_*", "no SSD tier"),
+    NONE("MOONCAKE_AWS_*", "no object store behind the cache"),
+    NONE("MOONCAKE_NVME_KV_*", "no NVMe tier"),
+    NONE("MC_NVME_*", "no NVMe tier"),
+    NONE("MC_NOF_*", "no NVMe-oF tier"),
     NONE("MC_USE_TENT", "another transfer engine"),
     NONE("MC_USE_TEV1", "another transfer engine"),
     NONE("MC_FORCE_HCA", "no RDMA devices in this build"),
@@ -155,6 +160,8 @@ static const mcs_config_row_t g_rows[] = {
     NONE("MC_LOG_DIR", "the log goes to stderr"),
     NONE("MC_REDIS_USERNAME", "no Redis metadata"),
     NONE("MC_REDIS_DB_INDEX", "no Redis metadata"),
+    ROW(NULL, "MC_REDIS_PASSWORD", "", PRESENCE, MCS_CONFIG_IGNORED | MCS_CONFIG_SECRET, ignored_presence, 0, 0,
+        "no Redis metadata"),
     NONE("MC_SLICE_SIZE", "UCX cuts and repeats transfers"),
     NONE("MC_SLICE_TIMEOUT", "UCX cuts and repeats transfers"),
     NONE("MC_RETRY_CNT", "UCX cuts and repeats transfers"),
@@ -195,12 +202,8 @@ static mcs_status_t settle(mcs_client_config_t *config)
     if (config->log_level[0] != '\0' && !mcs_log_set_level_name(config->log_level)) {
         mcs_warn("config", "MC_LOG_LEVEL=%.40s: not a level", config->log_level);
     }
-    config->transport_spin_us = config->spin_us;
     if (config->spin_us < 0) {
-        /* A call's poll gives way to others by itself (core/base/spin.h); the transport's does not. */
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-        config->spin_us = online >= 2 ? 50 : 0;
-        config->transport_spin_us = online >= 4 ? 50 : 0;
+        config->spin_us = sysconf(_SC_NPROCESSORS_ONLN) >= 2 ? 50 : 0;
     }
     if (config->gpu_pin_limit == 0) {
         config->gpu_pin_limit = (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);

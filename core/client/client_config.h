@@ -31,8 +31,7 @@ typedef struct mcs_client_config {
     bool gpu;
     uint64_t gpu_pin_limit;
     uint64_t gpu_stage_chunks;
-    int64_t spin_us;           /* of calls to the master */
-    int64_t transport_spin_us; /* of the transport; follows from spin_us */
+    int64_t spin_us;
     uint64_t max_workers;
     uint64_t call_connections;
     bool metric;

@@ -420,7 +420,9 @@ static mcs_status_t start_http(mcs_client_t *client, uint16_t port)
     }
     mcs_status_t status = ops->start(address, port, &pages, &client->reports.http, &bound);
     if (status == MCS_OK) {
-        mcs_log_write(MCS_LOG_INFO, AREA, "client %s: metrics on http port %u", client->name, bound);
+        if (bound != 0) {
+            mcs_log_write(MCS_LOG_INFO, AREA, "client %s: metrics on http port %u", client->name, bound);
+        }
         return MCS_OK;
     }
     /* Several clients of a host with one port in their configuration: the first has it, all work. */

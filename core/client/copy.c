@@ -53,8 +53,16 @@ mcs_status_t mcs_iov_total(const struct iovec *iov, size_t count, uint64_t max, 
 
 /* ---- blocks ---- */
 
-void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs)
+typedef uint32_t (*copy_fn)(uint32_t crc, void *dst, const void *src, size_t len);
+
+static copy_fn copy_of(bool stream)
 {
+    return stream ? mcs_stream_crc32c : mcs_copy_crc32c;
+}
+
+void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs, bool stream)
+{
+    copy_fn copy = copy_of(stream);
     for (uint64_t done = 0; done < len;) {
         uint64_t block = MCS_MIN(len - done, MCS_EXTENT_CRC_BLOCK);
         uint32_t crc = 0;
@@ -62,7 +70,7 @@ void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t 
         for (uint64_t filled = 0; filled < block;) {
             size_t n = mcs_cursor_next(source, block - filled, &bytes);
             MCS_ENSURE(n > 0);
-            crc = mcs_copy_crc32c(crc, payload + done + filled, bytes, n);
+            crc = copy(crc, payload + done + filled, bytes, n);
             filled += n;
         }
         *crcs++ = crc;
@@ -70,8 +78,9 @@ void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t 
     }
 }
 
-mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs)
+mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs, bool stream)
 {
+    copy_fn copy = copy_of(stream);
     for (uint64_t done = 0; done < len;) {
         uint64_t block = MCS_MIN(len - done, MCS_EXTENT_CRC_BLOCK);
         uint32_t crc = 0;
@@ -79,7 +88,7 @@ mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *ta
         for (uint64_t filled = 0; filled < block;) {
             size_t n = mcs_cursor_next(target, block - filled, &bytes);
             MCS_ENSURE(n > 0);
-            crc = mcs_copy_crc32c(crc, bytes, payload + done + filled, n);
+            crc = copy(crc, bytes, payload + done + filled, n);
             filled += n;
         }
         if (crc != *crcs++) {
@@ -102,7 +111,7 @@ static void copy_plain(const uint8_t *payload, uint64_t len, mcs_cursor_t *targe
 }
 
 mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uint64_t from, uint64_t len,
-                               mcs_cursor_t *target, const uint32_t *crcs)
+                               mcs_cursor_t *target, const uint32_t *crcs, bool stream)
 {
     uint64_t end = from + len;
     while (from < end) {
@@ -110,7 +119,7 @@ mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uin
         uint64_t block_end = MCS_MIN((block + 1) * MCS_EXTENT_CRC_BLOCK, payload_len);
         uint64_t n = MCS_MIN(block_end, end) - from;
         if (from % MCS_EXTENT_CRC_BLOCK == 0 && from + n == block_end) {
-            mcs_status_t status = mcs_copy_out(payload + from, n, target, &crcs[block]);
+            mcs_status_t status = mcs_copy_out(payload + from, n, target, &crcs[block], stream);
             if (status != MCS_OK) {
                 return status;
             }
@@ -120,23 +129,6 @@ mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uin
         from += n;
     }
     return MCS_OK;
-}
-
-void mcs_crc_blocks(uint64_t len, mcs_cursor_t *source, uint32_t *crcs)
-{
-    for (uint64_t done = 0; done < len;) {
-        uint64_t block = MCS_MIN(len - done, MCS_EXTENT_CRC_BLOCK);
-        uint32_t crc = 0;
-        uint8_t *bytes;
-        for (uint64_t filled = 0; filled < block;) {
-            size_t n = mcs_cursor_next(source, block - filled, &bytes);
-            MCS_ENSURE(n > 0);
-            crc = mcs_crc32c(crc, bytes, n);
-            filled += n;
-        }
-        *crcs++ = crc;
-        done += block;
-    }
 }
 
 /* ---- copy threads ---- */
@@ -198,10 +190,11 @@ static void work_on(job_t *job)
         /* Relaxed: a unit's inputs are older than the job; its outputs are published by the lock on leaving. */
         size_t i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
         if (i >= job->count) {
-            return;
+            break;
         }
         job->unit(job->arg, i);
     }
+    mcs_stream_fence();
 }
 
 static job_t *find_work_locked(mcs_copiers_t *copiers)
@@ -261,7 +254,10 @@ void mcs_copiers_run(mcs_copiers_t *copiers, bool parallel, void (*unit)(void *a
 {
     job_t job = {.unit = unit, .arg = arg, .count = count};
     if (!parallel || count < 2) {
-        work_on(&job);
+        for (size_t i = 0; i < count; i++) { /* without an atomic, which would wait for streams to arrive */
+            unit(arg, i);
+        }
+        mcs_stream_fence();
         return;
     }
     start_helpers(copiers);

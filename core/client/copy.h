@@ -45,23 +45,21 @@ static inline size_t mcs_cursor_next(mcs_cursor_t *cursor, uint64_t max, uint8_t
 mcs_status_t mcs_iov_total(const struct iovec *iov, size_t count, uint64_t max, uint64_t *total_out) MCS_MUST_CHECK;
 
 /* Whole blocks, from the beginning of one on; crcs[0] is the first block's. The cursor stands at its place in the
- * caller's memory. */
-void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs);
+ * caller's memory. `stream`: past the caches (MCS_STREAM_MIN), in a unit of mcs_copiers_run, which fences. */
+void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs, bool stream);
 /* MCS_ERR_CHECKSUM_MISMATCH at the first block that does not agree; what has been copied is not to be used. */
-mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs)
+mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs, bool stream)
     MCS_MUST_CHECK;
 /* Bytes [from, from + len) of a payload of payload_len bytes, both given whole: `crcs` are those of the whole payload.
  * Blocks that lie in the part whole are checked, of others only bytes are copied. */
 mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uint64_t from, uint64_t len,
-                               mcs_cursor_t *target, const uint32_t *crcs) MCS_MUST_CHECK;
-/* The block CRCs of scattered memory. */
-void mcs_crc_blocks(uint64_t len, mcs_cursor_t *source, uint32_t *crcs);
+                               mcs_cursor_t *target, const uint32_t *crcs, bool stream) MCS_MUST_CHECK;
 
 typedef struct mcs_copiers mcs_copiers_t;
 mcs_status_t mcs_copiers_create(mcs_copiers_t **copiers_out) MCS_MUST_CHECK;
 void mcs_copiers_destroy(mcs_copiers_t *copiers); /* no job is running; NULL is fine */
 /* Runs unit(arg, i) for all i < count, on this thread and, when `parallel`, on idle copy threads; returns when all are
- * done. */
+ * done, streams included. */
 void mcs_copiers_run(mcs_copiers_t *copiers, bool parallel, void (*unit)(void *arg, size_t i), void *arg, size_t count);
 
 #endif

@@ -169,9 +169,9 @@ void mcs_device_know(mcs_client_t *client, mcs_mapping_t *mapping)
     }
 }
 
-mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *source, uint64_t len)
+static mcs_status_t copy_bytes(mcs_client_t *client, uint8_t *user, uint8_t *host, uint64_t len, bool to_user)
 {
-    struct iovec iov = {(void *)(uintptr_t)source, (size_t)len};
+    struct iovec iov = {user, (size_t)len};
     int16_t device = MCS_MEM_HOST;
     if (mcs_device_active(client)) {
         mcs_mem_span_t span = {.iov = &iov, .count = 1, .devices = &device};
@@ -181,21 +181,33 @@ mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *
         }
     }
     if (device == MCS_MEM_HOST) {
-        memcpy(target, source, (size_t)len);
+        memcpy(to_user ? user : host, to_user ? host : user, (size_t)len);
         return MCS_OK;
     }
-    mcs_mem_piece_t piece = {iov.iov_base, target, len, device, MCS_MEM_NO_BLOCK};
-    mcs_mem_copy_t copy = {.pieces = &piece, .count = 1};
+    mcs_mem_piece_t piece = {user, host, len, device, MCS_MEM_NO_BLOCK};
+    mcs_mem_copy_t copy = {.to_user = to_user, .pieces = &piece, .count = 1};
     mcs_mem_job_t *job;
     bool ignored;
     mcs_status_t status = client->space_ops->copy_begin(client->space, &copy, &job, &ignored);
     if (status == MCS_OK) {
         status = client->space_ops->copy_end(client->space, job);
     }
-    if (status == MCS_OK) {
+    if (status == MCS_OK && to_user) {
+        mcs_count(&client->counters, bytes_device_read, len);
+    } else if (status == MCS_OK) {
         mcs_count(&client->counters, bytes_device_written, len);
     }
     return status;
+}
+
+mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *user, uint64_t len)
+{
+    return copy_bytes(client, (uint8_t *)(uintptr_t)user, target, len, false);
+}
+
+mcs_status_t mcs_device_copy_out(mcs_client_t *client, void *user, const void *source, uint64_t len)
+{
+    return copy_bytes(client, user, (uint8_t *)(uintptr_t)source, len, true);
 }
 
 /* ---- the cursor ---- */

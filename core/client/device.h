@@ -38,8 +38,9 @@ void mcs_device_unregister(mcs_client_t *client, const void *ptr);
 bool mcs_device_locate(mcs_client_t *client, mcs_move_t *moves, size_t count, mcs_arena_t *arena);
 /* Copies pinned pages of a mapping's memory to come: makes it known, once. */
 void mcs_device_know(mcs_client_t *client, mcs_mapping_t *mapping);
-/* Into host memory, from memory of any kind. Waits. */
-mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *source, uint64_t len) MCS_MUST_CHECK;
+/* Between host memory of ours and the caller's memory of any kind. Waits. */
+mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *user, uint64_t len) MCS_MUST_CHECK;
+mcs_status_t mcs_device_copy_out(mcs_client_t *client, void *user, const void *source, uint64_t len) MCS_MUST_CHECK;
 
 /* Walks over the memory of a move, with the device of each piece. */
 typedef struct mcs_device_cursor {

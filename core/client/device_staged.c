@@ -1,6 +1,6 @@
 /* Moves between device memory and the transport, through pinned chunks: see move.h, device.h.
  *
- *   store   device -> chunk A | CRCs, A -> owner | …           while chunk B is filled by the device
+ *   store   device -> chunk A | A -> owner, summed | …           while chunk B is filled by the device
  *   fetch   owner -> chunk A  | A -> device, checked | …       while chunk B comes from the owner
  *
  * A load is what one chunk takes: parts of moves, cut at blocks of the CRC, as ordinary moves of host memory that
@@ -37,7 +37,6 @@ typedef struct stage {
     size_t next;   /* the move at hand */
     uint64_t done; /* bytes of it that are in loads */
     load_t loads[2];
-    bool known; /* for subs to point to: their CRCs are there */
 } stage_t;
 
 static void fail(mcs_move_t *move, mcs_status_t status, bool of_caller)
@@ -61,7 +60,7 @@ static uint64_t part_len(const mcs_move_t *move, uint64_t from, uint64_t room)
     return edge > from ? edge - from : 0;
 }
 
-static void add_part(stage_t *stage, load_t *load, mcs_move_t *move, uint64_t from, uint64_t len, uint8_t *memory)
+static void add_part(load_t *load, mcs_move_t *move, uint64_t from, uint64_t len, uint8_t *memory)
 {
     mcs_move_t *sub = &load->subs[load->count];
     *sub = *move;
@@ -73,9 +72,6 @@ static void add_part(stage_t *stage, load_t *load, mcs_move_t *move, uint64_t fr
     sub->devices = NULL;
     sub->status = MCS_ERR_AGAIN;
     sub->in_doubt = false;
-    if (stage->direction == MCS_STORE) {
-        sub->crcs_known = &stage->known;
-    }
     load->of[load->count++] = move;
 }
 
@@ -92,7 +88,7 @@ static void fill(stage_t *stage, load_t *load)
             if (len == 0) {
                 return;
             }
-            add_part(stage, load, move, move->from + stage->done, len, load->chunk + used);
+            add_part(load, move, move->from + stage->done, len, load->chunk + used);
             used = MCS_ALIGN_UP(used + len, ALIGN);
             stage->done += len;
         }
@@ -180,17 +176,6 @@ static void end_copy(stage_t *stage, load_t *load)
 
 /* ---- the network ---- */
 
-static void sum(load_t *load)
-{
-    for (size_t i = 0; i < load->count; i++) {
-        const mcs_move_t *sub = &load->subs[i];
-        if (load->of[i]->status == MCS_OK && !*load->of[i]->crcs_known) {
-            mcs_cursor_t cursor = mcs_cursor(sub->iov, 1);
-            mcs_crc_blocks(sub->len, &cursor, sub->crcs + sub->from / MCS_EXTENT_CRC_BLOCK);
-        }
-    }
-}
-
 static void transfer(stage_t *stage, load_t *load)
 {
     size_t n = 0;
@@ -228,7 +213,6 @@ static void store_all(stage_t *stage)
             fill(stage, next);
             begin_copy(stage, next); /* runs during the transfer */
         }
-        sum(now);
         transfer(stage, now);
         if (next == now) {
             fill(stage, now);
@@ -264,10 +248,22 @@ static void fetch_all(stage_t *stage)
     end_copy(stage, other);
 }
 
+/* Once for a client that asked for RDMA: its NIC would reach GPU memory by itself (GPUDirect), this transport cannot.
+ */
+static void warn_of_the_way(mcs_client_t *client)
+{
+    if (client->wants_rdma && !__atomic_exchange_n(&client->stage_warned, true, __ATOMIC_RELAXED)) {
+        mcs_warn(AREA,
+                 "GPU memory goes to other hosts through pinned host memory, not by GPUDirect: the data plane is %s",
+                 client->protocol);
+    }
+}
+
 static mcs_status_t open_loads(stage_t *stage)
 {
     const mcs_mem_space_ops_t *ops = stage->client->space_ops;
     mcs_status_t status = mcs_client_check(stage->client);
+    warn_of_the_way(stage->client);
     for (size_t i = 0; status == MCS_OK && i < MCS_ARRAY_LEN(stage->loads); i++) {
         load_t *load = &stage->loads[i];
         load->chunk = ops->stage_get(stage->client->space, i == 0, stage->deadline_ns);
@@ -314,7 +310,6 @@ void mcs_moves_run_device_staged(mcs_client_t *client, mcs_direction_t direction
         .direction = direction,
         .arena = arena,
         .deadline_ns = deadline_ns,
-        .known = true,
     };
     if (collect(&stage, moves, count) != MCS_OK) {
         return;
@@ -330,8 +325,6 @@ void mcs_moves_run_device_staged(mcs_client_t *client, mcs_direction_t direction
         mcs_move_t *move = stage.moves[i];
         if (status != MCS_OK) {
             fail(move, status, false);
-        } else if (direction == MCS_STORE && move->status == MCS_OK) {
-            *move->crcs_known = true; /* for the value's other replicas */
         }
     }
 }

@@ -76,7 +76,7 @@ static void make_proof(const mcs_hello_self_t *self, const uint8_t nonce[NONCE_L
     HMAC(EVP_sha256(), self->token, (int)strlen(self->token), message, len, proof_out, &proof_len);
 }
 
-static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, mcs_hello_role_t role, mcs_id_t session,
+static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, const mcs_hello_ask_t *ask,
                                const uint8_t *nonce, const uint8_t *proof, const mcs_io_t *io)
 {
     Mcs__Wire__Id client = MCS__WIRE__ID__INIT;
@@ -87,10 +87,10 @@ static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, m
     snprintf(software, sizeof(software), "mooncake-store %s", mcs_version());
     client.hi = self->client.hi;
     client.lo = self->client.lo;
-    session_id.hi = session.hi;
-    session_id.lo = session.lo;
+    session_id.hi = ask->session.hi;
+    session_id.lo = ask->session.lo;
     hello.protocol = MCS_PROTOCOL_VERSION;
-    hello.role = (uint32_t)role;
+    hello.role = (uint32_t)ask->role;
     hello.client = &client;
     hello.session = &session_id;
     hello.software = software;
@@ -106,7 +106,8 @@ static mcs_status_t send_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, m
     if (proof != NULL) {
         hello.proof = (ProtobufCBinaryData){PROOF_LEN, (uint8_t *)(uintptr_t)proof};
     }
-    mcs_frame_header_t header = {.kind = MCS_FRAME_REQUEST, .verb = MCS_VERB_HELLO, .id = ++conn->last_id};
+    mcs_frame_header_t header = {
+        .kind = MCS_FRAME_REQUEST, .verb = MCS_VERB_HELLO, .id = ++conn->last_id, .epoch = ask->highest_epoch};
     uint8_t *payload = mcs_conn_prepare(conn, &header, mcs__wire__hello__get_packed_size(&hello));
     if (payload == NULL) {
         return MCS_ERR_NO_MEMORY;
@@ -158,9 +159,8 @@ static mcs_status_t take_result(const mcs_frame_t *frame, mcs_hello_result_t *re
 }
 
 /* Answers the master's challenge. The frame's status is AGAIN. */
-static mcs_status_t answer_challenge(mcs_conn_t *conn, const mcs_hello_self_t *self, mcs_hello_role_t role,
-                                     mcs_id_t session, const uint8_t nonce[NONCE_LEN], const mcs_io_t *io,
-                                     mcs_frame_t *frame)
+static mcs_status_t answer_challenge(mcs_conn_t *conn, const mcs_hello_self_t *self, const mcs_hello_ask_t *ask,
+                                     const uint8_t nonce[NONCE_LEN], const mcs_io_t *io, mcs_frame_t *frame)
 {
     if (self->token[0] == '\0') {
         mcs_error(AREA, "the master asks for a cluster token and none is set (MC_STORE_CLUSTER_TOKEN): %s",
@@ -177,22 +177,22 @@ static mcs_status_t answer_challenge(mcs_conn_t *conn, const mcs_hello_self_t *s
     uint8_t proof[PROOF_LEN];
     make_proof(self, nonce, reply->challenge.data, reply->challenge.len, proof);
     mcs__wire__hello_reply__free_unpacked(reply, NULL);
-    mcs_status_t status = send_hello(conn, self, role, session, nonce, proof, io);
+    mcs_status_t status = send_hello(conn, self, ask, nonce, proof, io);
     return status == MCS_OK ? receive_reply(conn, io, frame) : status;
 }
 
-mcs_status_t mcs_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, mcs_hello_role_t role, mcs_id_t session,
-                       const mcs_io_t *io, mcs_hello_result_t *result_out)
+mcs_status_t mcs_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, const mcs_hello_ask_t *ask, const mcs_io_t *io,
+                       mcs_hello_result_t *result_out)
 {
     uint8_t nonce[NONCE_LEN];
     mcs_frame_t frame;
     mcs_random_bytes(nonce, sizeof(nonce));
-    mcs_status_t status = send_hello(conn, self, role, session, nonce, NULL, io);
+    mcs_status_t status = send_hello(conn, self, ask, nonce, NULL, io);
     if (status == MCS_OK) {
         status = receive_reply(conn, io, &frame);
     }
     if (status == MCS_OK && frame.header.status == MCS_ERR_AGAIN) {
-        status = answer_challenge(conn, self, role, session, nonce, io, &frame);
+        status = answer_challenge(conn, self, ask, nonce, io, &frame);
     }
     if (status != MCS_OK) {
         return status;

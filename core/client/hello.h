@@ -31,12 +31,19 @@ typedef struct mcs_hello_result {
     char unix_path[MCS_UNIX_PATH_MAX]; /* of the master, when this host may use it, else "" */
 } mcs_hello_result_t;
 
-/* On a fresh connection. `session`: none opens a new one (control only). MCS_ERR_SESSION_ENDED: the master does not
- * know that session; MCS_ERR_ILLEGAL_CLIENT: the token is refused; MCS_ERR_INVALID_VERSION: another protocol or data
- * plane generation (logged with the master's words); MCS_ERR_PROTOCOL: not a master. Other failures as
- * mcs_conn_receive. The caller closes the connection on failure. */
-mcs_status_t mcs_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, mcs_hello_role_t role, mcs_id_t session,
-                       const mcs_io_t *io, mcs_hello_result_t *result_out) MCS_MUST_CHECK;
+/* What a hello asks for. */
+typedef struct mcs_hello_ask {
+    mcs_hello_role_t role;
+    mcs_id_t session;       /* none opens a new one (control only) */
+    uint64_t highest_epoch; /* that the client has seen, so that a master takes a later one (rule 12); 0 = none */
+} mcs_hello_ask_t;
+
+/* On a fresh connection. MCS_ERR_SESSION_ENDED: the master does not know that session; MCS_ERR_ILLEGAL_CLIENT: the
+ * token is refused; MCS_ERR_INVALID_VERSION: another protocol or data plane generation (logged with the master's
+ * words); MCS_ERR_PROTOCOL: not a master. Other failures as mcs_conn_receive. The caller closes the connection on
+ * failure. */
+mcs_status_t mcs_hello(mcs_conn_t *conn, const mcs_hello_self_t *self, const mcs_hello_ask_t *ask, const mcs_io_t *io,
+                       mcs_hello_result_t *result_out) MCS_MUST_CHECK;
 
 /* /proc/sys/kernel/random/boot_id: the same for all processes of one running kernel. "" when it cannot be read.
  * Constant. */

@@ -35,6 +35,7 @@ typedef struct pooled {
 typedef struct in_flight {
     mcs_list_t node;
     mcs_id_t session; /* whose sequence it is */
+    uint64_t epoch;   /* of the master that it was for */
     uint64_t seq;     /* 0 = none given yet */
 } in_flight_t;
 
@@ -314,7 +315,8 @@ static mcs_status_t connect_call(mcs_link_t *link, pooled_t *pooled, attempt_t *
     }
     mcs_count(link->config.counters, connections, 1);
     mcs_hello_result_t result;
-    status = mcs_hello(&pooled->conn, link->config.self, MCS_HELLO_CALL, attempt->session, &io, &result);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CALL, .session = attempt->session};
+    status = mcs_hello(&pooled->conn, link->config.self, &ask, &io, &result);
     if (status == MCS_OK && result.epoch > attempt->epoch && mcs_id_equal(result.session, attempt->session)) {
         status = MCS_ERR_AGAIN; /* the control connection goes on under the new epoch first */
     } else if (status == MCS_OK &&
@@ -338,16 +340,27 @@ static bool repeatable_in_new_session(mcs_verb_t verb)
     return verb != MCS_VERB_PUT_END && verb != MCS_VERB_PUT_REVOKE && verb != MCS_VERB_PUT_NOW;
 }
 
+/* Done twice these undo what others did in between, and no answer would say so. Only the master and session that had
+ * the request know whether it was done. */
+static bool is_done_once(mcs_verb_t verb)
+{
+    return verb == MCS_VERB_REMOVE || verb == MCS_VERB_REMOVE_REGEX || verb == MCS_VERB_REMOVE_ALL ||
+           verb == MCS_VERB_REPLICA_CLEAR;
+}
+
 /* Gives the call its sequence in the session it is about to be sent in. */
 static mcs_status_t take_sequence(mcs_link_t *link, mcs_call_t *call, const attempt_t *attempt, in_flight_t *mine)
 {
     mcs_status_t status = MCS_OK;
     mcs_mutex_lock(&link->lock);
     bool other_session = mine->seq != 0 && !mcs_id_equal(mine->session, attempt->session);
+    bool other_master = other_session || (mine->seq != 0 && mine->epoch != attempt->epoch);
     if (link->serial != attempt->serial) {
         status = MCS_ERR_AGAIN; /* replaced since the check-out */
     } else if (other_session && !repeatable_in_new_session(call->verb)) {
         status = MCS_ERR_SESSION_ENDED;
+    } else if (other_master && call->repeated && is_done_once(call->verb)) {
+        status = MCS_ERR_RPC_FAIL;
     } else {
         if (mine->seq == 0 || other_session) {
             mcs_list_remove(&mine->node);
@@ -355,6 +368,7 @@ static mcs_status_t take_sequence(mcs_link_t *link, mcs_call_t *call, const atte
             mine->session = attempt->session;
             mcs_list_push_tail(&link->sequences, &mine->node);
         }
+        mine->epoch = attempt->epoch;
         /* Nodes of an older session may still stand before ours: they say nothing about this one. */
         uint64_t ack = mine->seq;
         MCS_LIST_FOR_EACH(node, &link->sequences)
@@ -471,7 +485,7 @@ static mcs_status_t try_call(mcs_link_t *link, mcs_call_t *call, attempt_t *atte
     }
     if (status == MCS_OK && call->sequence != NULL) {
         status = take_sequence(link, call, attempt, mine);
-        *answered = status == MCS_ERR_SESSION_ENDED;
+        *answered = status != MCS_OK && status != MCS_ERR_AGAIN; /* final */
     }
     if (status == MCS_OK) {
         status = exchange(link, pooled, call, attempt, reply, answered);
@@ -528,6 +542,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
     mcs_reply_init(reply);
     call->sent_ns = 0;
     call->interrupted = false;
+    call->repeated = false;
     call->session = (mcs_id_t){0, 0};
     mcs_count(link->config.counters, rpc_calls, 1);
 
@@ -536,6 +551,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         bool answered = false;
         status = try_call(link, call, &attempt, &mine, reply, &answered);
         call->session = attempt.session;
+        call->repeated = call->repeated || (!answered && call->sent_ns != 0);
         if (status == MCS_ERR_INTERRUPTED && finish_interrupted(call, &attempt)) {
             continue;
         }

@@ -67,6 +67,7 @@ typedef struct mcs_call {
     uint64_t sent_ns; /* out: when the request was first sent; leases and reservations count from here */
     mcs_id_t session; /* out: in which it was last tried; capabilities in the reply are for it */
     bool interrupted; /* out, MCS_CALL_FINISH: the hook has ended the call */
+    bool repeated;    /* out: sent before its last try, too, so that a refusal of that does not say it had no effect */
 } mcs_call_t;
 
 /* Zeroed by mcs_reply_init or by a call; fini is fine at any time. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "core/base/fault.h"
@@ -127,4 +128,10 @@ const char *mcs_local_bind_host(const char *host, bool ipv6)
     }
     close(fd);
     return host;
+}
+
+bool mcs_local_has_memory(uint64_t bytes)
+{
+    struct sysinfo machine;
+    return sysinfo(&machine) != 0 || bytes / machine.mem_unit <= (uint64_t)machine.totalram + machine.totalswap;
 }

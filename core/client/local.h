@@ -17,4 +17,8 @@ void mcs_local_release_port(int fd); /* -1 is fine */
  * off. */
 const char *mcs_local_bind_host(const char *host, bool ipv6);
 
+/* False: more than this machine's memory and swap together. Segments cost what is used of them; one that can never be
+ * filled would end in the kernel's killing somebody. */
+bool mcs_local_has_memory(uint64_t bytes);
+
 #endif

@@ -33,6 +33,7 @@ typedef struct wave {
     pinned_t pinned[WAVE];
     size_t count;
     uint64_t bytes;
+    bool stream; /* past the caches: it is more than they hold */
     unit_t *units;
     size_t unit_count;
 } wave_t;
@@ -52,9 +53,9 @@ static void run_unit(void *arg, size_t i)
         mcs_cursor_skip(&cursor, from - move->from);
         uint8_t *payload = pinned->pin.payload;
         if (wave->direction == MCS_STORE) {
-            mcs_copy_in(payload + from, len, &cursor, pinned->crcs + from / MCS_EXTENT_CRC_BLOCK);
+            mcs_copy_in(payload + from, len, &cursor, pinned->crcs + from / MCS_EXTENT_CRC_BLOCK, wave->stream);
         } else {
-            status = mcs_copy_out_part(payload, move->payload_len, from, len, &cursor, pinned->crcs);
+            status = mcs_copy_out_part(payload, move->payload_len, from, len, &cursor, pinned->crcs, wave->stream);
         }
     }
     if (status != MCS_OK) {
@@ -77,9 +78,8 @@ void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin,
 {
     if (direction == MCS_STORE && status == MCS_OK) {
         status = mcs_pin_seal(pin);
-        if (move->crcs != NULL && !*move->crcs_known) {
+        if (move->crcs != NULL) {
             memcpy(move->crcs, mcs_pin_crcs(pin), mcs_extent_block_count(move->payload_len) * sizeof(uint32_t));
-            *move->crcs_known = true;
         }
     }
     mcs_unpin(pin);
@@ -148,6 +148,7 @@ static void run_wave(wave_t *wave)
             from += len;
         }
     }
+    wave->stream = wave->bytes >= MCS_STREAM_MIN;
     mcs_copiers_run(wave->client->copiers, wave->bytes >= PARALLEL_MIN, run_unit, wave, n);
     for (size_t i = 0; i < wave->count; i++) {
         finish(wave, &wave->pinned[i]);

@@ -15,6 +15,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/device.h"
+#include "core/client/local.h"
 #include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
 #include "core/client/spare.h"
@@ -287,6 +288,10 @@ static mcs_status_t mount_new(mcs_client_t *client, uint64_t size, const mcs_mou
     if (size == 0 || size > MOUNT_MAX || client->transport == NULL) {
         mcs_error(AREA, "mount of %llu bytes: %s", (unsigned long long)size,
                   client->transport == NULL ? "this protocol has no data plane" : "not a size");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (!mcs_local_has_memory(size)) {
+        mcs_error(AREA, "mount of %llu bytes: more than this machine's memory", (unsigned long long)size);
         return MCS_ERR_INVALID_PARAMS;
     }
     mcs_mounted_t *mounted = MCS_NEW(mcs_mounted_t);

@@ -5,8 +5,8 @@
  * staging memory and the transport.
  *
  *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
- * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made before a store, checked
- * after a fetch
+ * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made as a store is sent,
+ * checked after a fetch
  *
  * What a move reports as MCS_OK is right: for a read generation, state, length, key and the CRC of every block read
  * whole agreed (rule 4), for a write the extent is sealed. On return no memory of the caller's is touched any more.
@@ -29,10 +29,7 @@ typedef struct mcs_move {
     struct iovec piece;     /* for `iov` of one piece to point to */
     const int16_t *devices; /* of each piece of iov (core/ops/mem_space.h); NULL: all is host memory; set by
                                mcs_moves_run */
-    /* Stores: one CRC per block of the payload, shared by the moves of one value; filled by the first that needs them.
-     * NULL for fetches. */
-    uint32_t *crcs;
-    bool *crcs_known;
+    uint32_t *crcs;         /* out, stores: one CRC32C per block of the payload, as it was written; NULL: not wanted */
     mcs_status_t
         status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
                    (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
@@ -48,8 +45,7 @@ void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *
 /* What moves over mappings begin and end with (mapped.c). The pin for a move; MCS_ERR_AGAIN: no slot is free, the move
  * is for another wave or the transport. */
 mcs_status_t mcs_move_pin(mcs_direction_t direction, const mcs_move_t *move, mcs_pin_t *pin_out) MCS_MUST_CHECK;
-/* `status` is how its copy went: a store that did is sealed, and its CRCs are kept for the value's other replicas. Sets
- * the move's status. */
+/* `status` is how its copy went: a store that did is sealed. Sets the move's status. */
 void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin, mcs_status_t status);
 void mcs_move_count_mapped(mcs_client_t *client, mcs_direction_t direction, const mcs_move_t *move);
 

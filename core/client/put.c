@@ -145,11 +145,6 @@ static mcs_status_t plan_item(mcs_put_call_t *call, mcs_routes_t *routes, mcs_pu
         return status;
     }
     item->moves = moves;
-    item->crcs_known = false;
-    item->crcs = mcs_arena_alloc(&call->arena, (size_t)mcs_extent_block_count(item->size) * sizeof(uint32_t));
-    if (item->crcs == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
     for (uint32_t i = 0; i < item->replica_count; i++) {
         moves[i] = (mcs_move_t){
             .replica = &item->replicas[i],
@@ -159,8 +154,6 @@ static mcs_status_t plan_item(mcs_put_call_t *call, mcs_routes_t *routes, mcs_pu
             .key_hash = item->key_hash,
             .iov = item->value->iov,
             .iov_count = item->value->iov_count,
-            .crcs = item->crcs,
-            .crcs_known = &item->crcs_known,
             .status = MCS_ERR_AGAIN,
         };
     }
@@ -348,13 +341,18 @@ static void commit(mcs_put_call_t *call, const outcome_t *outcome)
     for (size_t i = 0; i < written->count; i++) {
         mcs_status_t result = status != MCS_OK ? status : outcome->statuses[i];
         switch ((int)result) {
-        case MCS_ERR_INVALID_WRITE:
         case MCS_ERR_OBJECT_NOT_FOUND:
-        case MCS_ERR_REPLICA_IS_GONE:
         case MCS_ERR_SESSION_ENDED:
-            /* Revoked meanwhile, or its session was replaced: what became of it is found out by putting it again. */
-            wait_or_fail(items[i]);
+            if (call->repeated) {
+                /* By a master that does not know it any more. The one before may have committed it, and others may have
+                 * read and removed it since: put again it would come back, and no later refusal would be the truth. */
+                finish(items[i], MCS_ERR_RPC_FAIL);
+                break;
+            }
+            wait_or_fail(items[i]); /* its session was replaced */
             break;
+        case MCS_ERR_INVALID_WRITE:
+        case MCS_ERR_REPLICA_IS_GONE: wait_or_fail(items[i]); break; /* revoked meanwhile */
         default: finish(items[i], result); break;
         }
     }

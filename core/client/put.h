@@ -35,8 +35,6 @@ typedef struct mcs_put_item {
     uint32_t replica_count;
     const mcs_col_replica_t *replicas; /* in the round's arena */
     mcs_move_t *moves;                 /* one per replica */
-    uint32_t *crcs;
-    bool crcs_known;
     bool in_doubt;
     bool of_caller; /* the value could not be read from the caller's memory */
     bool on_spare;
@@ -59,6 +57,7 @@ typedef struct mcs_put_call {
     size_t round_count;
     mcs_id_t session; /* the round's reservations are of this one */
     bool interrupted; /* the hook has ended the call */
+    bool repeated;    /* the last request that commits was sent more than once */
 } mcs_put_call_t;
 
 /* Checks the configuration and prepares what of it travels. */

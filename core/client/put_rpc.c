@@ -240,6 +240,7 @@ static mcs_status_t call_end(mcs_put_call_t *call, mcs_call_t *rpc, size_t count
     rpc->flags = MCS_CALL_FINISH;
     mcs_status_t status = mcs_link_call(client->link, rpc, &reply);
     call->interrupted = call->interrupted || rpc->interrupted;
+    call->repeated = rpc->repeated;
     const Mcs__Wire__PutEndReply *answer = (const Mcs__Wire__PutEndReply *)(const void *)reply.message;
     if (status == MCS_OK && answer->statuses.len != count * sizeof(int32_t)) {
         status = MCS_ERR_PROTOCOL;
@@ -285,8 +286,9 @@ mcs_status_t mcs_put_now(mcs_put_call_t *call, mcs_put_item_t *item)
     mcs_call_t rpc = {.verb = MCS_VERB_PUT_NOW, .request = &request.base, .sequence = &sequence};
     mcs_status_t result = MCS_OK;
     mcs_status_t status = call_end(call, &rpc, 1, spare, &result);
-    if (status == MCS_ERR_SESSION_ENDED) {
-        return MCS_ERR_AGAIN; /* what became of it is found out by putting it again */
+    bool unknown = status == MCS_ERR_SESSION_ENDED || (status == MCS_OK && result == MCS_ERR_OBJECT_NOT_FOUND);
+    if (unknown) {
+        return call->repeated ? MCS_ERR_RPC_FAIL : MCS_ERR_AGAIN; /* as after put_end: it may have been done */
     }
     return status != MCS_OK ? status : result != MCS_OK ? MCS_ERR_AGAIN : MCS_OK;
 }

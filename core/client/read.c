@@ -8,7 +8,8 @@
  * A dead replica that the master still names is one that is being struck (rule 2): the value is about to be replaced or
  * removed, and its owner knows already. Neither that it is there nor that it is not may be said then: who saw a miss
  * could be followed by one who sees the key, or by the new value. So the master is asked again until the strike is
- * over, which a lookup's lease says: it is twice what the strike can last. */
+ * over, which a lookup's lease says: it is twice what the strike can last. A replica that is named as dead as ever
+ * after that was not struck, its header is broken: the lookups that are left say so. */
 #include "core/client/read.h"
 
 #include <poll.h>
@@ -168,7 +169,7 @@ static void take_answers(mcs_read_t *read)
 {
     for (size_t i = 0; i < read->picked_count; i++) {
         mcs_read_item_t *item = &read->items[read->picked[i]];
-        if (!item->struck) { /* time bounds the others */
+        if (!item->struck || mcs_now_ns() >= item->struck_until_ns) { /* time bounds the others */
             item->lookups++;
         }
         item->tried = 0;

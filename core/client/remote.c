@@ -136,16 +136,18 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
         .key_hash = move->key_hash,
         .mac = move->replica->mac,
     };
-    if (plan->direction == MCS_STORE) {
-        range->crcs = move->crcs + from / MCS_EXTENT_CRC_BLOCK;
-    } else {
-        range->crcs = mcs_arena_zalloc(plan->arena, 2 * MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
+    mcs_status_t status = MCS_OK;
+    if (plan->direction == MCS_FETCH) {
+        range->crcs = mcs_arena_alloc(plan->arena, 2 * MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
         range->sums = range->crcs + crc_count;
+        status = range->crcs == NULL ? MCS_ERR_NO_MEMORY : MCS_OK;
+    } else if (move->crcs != NULL) {
+        range->crcs = move->crcs + from / MCS_EXTENT_CRC_BLOCK;
     }
     range->crc_count = crc_count;
     range->status = MCS_ERR_TRANSFER_FAIL;
     piece->move = move;
-    mcs_status_t status = range->crcs == NULL ? MCS_ERR_NO_MEMORY : set_memory(plan, piece, range, cursor, len);
+    status = status == MCS_OK ? set_memory(plan, piece, range, cursor, len) : status;
     if (status == MCS_OK) {
         plan->range_count++;
         *len_out = len;
@@ -163,11 +165,6 @@ static void drop_staged(piece_t *piece)
 static mcs_status_t add_move(plan_t *plan, mcs_move_t *move)
 {
     size_t first = plan->range_count;
-    if (plan->direction == MCS_STORE && !*move->crcs_known) {
-        mcs_cursor_t source = mcs_cursor(move->iov, move->iov_count);
-        mcs_crc_blocks(move->payload_len, &source, move->crcs);
-        *move->crcs_known = true;
-    }
     mcs_cursor_t cursor = mcs_cursor(move->iov, move->iov_count);
     mcs_status_t status = MCS_OK;
     uint64_t len;

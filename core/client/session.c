@@ -1,9 +1,9 @@
 /* See session.h.
  *
- * Outboxes: `released`, `struck` and `revoke_ack` are columns of generations. Each has a queue, filled by any thread,
- * and the batch that was sent and not answered yet, of the control thread alone. After a lost connection the batch is
- * sent again (generations are never reused, so a repeat says nothing new); with a new session both are dropped, because
- * what they name went with the old one. */
+ * Outboxes: `released`, `struck`, `differ` and `revoke_ack` are columns of generations (of `differ`, pairs). Each has a
+ * queue, filled by any thread, and the batch that was sent and not answered yet, of the control thread alone. After a
+ * lost connection the batch is sent again (generations are never reused, so a repeat says nothing new); with a new
+ * session both are dropped, because what they name went with the old one. */
 #include "core/client/session.h"
 
 #include <poll.h>
@@ -25,8 +25,12 @@
 #define PATIENCE_MIN_MS  2000
 #define BACKOFF_MAX_MS   1000
 
-enum { OUT_RELEASED, OUT_STRUCK, OUT_ACKS, OUT_COUNT };
-static const mcs_verb_t g_out_verbs[OUT_COUNT] = {MCS_VERB_RELEASED, MCS_VERB_STRUCK, MCS_VERB_REVOKE_ACK};
+/* Of a record of a column. */
+#define WORDS(type) (sizeof(type) / sizeof(uint64_t))
+
+enum { OUT_RELEASED, OUT_STRUCK, OUT_DIFFER, OUT_ACKS, OUT_COUNT };
+static const mcs_verb_t g_out_verbs[OUT_COUNT] = {MCS_VERB_RELEASED, MCS_VERB_STRUCK, MCS_VERB_DIFFER,
+                                                  MCS_VERB_REVOKE_ACK};
 
 typedef struct outbox {
     mcs_verb_t verb;
@@ -100,6 +104,13 @@ void mcs_session_struck(void *arg, const uint64_t *generations, uint32_t count)
     outbox_add(session, &session->out[OUT_STRUCK], generations, count);
 }
 
+void mcs_session_differ(void *arg, const mcs_col_differ_t *records, uint32_t count)
+{
+    mcs_session_t *session = arg;
+    mcs_warn(AREA, "%u extents are not what the master's journal says", count);
+    outbox_add(session, &session->out[OUT_DIFFER], &records->generation, count * WORDS(mcs_col_differ_t));
+}
+
 static void ack_revoked(void *arg, const uint64_t *generations, size_t count)
 {
     mcs_session_t *session = arg;
@@ -145,7 +156,7 @@ static mcs_status_t outbox_flush(mcs_session_t *session, outbox_t *box)
     if (box->batch.len == 0) {
         return MCS_OK;
     }
-    /* Released, Struck and RevokeAck are the same on the wire: one column in field 1. */
+    /* Released, Struck, Differ and RevokeAck are the same on the wire: one column in field 1. */
     Mcs__Wire__Released message = MCS__WIRE__RELEASED__INIT;
     message.generations = (ProtobufCBinaryData){box->batch.len, box->batch.bytes};
     mcs_io_t io = control_io(session, SEND_LIMIT_MS);
@@ -224,6 +235,24 @@ static mcs_status_t on_forget(mcs_session_t *session, const mcs_frame_t *frame)
     return status;
 }
 
+static mcs_status_t on_check(mcs_session_t *session, const mcs_frame_t *frame)
+{
+    Mcs__Wire__NoticeCheck *notice = mcs__wire__notice_check__unpack(NULL, frame->header.length, frame->payload);
+    size_t count = 0;
+    mcs_status_t status = MCS_ERR_PROTOCOL;
+    if (notice != NULL && notice->instance != NULL) {
+        status = mcs_column_count(notice->records.len, sizeof(mcs_col_check_t), MCS_FRAME_MAX, &count);
+    }
+    if (status == MCS_OK && count > 0 && session->owner != NULL) {
+        mcs_owner_check(session->owner, (mcs_id_t){notice->instance->hi, notice->instance->lo},
+                        (const mcs_col_check_t *)(const void *)notice->records.data, (uint32_t)count);
+    }
+    if (notice != NULL) {
+        mcs__wire__notice_check__free_unpacked(notice, NULL);
+    }
+    return status;
+}
+
 static mcs_status_t on_session_ended(mcs_session_t *session, const mcs_frame_t *frame)
 {
     Mcs__Wire__NoticeSessionEnded *notice =
@@ -253,7 +282,7 @@ static const struct {
     mcs_status_t (*handle)(mcs_session_t *session, const mcs_frame_t *frame);
 } g_notices[] = {
     {MCS_VERB_N_RELEASE, on_release}, {MCS_VERB_N_REVOKED, on_revoked}, {MCS_VERB_N_SESSION_ENDED, on_session_ended},
-    {MCS_VERB_N_FORGET, on_forget},   {MCS_VERB_N_TASKS, on_tasks},
+    {MCS_VERB_N_FORGET, on_forget},   {MCS_VERB_N_TASKS, on_tasks},     {MCS_VERB_N_CHECK, on_check},
 };
 
 static void on_outbox_reply(outbox_t *box, const mcs_frame_t *frame)
@@ -352,7 +381,8 @@ static mcs_status_t connect_once(mcs_session_t *session)
     }
     mcs_hello_result_t hello;
     mcs_id_t asked = session->hello.session;
-    status = mcs_hello(&session->conn, session->config.self, MCS_HELLO_CONTROL, asked, &io, &hello);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL, .session = asked, .highest_epoch = session->highest_epoch};
+    status = mcs_hello(&session->conn, session->config.self, &ask, &io, &hello);
     if (status == MCS_ERR_SESSION_ENDED && !mcs_id_is_none(asked)) {
         session->hello.session = (mcs_id_t){0, 0}; /* the next try opens a new one */
     }

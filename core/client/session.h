@@ -58,6 +58,7 @@ void mcs_session_destroy(mcs_session_t *session); /* after stop; NULL is fine */
 /* mcs_owner_released_fn: `arg` is the session. */
 void mcs_session_released(void *arg, const uint64_t *generations, uint32_t count);
 void mcs_session_struck(void *arg, const uint64_t *generations, uint32_t count);
+void mcs_session_differ(void *arg, const mcs_col_differ_t *records, uint32_t count);
 /* True when the control connection is there and the master has answered a ping lately. */
 bool mcs_session_is_connected(const mcs_session_t *session);
 

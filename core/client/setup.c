@@ -11,6 +11,7 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/client/device.h"
+#include "core/client/hello.h"
 #include "core/client/interrupt.h"
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
@@ -48,6 +49,11 @@ static mcs_status_t check_sizes(const mcs_setup_t *setup)
         (setup->global_segment_size < SEGMENT_MIN || setup->global_segment_size > SEGMENT_MAX)) {
         mcs_error(AREA, "setup: global_segment_size %llu is not 0 or %d B to 64 TB",
                   (unsigned long long)setup->global_segment_size, SEGMENT_MIN);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    if (!mcs_local_has_memory(setup->global_segment_size)) {
+        mcs_error(AREA, "setup: global_segment_size %llu is more than this machine's memory",
+                  (unsigned long long)setup->global_segment_size);
         return MCS_ERR_INVALID_PARAMS;
     }
     if (setup->local_buffer_size > BUFFER_MAX) {
@@ -212,8 +218,9 @@ static mcs_status_t open_transport(mcs_client_t *client)
         .library = config->ucx_lib[0] != '\0' ? config->ucx_lib : hint,
         .client = client->id,
         .cluster_token = config->cluster_token,
+        .machine = mcs_boot_id()[0] != '\0' ? mcs_hash64(0, mcs_boot_id(), strlen(mcs_boot_id())) : 0,
         .max_workers = (uint32_t)config->max_workers,
-        .spin_ns = (uint64_t)config->transport_spin_us * MCS_NS_PER_US,
+        .spin_ns = (uint64_t)config->spin_us * MCS_NS_PER_US,
         .connect_timeout_ns = config->transfer_timeout_s * MCS_NS_PER_SEC,
         .owner_ops = &mcs_owner_serve_ops,
         .owner = client->owner,
@@ -275,6 +282,7 @@ static mcs_status_t make_owner(mcs_client_t *client)
         .client = client->id,
         .ipc_dir = client->config.memcpy_paths ? client->config.ipc_dir : "",
         .released = mcs_session_released,
+        .differs = mcs_session_differ,
         .struck = mcs_session_struck,
         .released_arg = client->session,
     };
@@ -434,7 +442,8 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
         client->tenant == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    if (setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0') {
+    client->wants_rdma = setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0';
+    if (client->wants_rdma) {
         mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", setup->rdma_devices, client->protocol);
     }
     client->own.config = (mcs_segment_config_t){

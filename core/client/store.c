@@ -22,6 +22,7 @@
 #include "core/client/client.h"
 #include "core/client/device.h"
 #include "core/client/interrupt.h"
+#include "core/client/store_entry.h"
 
 #define AREA "client"
 
@@ -129,6 +130,18 @@ static void leave(live_t *live)
     if (last) {
         take_apart(live);
     }
+}
+
+mcs_client_t *mcs_store_enter(mcs_store_t *store, mcs_entry_t *entry_out)
+{
+    live_t *live = enter(store);
+    entry_out->live = live;
+    return live != NULL ? live->client : NULL;
+}
+
+void mcs_store_leave(const mcs_entry_t *entry)
+{
+    leave(entry->live);
 }
 
 /* Ends the present client. Returns it when nobody is inside: the caller takes it apart, without the lock. */
@@ -780,27 +793,28 @@ int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
     return mcs_status_public(status);
 }
 
-int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
-{
-    live_t *live = enter(store);
-    if (live == NULL) {
-        return 0;
-    }
-    bool device = mcs_device_holds(live->client, ptr);
-    leave(live);
-    return device;
-}
-
 int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max)
 {
-    live_t *live = enter(store);
-    if (live == NULL) {
+    int count = MCS_INVALID_PARAMS;
+    int code = mcs_replicas_of_many(store, &key, 1, replicas, max, &count);
+    return code != 0 ? code : count;
+}
+
+int mcs_replicas_of_many(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, mcs_replica_info_t *replicas,
+                         size_t max, int *counts)
+{
+    if (count > 0 && counts == NULL) {
         return MCS_INVALID_PARAMS;
     }
-    int count =
-        replicas == NULL && max > 0 ? MCS_INVALID_PARAMS : mcs_client_replicas(live->client, key, replicas, max);
-    leave(live);
-    return count;
+    live_t *live = enter(store);
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (live != NULL && (count == 0 || (keys != NULL && (replicas != NULL || max == 0)))) {
+        status = count > 0 ? mcs_client_replicas(live->client, keys, count, replicas, max, counts) : MCS_OK;
+    }
+    if (live != NULL) {
+        leave(live);
+    }
+    return status == MCS_OK ? 0 : fill_int(counts, count, status);
 }
 
 static int create_task(mcs_store_t *store, int type, mcs_bytes_t key, const char *source, const char *const *targets,

@@ -45,8 +45,7 @@ typedef struct item {
     bool pinned;
     struct iovec payload;
     mcs_move_t *moves; /* one per target */
-    uint32_t *crcs;
-    bool crcs_known;
+    uint32_t *crcs;    /* of what was written, target by target */
     bool in_doubt;
     mcs_status_t status;
 } item_t;
@@ -169,7 +168,7 @@ static mcs_status_t pin_source(batch_t *batch, mcs_routes_t *routes, item_t *ite
 static mcs_status_t plan_item(batch_t *batch, mcs_routes_t *routes, item_t *item, mcs_move_t *moves)
 {
     size_t blocks = (size_t)mcs_extent_block_count(item->payload_len);
-    item->crcs = mcs_arena_alloc(&batch->arena, blocks * sizeof(*item->crcs));
+    item->crcs = mcs_arena_alloc(&batch->arena, item->target_count * blocks * sizeof(*item->crcs));
     if (item->crcs == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
@@ -189,11 +188,22 @@ static mcs_status_t plan_item(batch_t *batch, mcs_routes_t *routes, item_t *item
             .key_hash = mcs_extent_key_hash(item->key.bytes, item->key.len),
             .iov = &item->payload,
             .iov_count = 1,
-            .crcs = item->crcs,
-            .crcs_known = &item->crcs_known,
+            .crcs = item->crcs + i * blocks,
         };
     }
     return MCS_OK;
+}
+
+/* Have all targets the bytes that the source's writer wrote? */
+static bool is_true_copy(const item_t *item)
+{
+    size_t blocks = (size_t)mcs_extent_block_count(item->payload_len);
+    for (size_t i = 0; i < item->target_count; i++) {
+        if (memcmp(item->crcs + i * blocks, mcs_pin_crcs(&item->pin), blocks * sizeof(*item->crcs)) != 0) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* What the stores of a task amount to; lets go of its source. */
@@ -214,8 +224,7 @@ static void judge(batch_t *batch, item_t *item)
                       move->route->peer != NULL ? move->route->peer->name : "unknown", mcs_status_name(status));
         }
     }
-    size_t crc_bytes = (size_t)mcs_extent_block_count(item->payload_len) * sizeof(*item->crcs);
-    if (status == MCS_OK && memcmp(item->crcs, mcs_pin_crcs(&item->pin), crc_bytes) != 0) {
+    if (status == MCS_OK && !is_true_copy(item)) {
         status = MCS_ERR_CHECKSUM_MISMATCH;
         mcs_count(&batch->client->counters, crc_errors, 1);
         mcs_error(AREA, "replica of %llu bytes in our segment: %s", (unsigned long long)item->payload_len,

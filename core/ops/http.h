@@ -15,7 +15,8 @@ typedef struct mcs_client_pages {
 } mcs_client_pages_t;
 
 typedef struct mcs_client_http_ops {
-    /* `address` "": every interface. `port` 0: any free one, in *port_out. `pages` is copied. The log says why not. */
+    /* `address` "": every interface. `port` 0: any free one, in *port_out; 0 there: a server that was there before.
+     * `pages` is copied. The log says why not. */
     mcs_status_t (*start)(const char *address, uint16_t port, const mcs_client_pages_t *pages, void **server_out,
                           uint16_t *port_out);
     /* No question is asked afterwards. */

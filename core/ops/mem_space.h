@@ -103,6 +103,16 @@ typedef struct mcs_mem_copy {
     size_t crc_count;
 } mcs_mem_copy_t;
 
+/* Memory of a device that the space made. It may outlive the space's close: what it needs of the driver is kept until
+ * the last one is freed. */
+typedef struct mcs_mem_block {
+    mcs_mem_space_t *space;
+    void *ptr;
+    uint64_t len;
+    int device;
+    bool pooled; /* the space's own affair */
+} mcs_mem_block_t;
+
 typedef struct mcs_mem_space_config {
     uint64_t pin_limit;   /* bytes of host memory that may be pinned at once, staging chunks included */
     uint32_t stage_count; /* staging chunks, made when first needed; at least 2 */
@@ -154,6 +164,23 @@ typedef struct mcs_mem_space_ops {
     /* A chunk of pinned memory. With `wait` it waits for one until the deadline, else NULL when none is free. */
     void *(*stage_get)(mcs_mem_space_t *space, bool wait, uint64_t deadline_ns);
     void (*stage_put)(mcs_mem_space_t *space, void *chunk);
+
+    /* As `look`, for a caller who asks for something on a device: a driver that is not there is loaded and started. */
+    bool (*start)(mcs_mem_space_t *space);
+    /* A stream of the space's that others may make wait for their work, by its handle: for wait_stream. */
+    mcs_status_t (*order_stream)(mcs_mem_space_t *space, int device, uint64_t *stream_out);
+    /* Waits until what is queued now on a stream of the device's primary context is done. Handles as the driver has
+     * them: 0 and 1 are the legacy default stream, 2 is the calling thread's. */
+    mcs_status_t (*wait_stream)(mcs_mem_space_t *space, int device, uint64_t stream);
+    /* Device memory for a caller; len > 0. MCS_ERR_NO_MEMORY (logged): the device has not that much;
+     * MCS_ERR_INVALID_PARAMS: there is no such device. */
+    mcs_status_t (*block_alloc)(mcs_mem_space_t *space, int device, uint64_t len, mcs_mem_block_t **block_out);
+    /* Any thread, also after close; does not wait for the device. Work of the caller's on the legacy default stream and
+     * on streams that wait for it may still run: the memory is used again behind it. NULL is fine. */
+    void (*block_free)(mcs_mem_block_t *block);
+    /* `len` bytes from `offset` of the block to host memory, or to another block of the device. Waits. Also after
+     * close. */
+    mcs_status_t (*block_copy)(const mcs_mem_block_t *block, uint64_t offset, void *target, uint64_t len);
 } mcs_mem_space_ops_t;
 
 #endif

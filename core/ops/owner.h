@@ -19,7 +19,7 @@ typedef struct mcs_access {
     uint64_t offset;        /* of the extent's header in the segment, multiple of 64 */
     uint64_t generation;    /* of the extent */
     uint64_t payload_len;   /* of the whole object */
-    uint64_t from;          /* first payload byte; a multiple of 1 MiB for a store of part of an object */
+    uint64_t from;          /* first payload byte; a multiple of MCS_WRITE_UNIT for a store of part of an object */
     uint64_t len;           /* > 0 */
     mcs_hash128_t key_hash; /* stores: written to the header; fetches: must equal the header's */
     uint64_t mac;           /* mcs_cap_mac (core/wire/cap.h) */
@@ -42,18 +42,21 @@ typedef struct mcs_owner_ops {
      * memory; the same access is to be asked for again soon. MCS_ERR_NOT_SUPPORTED to a write. */
     mcs_status_t (*read_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
     void (*read_end)(void *owner, mcs_hold_t *hold);
-    /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. Pieces come
-     * in any order. A block is received once: MCS_ERR_INVALID_WRITE when it has arrived, or another hold is receiving
-     * it. */
+    /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. Pieces are
+     * whole units, or end with the payload, and come in any order. A unit is received once: MCS_ERR_INVALID_WRITE when
+     * it has arrived, or another hold is receiving it. */
     mcs_status_t (*write_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
     /* Ends the hold. `received` is MCS_OK when all `len` bytes are in place; `crcs` has one CRC32C for each 1 MiB block
-     * that starts in the range (computed by the writer). When the whole payload has arrived the header becomes WRITTEN.
-     * After an error the blocks may be sent again. Returns MCS_ERR_REPLICA_IS_GONE when the extent died meanwhile. */
+     * that the range touches, of the range's bytes in it (computed by the writer). When the whole payload has arrived
+     * the header becomes WRITTEN. After an error the units may be sent again. Returns MCS_ERR_REPLICA_IS_GONE when the
+     * extent died meanwhile. */
     mcs_status_t (*write_end)(void *owner, mcs_hold_t *hold, mcs_status_t received, const uint32_t *crcs,
                               uint32_t crc_count);
 } mcs_owner_ops_t;
 
 /* Payload block that one CRC32C covers. */
 #define MCS_CRC_BLOCK ((uint64_t)1 << 20)
+/* What pieces of a store are made of; a whole number of them is a block. */
+#define MCS_WRITE_UNIT ((uint64_t)128 << 10)
 
 #endif

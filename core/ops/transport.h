@@ -44,6 +44,7 @@ typedef struct mcs_transport_config {
     const char *library;       /* "" = newest found, "system", or a path of libucp.so.0 */
     mcs_id_t client;           /* this process's client id, for logs and hellos */
     const char *cluster_token; /* "" = none; otherwise peers prove it in the hello (HMAC) */
+    uint64_t machine;          /* the same in all processes of one running kernel; 0 = not known */
     uint32_t max_workers;      /* workers that callers check out; 1..16, default 3 */
     uint64_t spin_ns;          /* progress this long before sleeping */
     uint64_t connect_timeout_ns;
@@ -66,10 +67,11 @@ typedef struct mcs_range {
     const struct iovec
         *iov;           /* caller's host memory; lengths sum to access.len; any alignment; stays valid until return */
     uint32_t iov_count; /* 1..MCS_RANGE_IOV_MAX */
-    uint32_t *crcs;     /* store: in, one CRC32C for each block that starts in the range, made by the caller.
-                           fetch: out, the same from the owner; the caller verifies the blocks it read whole, */
-    uint32_t *sums; /* fetch: with these, out: CRC32C of the bytes that arrived of each such block, made as they were
-                       copied. NULL: not wanted */
+    uint32_t *crcs;     /* one CRC32C for each block that starts in the range.
+                           store: out, of the bytes that were sent; NULL: not wanted.
+                           fetch: out, from the owner; the caller verifies the blocks it read whole, */
+    uint32_t *sums; /* fetch: with these, out: of the bytes that arrived of each such block, made as they were copied.
+                       NULL: not wanted */
     uint32_t crc_count;
     mcs_status_t status; /* out, always set */
 } mcs_range_t;

@@ -28,11 +28,15 @@ typedef struct mcs_owner mcs_owner_t;
  * call back. */
 typedef void (*mcs_owner_released_fn)(void *arg, const uint64_t *generations, uint32_t count);
 
+/* Called inside mcs_owner_check, without locks held: these are not so. Must not call back. */
+typedef void (*mcs_owner_differs_fn)(void *arg, const mcs_col_differ_t *records, uint32_t count);
+
 typedef struct mcs_owner_config {
     mcs_id_t client;
     const char *ipc_dir; /* folder of the UNIX socket, made if missing (0700); "" = offer no same-host path */
     mcs_owner_released_fn released;
     mcs_owner_released_fn struck; /* not free yet, but DEAD: of records with MCS_RELEASE_STRIKE. NULL: not told */
+    mcs_owner_differs_fn differs; /* NULL: not told */
     void *released_arg;
 } mcs_owner_config_t;
 
@@ -50,6 +54,8 @@ mcs_status_t mcs_owner_set_key(mcs_owner_t *owner, mcs_id_t instance, const mcs_
 void mcs_owner_remove_segment(mcs_owner_t *owner, mcs_id_t instance);
 
 void mcs_owner_release(mcs_owner_t *owner, const mcs_col_release_t *records, uint32_t count);
+/* Tells through `differs` which of these extents' headers say something else, or nothing. */
+void mcs_owner_check(mcs_owner_t *owner, mcs_id_t instance, const mcs_col_check_t *records, uint32_t count);
 void mcs_owner_forget(mcs_owner_t *owner, const uint64_t *generations, uint32_t count);
 /* Served access of this session is refused from now on; its mappers' pages are closed. Bounded list. */
 void mcs_owner_session_ended(mcs_owner_t *owner, mcs_id_t session);

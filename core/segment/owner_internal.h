@@ -50,8 +50,8 @@ typedef struct owner_write {
     struct owner_write *next;
     uint64_t generation;
     mcs_id_t instance;
-    uint64_t blocks_left; /* of 1 MiB: not arrived */
-    uint64_t *claimed;    /* a bit per block: arrived, or on its way in a hold */
+    uint64_t units_left; /* that have not arrived */
+    uint64_t *claimed;   /* a bit per unit: arrived, or on its way in a hold */
 } owner_write_t;
 
 typedef struct owner_stage owner_stage_t;

@@ -186,6 +186,12 @@ void mcs_i_owner_drop_write_locked(mcs_owner_t *owner, uint64_t generation)
     }
 }
 
+/* Units that begin before byte `end`. */
+static uint64_t units_before(uint64_t end)
+{
+    return (end + MCS_WRITE_UNIT - 1) / MCS_WRITE_UNIT;
+}
+
 static mcs_status_t start_write_locked(mcs_owner_t *owner, const mcs_access_t *access)
 {
     owner_write_t **at = write_at(owner, access->generation);
@@ -198,8 +204,8 @@ static mcs_status_t start_write_locked(mcs_owner_t *owner, const mcs_access_t *a
     }
     write->generation = access->generation;
     write->instance = access->instance;
-    write->blocks_left = mcs_extent_block_count(access->payload_len);
-    write->claimed = MCS_NEW_ARRAY(uint64_t, (write->blocks_left + 63) / 64);
+    write->units_left = units_before(access->payload_len);
+    write->claimed = MCS_NEW_ARRAY(uint64_t, (write->units_left + 63) / 64);
     if (write->claimed == NULL) {
         mcs_free(write);
         return MCS_ERR_NO_MEMORY;
@@ -208,11 +214,10 @@ static mcs_status_t start_write_locked(mcs_owner_t *owner, const mcs_access_t *a
     return MCS_OK;
 }
 
-/* Pieces are whole blocks, or end with the payload. */
-static bool whole_blocks(const mcs_access_t *access)
+static bool whole_units(const mcs_access_t *access)
 {
-    return access->from % MCS_EXTENT_CRC_BLOCK == 0 &&
-           (access->len % MCS_EXTENT_CRC_BLOCK == 0 || access->from + access->len == access->payload_len);
+    return access->from % MCS_WRITE_UNIT == 0 &&
+           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
 }
 
 /* What the revoked table and the header say to a write. */
@@ -233,37 +238,37 @@ static mcs_status_t may_write_locked(mcs_owner_t *owner, const mcs_access_t *acc
     }
 }
 
-/* The blocks of an access: [first, end). */
-static uint64_t first_block(const mcs_access_t *access)
+/* The units of an access: [first, end). */
+static uint64_t first_unit(const mcs_access_t *access)
 {
-    return access->from / MCS_EXTENT_CRC_BLOCK;
+    return access->from / MCS_WRITE_UNIT;
 }
 
-static uint64_t end_block(const mcs_access_t *access)
+static uint64_t end_unit(const mcs_access_t *access)
 {
-    return mcs_extent_block_count(access->from + access->len);
+    return units_before(access->from + access->len);
 }
 
-/* A block arrives once: when two stores of one block were under way, the second could still be arriving after the first
+/* A unit arrives once: when two stores of one unit were under way, the second could still be arriving after the first
  * had made the extent WRITTEN (rule 2). False: one of them is taken. */
-static bool claim_blocks(owner_write_t *write, const mcs_access_t *access)
+static bool claim_units(owner_write_t *write, const mcs_access_t *access)
 {
-    for (uint64_t block = first_block(access); block < end_block(access); block++) {
-        if ((write->claimed[block / 64] >> (block % 64) & 1) != 0) {
+    for (uint64_t unit = first_unit(access); unit < end_unit(access); unit++) {
+        if ((write->claimed[unit / 64] >> (unit % 64) & 1) != 0) {
             return false;
         }
     }
-    for (uint64_t block = first_block(access); block < end_block(access); block++) {
-        write->claimed[block / 64] |= UINT64_C(1) << (block % 64);
+    for (uint64_t unit = first_unit(access); unit < end_unit(access); unit++) {
+        write->claimed[unit / 64] |= UINT64_C(1) << (unit % 64);
     }
     return true;
 }
 
-static void give_blocks_up_locked(mcs_owner_t *owner, const mcs_access_t *access)
+static void give_units_up_locked(mcs_owner_t *owner, const mcs_access_t *access)
 {
     owner_write_t *write = *write_at(owner, access->generation);
-    for (uint64_t block = first_block(access); write != NULL && block < end_block(access); block++) {
-        write->claimed[block / 64] &= ~(UINT64_C(1) << (block % 64));
+    for (uint64_t unit = first_unit(access); write != NULL && unit < end_unit(access); unit++) {
+        write->claimed[unit / 64] &= ~(UINT64_C(1) << (unit % 64));
     }
 }
 
@@ -280,11 +285,13 @@ static mcs_status_t open_extent_locked(mcs_owner_t *owner, owner_hold_t *hold)
     if (status != MCS_OK) {
         return status;
     }
-    if (!claim_blocks(*write_at(owner, access->generation), access)) {
+    if (!claim_units(*write_at(owner, access->generation), access)) {
         return MCS_ERR_INVALID_WRITE;
     }
     if (!opened) {
         mcs_extent_open(hold->header, access->instance, access->generation, access->payload_len, access->key_hash);
+        memset(mcs_extent_crcs(hold->header, access->payload_len), 0,
+               mcs_extent_block_count(access->payload_len) * sizeof(uint32_t)); /* pieces add to them */
     }
     return MCS_OK;
 }
@@ -303,7 +310,7 @@ static mcs_status_t write_begin(void *arg, const mcs_access_t *access, mcs_hold_
     if (status == MCS_OK && mcs_segment_far(entry->segment) != NULL) {
         status = MCS_ERR_NOT_SUPPORTED; /* only who maps the device's memory writes there */
     }
-    if (status == MCS_OK && !whole_blocks(access)) {
+    if (status == MCS_OK && !whole_units(access)) {
         status = MCS_ERR_INVALID_WRITE;
     }
     if (status == MCS_OK) {
@@ -335,23 +342,36 @@ static mcs_status_t write_begin(void *arg, const mcs_access_t *access, mcs_hold_
     return MCS_OK;
 }
 
-/* All blocks of the piece are here. */
-static mcs_status_t take_blocks_locked(mcs_owner_t *owner, const owner_hold_t *hold, const uint32_t *crcs,
-                                       uint32_t crc_count)
+/* A piece adds what its bytes are of the CRC of each block: pieces of a block come in any order. */
+static void add_crcs(const owner_hold_t *hold, const uint32_t *crcs)
+{
+    const mcs_access_t *access = &hold->access;
+    uint32_t *sums = mcs_extent_crcs(hold->header, access->payload_len);
+    uint64_t end = access->from + access->len;
+    for (uint64_t at = access->from; at < end;) {
+        uint64_t block = at / MCS_EXTENT_CRC_BLOCK;
+        uint64_t block_end = MCS_MIN((block + 1) * MCS_EXTENT_CRC_BLOCK, access->payload_len);
+        uint64_t here_end = MCS_MIN(block_end, end);
+        sums[block] ^= mcs_crc32c_shift(*crcs++, block_end - here_end);
+        at = here_end;
+    }
+}
+
+/* All bytes of the piece are here. */
+static mcs_status_t take_piece_locked(mcs_owner_t *owner, const owner_hold_t *hold, const uint32_t *crcs,
+                                      uint32_t crc_count)
 {
     const mcs_access_t *access = &hold->access;
     owner_write_t *write = *write_at(owner, access->generation);
-    uint64_t first = first_block(access);
-    uint64_t count = end_block(access) - first;
     if (write == NULL || __atomic_load_n(&hold->header->state, __ATOMIC_SEQ_CST) != MCS_EXTENT_OPEN) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
-    if (crc_count != count) {
+    if (crc_count != mcs_extent_block_count(access->from + access->len) - access->from / MCS_EXTENT_CRC_BLOCK) {
         return MCS_ERR_INVALID_WRITE;
     }
-    memcpy(mcs_extent_crcs(hold->header, access->payload_len) + first, crcs, crc_count * sizeof(*crcs));
-    write->blocks_left -= count;
-    if (write->blocks_left > 0) {
+    add_crcs(hold, crcs);
+    write->units_left -= end_unit(access) - first_unit(access);
+    if (write->units_left > 0) {
         return MCS_OK;
     }
     mcs_i_owner_drop_write_locked(owner, access->generation);
@@ -366,10 +386,10 @@ static mcs_status_t write_end(void *arg, mcs_hold_t *hold, mcs_status_t received
     mcs_status_t status = received;
     mcs_mutex_lock(&owner->lock);
     if (status == MCS_OK) {
-        status = take_blocks_locked(owner, mine, crcs, crc_count);
+        status = take_piece_locked(owner, mine, crcs, crc_count);
     }
     if (status != MCS_OK) {
-        give_blocks_up_locked(owner, &mine->access); /* the same session may send them again */
+        give_units_up_locked(owner, &mine->access); /* the same session may send them again */
     }
     mcs_mutex_unlock(&owner->lock);
     end_hold(owner, mine);

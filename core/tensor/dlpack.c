@@ -141,3 +141,61 @@ void mcs_tensor_view_gather(const mcs_tensor_view_t *view, void *to)
         from += view->strides[i];
     }
 }
+
+/* ---- stretches ---- */
+
+/* From the lowest to the highest byte of dimensions [outer, ndim): *lead_out bytes before element 0. */
+static mcs_status_t span_of(const mcs_tensor_view_t *view, int32_t outer, uint64_t *span_out, uint64_t *lead_out)
+{
+    uint64_t span = mcs_dtype_row(view->dtype)->size;
+    uint64_t lead = 0;
+    for (int32_t i = outer; i < view->ndim; i++) {
+        int64_t stride = view->strides[i];
+        uint64_t step = stride < 0 ? -(uint64_t)stride : (uint64_t)stride;
+        uint64_t reach;
+        if (__builtin_mul_overflow(step, (uint64_t)view->shape[i] - 1, &reach) ||
+            __builtin_add_overflow(span, reach, &span) || span > INT64_MAX) {
+            return MCS_ERR_INVALID_PARAMS;
+        }
+        lead += stride < 0 ? reach : 0;
+    }
+    *span_out = span;
+    *lead_out = lead;
+    return MCS_OK;
+}
+
+mcs_status_t mcs_tensor_stretches(const mcs_tensor_view_t *view, mcs_tensor_stretches_t *out)
+{
+    mcs_tensor_stretches_t stretches = {.count = view->bytes > 0};
+    uint64_t bytes = view->bytes;
+    for (int32_t outer = 0; bytes > 0 && outer <= view->ndim; outer++) {
+        mcs_status_t status = span_of(view, outer, &stretches.span, &stretches.lead);
+        if (status != MCS_OK) {
+            return status;
+        }
+        stretches.outer = outer;
+        if (stretches.span <= MCS_MAX(2 * bytes, MCS_STRETCH_SLACK)) {
+            break; /* at the latest with all dimensions: one element */
+        }
+        stretches.count *= (uint64_t)view->shape[outer];
+        bytes /= (uint64_t)view->shape[outer];
+    }
+    stretches.inner = (mcs_tensor_view_t){.dtype = view->dtype, .ndim = view->ndim - stretches.outer, .bytes = bytes};
+    for (int32_t i = 0; i < stretches.inner.ndim; i++) {
+        stretches.inner.shape[i] = view->shape[stretches.outer + i];
+        stretches.inner.strides[i] = view->strides[stretches.outer + i];
+    }
+    *out = stretches;
+    return MCS_OK;
+}
+
+const void *mcs_tensor_stretch_at(const mcs_tensor_view_t *view, const mcs_tensor_stretches_t *stretches, uint64_t i)
+{
+    uint64_t at = (uint64_t)(uintptr_t)view->data - stretches->lead;
+    for (int32_t dim = stretches->outer - 1; dim >= 0; dim--) {
+        uint64_t extent = (uint64_t)view->shape[dim];
+        at += (uint64_t)view->strides[dim] * (i % extent); /* modulo 2**64, as addresses are */
+        i /= extent;
+    }
+    return (const void *)(uintptr_t)at; /* NOLINT(performance-no-int-to-ptr) */
+}

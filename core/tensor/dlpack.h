@@ -17,6 +17,8 @@
 #define MCS_DL_VERSIONED      "dltensor_versioned"
 #define MCS_DL_VERSIONED_USED "used_dltensor_versioned"
 #define MCS_DL_EXCHANGE       "dlpack_exchange_api"
+/* Of the type. */
+#define MCS_DL_EXCHANGE_ATTRIBUTE "__dlpack_c_exchange_api__"
 
 /* Device types: host memory in three kinds, and what a CUDA device has. */
 #define MCS_DL_CPU          1
@@ -73,16 +75,16 @@ typedef struct mcs_dl_versioned {
 _Static_assert(sizeof(mcs_dl_versioned_t) == 80, "DLPack's ABI");
 
 /* The C exchange table, in a capsule MCS_DL_EXCHANGE at type(x).__dlpack_c_exchange_api__. Functions return 0, or -1
- * with a Python exception. */
+ * with a Python exception (allocate: after a call of set_error). None waits for a stream: work on a device's tensors is
+ * in the order of current_stream. Only borrow_from_object may be NULL. */
 typedef struct mcs_dl_exchange {
     mcs_dl_version_t version;
     struct mcs_dl_exchange *older; /* of another major version, or NULL */
     int (*allocate)(mcs_dl_tensor_t *prototype, mcs_dl_versioned_t **out, void *error_ctx,
                     void (*set_error)(void *error_ctx, const char *kind, const char *message));
     int (*managed_from_object)(void *object, mcs_dl_versioned_t **out);
-    int (*managed_to_object)(mcs_dl_versioned_t *tensor, void **out_object);
-    int (*borrow_from_object)(void *object,
-                              mcs_dl_tensor_t *out); /* may be NULL; valid while the caller holds object */
+    int (*managed_to_object)(mcs_dl_versioned_t *tensor, void **out_object); /* takes the tensor over */
+    int (*borrow_from_object)(void *object, mcs_dl_tensor_t *out);           /* valid while the caller holds object */
     int (*current_stream)(int32_t device_type, int32_t device_id, void **out_stream);
 } mcs_dl_exchange_t;
 
@@ -107,5 +109,21 @@ bool mcs_dl_on_host(int32_t device_type);
 bool mcs_tensor_view_contiguous(const mcs_tensor_view_t *view);
 /* Copies view->bytes to `to` in C order. */
 void mcs_tensor_view_gather(const mcs_tensor_view_t *view, void *to);
+
+/* For memory that the processor cannot touch: the elements by stretches that are worth reading whole. Each is the same
+ * tensor (`inner`, without its outer dimensions) somewhere else. */
+typedef struct mcs_tensor_stretches {
+    mcs_tensor_view_t inner; /* of one stretch, `data` unset: its element 0, 0, ... is `lead` bytes into it */
+    uint64_t span;           /* bytes of a stretch, at most MCS_STRETCH_SLACK and twice inner.bytes */
+    uint64_t lead;
+    int32_t outer; /* dimensions of the view that are stepped over */
+    uint64_t count;
+} mcs_tensor_stretches_t;
+#define MCS_STRETCH_SLACK (UINT64_C(64) << 10)
+
+/* MCS_ERR_INVALID_PARAMS: strides that leave the address space. */
+mcs_status_t mcs_tensor_stretches(const mcs_tensor_view_t *view, mcs_tensor_stretches_t *out) MCS_MUST_CHECK;
+/* Where stretch i begins, i < count; their elements, in C order, follow each other. */
+const void *mcs_tensor_stretch_at(const mcs_tensor_view_t *view, const mcs_tensor_stretches_t *stretches, uint64_t i);
 
 #endif

@@ -67,24 +67,22 @@ bool mcs_dtype_by_dlpack(unsigned code, unsigned bits, unsigned lanes, mcs_dtype
 /* What a format letter means is settled by its size: 'l' has 8 bytes where it is native, 4 after '<'. */
 bool mcs_dtype_by_format(const char *format, uint64_t item_size, mcs_dtype_t *out)
 {
+    static const struct {
+        const char *letters;
+        unsigned code;
+    } rows[] = {{"bhilqn", MCS_DL_INT}, {"BHILQN", MCS_DL_UINT}, {"efd", MCS_DL_FLOAT}, {"?", MCS_DL_BOOL}};
     const char *at = format != NULL ? format : "B";
-    if (*at == '@' || *at == '=' || *at == '<' || (*at == '>' && item_size == 1) || (*at == '!' && item_size == 1)) {
+    const char *orders = item_size == 1 ? "@=<>!" : "@=<"; /* of one byte there is no wrong order */
+    if (*at != '\0' && strchr(orders, *at) != NULL) {
         at++;
     }
-    if (*at == '\0' || at[1] != '\0') {
+    if (*at == '\0' || at[1] != '\0' || item_size > 8) {
         return false;
     }
-    unsigned code;
-    if (strchr("bhilqn", *at) != NULL) {
-        code = MCS_DL_INT;
-    } else if (strchr("BHILQN", *at) != NULL) {
-        code = MCS_DL_UINT;
-    } else if (strchr("efd", *at) != NULL) {
-        code = MCS_DL_FLOAT;
-    } else if (*at == '?') {
-        code = MCS_DL_BOOL;
-    } else {
-        return false;
+    for (size_t i = 0; i < MCS_ARRAY_LEN(rows); i++) {
+        if (strchr(rows[i].letters, *at) != NULL) {
+            return mcs_dtype_by_dlpack(rows[i].code, (unsigned)item_size * 8, 1, out);
+        }
     }
-    return item_size <= 8 && mcs_dtype_by_dlpack(code, (unsigned)item_size * 8, 1, out);
+    return false;
 }

@@ -62,6 +62,24 @@ static bool axis_is_sane(const mcs_tensor_axis_t *axis, int32_t ndim)
            axis->rank < axis->size && axis->split_dim >= -1 && axis->split_dim < ndim;
 }
 
+static bool is_this_format(const mcs_tensor_header_t *header)
+{
+    return header->magic == MCS_TENSOR_MAGIC && header->version == MCS_TENSOR_VERSION &&
+           header->header_size == MCS_TENSOR_HEADER_SIZE && header->data_offset == MCS_TENSOR_HEADER_SIZE &&
+           header->kind <= MCS_TENSOR_SHARD;
+}
+
+static bool is_sane(const mcs_tensor_header_t *header)
+{
+    bool sane = header->dtype >= 0 && header->dtype < MCS_DTYPE_COUNT && header->ndim >= 0 &&
+                header->ndim <= MCS_TENSOR_DIMS_MAX && header->axis_count <= MCS_TENSOR_AXES_MAX &&
+                shape_is_sane(header->global_shape, header->ndim) && shape_is_sane(header->local_shape, header->ndim);
+    for (uint32_t i = 0; sane && i < header->axis_count; i++) {
+        sane = axis_is_sane(&header->axes[i], header->ndim);
+    }
+    return sane;
+}
+
 mcs_status_t mcs_tensor_parse(const void *bytes, uint64_t object_size, mcs_tensor_header_t *out)
 {
     mcs_tensor_header_t header;
@@ -69,19 +87,8 @@ mcs_status_t mcs_tensor_parse(const void *bytes, uint64_t object_size, mcs_tenso
         return MCS_ERR_INVALID_PARAMS;
     }
     memcpy(&header, bytes, sizeof(header));
-    if (header.magic != MCS_TENSOR_MAGIC || header.version != MCS_TENSOR_VERSION ||
-        header.header_size != MCS_TENSOR_HEADER_SIZE || header.data_offset != MCS_TENSOR_HEADER_SIZE ||
-        header.dtype < 0 || header.dtype >= MCS_DTYPE_COUNT || header.ndim < 0 || header.ndim > MCS_TENSOR_DIMS_MAX ||
-        header.kind > MCS_TENSOR_SHARD || header.axis_count > MCS_TENSOR_AXES_MAX) {
+    if (!is_this_format(&header) || !is_sane(&header)) {
         return MCS_ERR_INVALID_PARAMS;
-    }
-    if (!shape_is_sane(header.global_shape, header.ndim) || !shape_is_sane(header.local_shape, header.ndim)) {
-        return MCS_ERR_INVALID_PARAMS;
-    }
-    for (uint32_t i = 0; i < header.axis_count; i++) {
-        if (!axis_is_sane(&header.axes[i], header.ndim)) {
-            return MCS_ERR_INVALID_PARAMS;
-        }
     }
     uint64_t expected;
     mcs_status_t status = mcs_tensor_bytes((mcs_dtype_t)header.dtype, header.ndim, header.local_shape, &expected);

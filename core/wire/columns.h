@@ -82,6 +82,23 @@ typedef struct mcs_col_release {
 } mcs_col_release_t;
 _Static_assert(sizeof(mcs_col_release_t) == 64, "wire ABI");
 
+/* An extent of which a master that was started from its journal asks whether it is so. */
+#define MCS_CHECK_BATCH 4096
+typedef struct mcs_col_check {
+    uint64_t offset;
+    uint64_t generation;
+    uint64_t payload_len;
+    uint64_t token; /* the master's; comes back with the answer */
+} mcs_col_check_t;
+_Static_assert(sizeof(mcs_col_check_t) == 32, "wire ABI");
+
+/* It is not. */
+typedef struct mcs_col_differ {
+    uint64_t generation;
+    uint64_t token;
+} mcs_col_differ_t;
+_Static_assert(sizeof(mcs_col_differ_t) == 16, "wire ABI");
+
 /* What became of a task, one per record of an end_tasks. */
 #define MCS_TASK_IN_DOUBT 1u /* a store without an answer may still be on its way (as in put_revoke) */
 typedef struct mcs_col_task_end {

@@ -100,6 +100,8 @@ static inline uint32_t *mcs_extent_crcs(mcs_extent_header_t *header, uint64_t pa
 
 /* A generation is the epoch of the master that made it, and a count: never used twice. */
 #define MCS_GENERATION_EPOCH_SHIFT 30u
+/* The highest epoch that a clock or a client's word makes a master take: 16 million restarts are left above it. */
+#define MCS_EPOCH_TAKEN_MAX ((UINT64_C(1) << (64u - MCS_GENERATION_EPOCH_SHIFT)) - (UINT64_C(1) << 24))
 static inline uint64_t mcs_generation_epoch(uint64_t generation)
 {
     return generation >> MCS_GENERATION_EPOCH_SHIFT;

@@ -19,11 +19,15 @@ static void write_file(const journal_file_t *file, mcs_buf_t *out)
     if (gmtime_r(&made, &tm) != NULL) {
         strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
     }
-    mcs_buf_printf(out, "  %s: epoch %" PRIu64 ", made %s UTC, %" PRIu64 " records in %" PRIu64 " of %" PRIu64 " bytes",
-                   file->name, header->epoch, when, file->records, file->end, file->size);
+    mcs_buf_printf(
+        out, "  %s: format %u, epoch %" PRIu64 ", made %s UTC, %" PRIu64 " records in %" PRIu64 " of %" PRIu64 " bytes",
+        file->name, header->version, header->epoch, when, file->records, file->end, file->size);
     if (header->stream == MCS_JOURNAL_META) {
-        mcs_buf_printf(out, " (%" PRIu64 " segments, %" PRIu64 " unmounted)", file->by_kind[MCS_REC_SEGMENT],
-                       file->by_kind[MCS_REC_UNMOUNT]);
+        mcs_buf_printf(out,
+                       " (%" PRIu64 " segments, %" PRIu64 " unmounted, %" PRIu64 " states of tasks, %" PRIu64
+                       " of drain jobs)",
+                       file->by_kind[MCS_REC_SEGMENT], file->by_kind[MCS_REC_UNMOUNT], file->by_kind[MCS_REC_TASK],
+                       file->by_kind[MCS_REC_JOB]);
     } else {
         mcs_buf_printf(out, " (%" PRIu64 " values, %" PRIu64 " removed, %" PRIu64 " strikes)",
                        file->by_kind[MCS_REC_PUT], file->by_kind[MCS_REC_DEL],
@@ -36,9 +40,8 @@ static void write_file(const journal_file_t *file, mcs_buf_t *out)
 
 static void write_folder(const journal_folder_t *folder, mcs_buf_t *out)
 {
-    mcs_buf_printf(
-        out, "journal %016" PRIx64 "%016" PRIx64 ", format %d, %u files, %" PRIu64 " bytes, epoch %" PRIu64 "\n",
-        folder->id.hi, folder->id.lo, MCS_JOURNAL_VERSION, folder->count, folder->past.bytes, folder->past.epoch);
+    mcs_buf_printf(out, "journal %016" PRIx64 "%016" PRIx64 ", %u files, %" PRIu64 " bytes, epoch %" PRIu64 "\n",
+                   folder->id.hi, folder->id.lo, folder->count, folder->past.bytes, folder->past.epoch);
     for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
         const journal_chain_t *chain = &folder->chains[s];
         mcs_buf_printf(out, "stream %u%s: %s", s, s == MCS_JOURNAL_META ? " (segments)" : "",
@@ -67,8 +70,8 @@ mcs_status_t mcs_journal_check(const char *dir, mcs_buf_t *out)
         mcs_buf_printf(out, "not readable: %s: %s\n", bad_file, mcs_status_name(status));
         mcs_buf_printf(out,
                        status == MCS_ERR_INVALID_VERSION
-                           ? "verdict: a master of this version does not start on it (format %d); move it away, or "
-                             "use the version that wrote it\n"
+                           ? "verdict: a master of this version does not start on it (it knows formats up to %d); move "
+                             "it away, or use the version that wrote it\n"
                            : "verdict: a master does not start on it\n",
                        MCS_JOURNAL_VERSION);
     } else if (folder.count == 0) {

@@ -188,12 +188,45 @@ typedef struct reading {
     uint64_t end;        /* where to stop; UINT64_MAX: at the file's end */
     uint64_t stopped_at; /* out */
     bool bad;            /* out: stopped at what is no frame */
+    bool strange;        /* out: stopped at a frame that is no record */
+    bool packed;
+    mcs_pack_t pack;
+    uint8_t body[MCS_JOURNAL_BODY_MAX];
 } reading_t;
+
+/* On the heap: it is large. */
+static reading_t *reading_create(const journal_file_t *file, mcs_journal_record_fn fn, void *arg, uint64_t end)
+{
+    reading_t *reading = MCS_NEW(reading_t);
+    if (reading != NULL) {
+        reading->fn = fn;
+        reading->arg = arg;
+        reading->end = end;
+        reading->packed = file->header.version > 1 && file->header.stream != MCS_JOURNAL_META;
+    }
+    return reading;
+}
+
+/* False: it is no record. */
+static bool hand_body(reading_t *reading, const uint8_t *body, uint32_t len)
+{
+    if (reading->packed && body[0] < MCS_JOURNAL_COMPLETE) {
+        uint32_t packed_len = len;
+        if (mcs_unpack_object(&reading->pack, body, packed_len, reading->body, &len) != MCS_OK) {
+            reading->strange = true;
+            return false;
+        }
+        body = reading->body;
+    }
+    reading->fn(reading->arg, body, len);
+    return true;
+}
 
 /* One window. True: go on with the next. */
 static bool read_window(const uint8_t *bytes, uint64_t len, uint64_t number, uint64_t base, reading_t *reading)
 {
     uint64_t at = base == 0 ? MCS_JOURNAL_PAGE : 0;
+    mcs_pack_reset(&reading->pack);
     for (;;) {
         const uint8_t *body = NULL;
         uint32_t body_len = 0;
@@ -203,7 +236,9 @@ static bool read_window(const uint8_t *bytes, uint64_t len, uint64_t number, uin
         }
         switch (mcs_journal_next(bytes, len, number, base, at, &body, &body_len)) {
         case MCS_JOURNAL_FRAME:
-            reading->fn(reading->arg, body, body_len);
+            if (!hand_body(reading, body, body_len)) {
+                return false;
+            }
             at += mcs_journal_frame_len(body_len);
             break;
         case MCS_JOURNAL_WINDOW_END: reading->stopped_at = base + MCS_JOURNAL_WINDOW; return true;
@@ -255,9 +290,14 @@ out:
 
 mcs_status_t journal_file_read(int folder_fd, const journal_file_t *file, mcs_journal_record_fn fn, void *arg)
 {
-    reading_t reading = {.fn = fn, .arg = arg, .end = file->end};
-    mcs_status_t status = read_frames(folder_fd, file, &reading);
-    return status == MCS_OK && reading.bad ? MCS_ERR_FILE_READ_FAIL : status;
+    reading_t *reading = reading_create(file, fn, arg, file->end);
+    if (reading == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_status_t status = read_frames(folder_fd, file, reading);
+    status = status == MCS_OK && (reading->bad || reading->strange) ? MCS_ERR_FILE_READ_FAIL : status;
+    mcs_free(reading);
+    return status;
 }
 
 /* ---- checking a stream ---- */
@@ -273,15 +313,14 @@ static void check_body(void *arg, const uint8_t *body, uint32_t len)
     checking_t *checking = arg;
     journal_file_t *file = checking->file;
     mcs_obj_t obj;
-    mcs_seg_t seg;
     file->closed = body[0] == MCS_JOURNAL_CLOSED;
     if (body[0] >= MCS_JOURNAL_COMPLETE) {
         checking->strange = checking->strange || len != 1 || body[0] > MCS_JOURNAL_CLOSED;
         file->complete = file->complete || body[0] == MCS_JOURNAL_COMPLETE;
         return;
     }
-    mcs_status_t status = checking->meta ? mcs_seg_decode(body, len, &seg) : mcs_obj_decode(body, len, &obj);
-    if (status != MCS_OK) {
+    bool record = checking->meta ? mcs_meta_is_record(body, len) : mcs_obj_decode(body, len, &obj) == MCS_OK;
+    if (!record) {
         checking->strange = true;
         return;
     }
@@ -302,12 +341,18 @@ static void damage(journal_chain_t *chain, const char *what, const journal_file_
 static mcs_status_t check_file(int folder_fd, journal_chain_t *chain, journal_file_t *file, bool last, bool other_boot)
 {
     checking_t checking = {.file = file, .meta = file->header.stream == MCS_JOURNAL_META};
-    reading_t reading = {.fn = check_body, .arg = &checking, .end = UINT64_MAX};
-    mcs_status_t status = read_frames(folder_fd, file, &reading);
+    reading_t *reading = reading_create(file, check_body, &checking, UINT64_MAX);
+    if (reading == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_status_t status = read_frames(folder_fd, file, reading);
+    bool bad = reading->bad;
+    bool strange = reading->strange;
+    file->end = reading->stopped_at;
+    mcs_free(reading);
     if (status != MCS_OK) {
         return status;
     }
-    file->end = reading.stopped_at;
     bool whole = file->size > 0 && file->size % MCS_JOURNAL_WINDOW == 0;
     /* What was not synced when the host went down may be there in part. */
     bool may_be_torn = last && other_boot && (file->header.flags & MCS_JOURNAL_SYNC) != 0 && !file->closed;
@@ -315,12 +360,12 @@ static mcs_status_t check_file(int folder_fd, journal_chain_t *chain, journal_fi
         if (file->end < file->header.synced) {
             damage(chain, "bad frame in what was on the disk", file, file->end);
         }
-    } else if (reading.bad) {
-        damage(chain, "bad frame", file, reading.stopped_at);
+    } else if (bad) {
+        damage(chain, "bad frame", file, file->end);
     } else if (!whole) {
         damage(chain, "not as long as it was made", file, file->size);
     }
-    if (checking.strange) {
+    if (checking.strange || strange) {
         damage(chain, "a frame that is no record", file, file->end);
     }
     return MCS_OK;

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "core/base/hash.h"
-#include "core/wire/columns.h"
 #include "core/wire/extent.h"
 
 #define MASTERS_HANDLES (UINT32_C(1) << 24)
@@ -25,7 +24,7 @@ mcs_status_t mcs_journal_header_check(const mcs_journal_header_t *header, const 
         *text_out = "not a journal file";
         return MCS_ERR_PROTOCOL;
     }
-    if (header->version != MCS_JOURNAL_VERSION) {
+    if (header->version < MCS_JOURNAL_VERSION_FIRST || header->version > MCS_JOURNAL_VERSION) {
         *text_out = "another version of the format";
         return MCS_ERR_INVALID_VERSION;
     }
@@ -128,11 +127,86 @@ mcs_status_t mcs_seg_decode(const uint8_t *body, uint32_t len, mcs_seg_t *seg_ou
     bool sane = head->kind == MCS_REC_UNMOUNT ||
                 (head->size > 0 && head->size <= UINT64_C(1) << 46 && !mcs_id_is_none(head->instance) &&
                  !mcs_id_is_none(head->client) && !mcs_id_is_none(head->session) && head->lens[MCS_SEG_NAME] > 0 &&
-                 head->far <= 1 && (head->far == 0 || head->size % MCS_EXTENT_FAR_ALIGN == 0) &&
+                 (head->device == 0 || head->size % MCS_EXTENT_FAR_ALIGN == 0) &&
                  head->lens[MCS_SEG_BOOT] < 40 && head->lens[MCS_SEG_PROTOCOL] < 16);
     if (used != len || !sane) {
         return MCS_ERR_PROTOCOL;
     }
     *seg_out = seg;
     return MCS_OK;
+}
+
+mcs_status_t mcs_task_decode(const uint8_t *body, uint32_t len, mcs_task_t *task_out)
+{
+    mcs_task_t task;
+    if (len < sizeof(task.head)) {
+        return MCS_ERR_PROTOCOL;
+    }
+    memcpy(&task.head, body, sizeof(task.head));
+    const mcs_task_head_t *head = &task.head;
+    if (head->kind != MCS_REC_TASK || head->type > 1 || head->state > 3 || head->target_count == 0 ||
+        head->target_count > MCS_OBJ_REPLICAS_MAX || head->key_len == 0 || head->key_len > MCS_KEY_MAX ||
+        mcs_id_is_none(head->id) ||
+        sizeof(*head) + head->target_count * sizeof(uint64_t) + head->key_len != (size_t)len) {
+        return MCS_ERR_PROTOCOL;
+    }
+    task.targets = body + sizeof(*head);
+    task.key = (const char *)task.targets + head->target_count * sizeof(uint64_t);
+    *task_out = task;
+    return MCS_OK;
+}
+
+/* `count` texts that end, none of them empty or too long. */
+static bool are_names(const char *names, uint32_t len, uint32_t count)
+{
+    uint32_t found = 0;
+    while (len > 0) {
+        const char *end = memchr(names, '\0', len);
+        if (end == NULL || end == names || (uint32_t)(end - names) > MCS_SEG_TEXT_MAX) {
+            return false;
+        }
+        uint32_t used = (uint32_t)(end - names) + 1;
+        names += used;
+        len -= used;
+        found++;
+    }
+    return found == count;
+}
+
+mcs_status_t mcs_job_decode(const uint8_t *body, uint32_t len, mcs_job_t *job_out)
+{
+    mcs_job_t job;
+    if (len < sizeof(job.head)) {
+        return MCS_ERR_PROTOCOL;
+    }
+    memcpy(&job.head, body, sizeof(job.head));
+    const mcs_job_head_t *head = &job.head;
+    if (head->kind != MCS_REC_JOB || head->status > 5 || head->source_count == 0 ||
+        head->source_count > MCS_JOB_SEGMENTS_MAX || head->target_count > MCS_JOB_TARGETS_MAX ||
+        head->message_len > MCS_JOB_MESSAGE_MAX || head->names_len > MCS_JOURNAL_BODY_MAX ||
+        head->max_concurrency == 0 || mcs_id_is_none(head->id) ||
+        sizeof(*head) + head->target_count * sizeof(uint64_t) + head->names_len + head->message_len != (size_t)len) {
+        return MCS_ERR_PROTOCOL;
+    }
+    job.targets = body + sizeof(*head);
+    job.names = (const char *)job.targets + head->target_count * sizeof(uint64_t);
+    job.message = job.names + head->names_len;
+    if (!are_names(job.names, head->names_len, head->source_count) ||
+        memchr(job.message, '\0', head->message_len) != NULL) {
+        return MCS_ERR_PROTOCOL;
+    }
+    *job_out = job;
+    return MCS_OK;
+}
+
+bool mcs_meta_is_record(const uint8_t *body, uint32_t len)
+{
+    mcs_seg_t seg;
+    mcs_task_t task;
+    mcs_job_t job;
+    switch (body[0]) {
+    case MCS_REC_TASK: return mcs_task_decode(body, len, &task) == MCS_OK;
+    case MCS_REC_JOB: return mcs_job_decode(body, len, &job) == MCS_OK;
+    default: return mcs_seg_decode(body, len, &seg) == MCS_OK;
+    }
 }

@@ -14,11 +14,14 @@
 #include "core/base/buf.h"
 #include "core/base/rng.h"
 #include "core/base/status.h"
+#include "core/wire/columns.h"
 
-#define MCS_JOURNAL_VERSION 1
-#define MCS_JOURNAL_MAGIC   "MCSJRNL"
-#define MCS_JOURNAL_PAGE    UINT64_C(4096)
-#define MCS_JOURNAL_WINDOW  (UINT64_C(1) << 20)
+/* Of files that are made; older ones are read, too: of version 1 are files whose bodies are not packed (pack.h). */
+#define MCS_JOURNAL_VERSION       2
+#define MCS_JOURNAL_VERSION_FIRST 1
+#define MCS_JOURNAL_MAGIC         "MCSJRNL"
+#define MCS_JOURNAL_PAGE          UINT64_C(4096)
+#define MCS_JOURNAL_WINDOW        (UINT64_C(1) << 20)
 /* Object streams, by shard; the last one has the segments. */
 #define MCS_JOURNAL_GROUPS  16u
 #define MCS_JOURNAL_META    MCS_JOURNAL_GROUPS
@@ -85,8 +88,11 @@ typedef enum mcs_record_kind {
     MCS_REC_STRIKE_PUT = 3, /* it is about to get this value: the old one is being made unreadable */
     MCS_REC_STRIKE_DEL = 4, /* about to have none */
     MCS_REC_SEGMENT = 5,
-    MCS_REC_UNMOUNT = 6
+    MCS_REC_UNMOUNT = 6,
+    MCS_REC_TASK = 7, /* a copy or move task is in this state */
+    MCS_REC_JOB = 8   /* a drain job is */
 } mcs_record_kind_t;
+#define MCS_REC_KINDS 9u
 
 enum { MCS_OBJ_HARD = 1, MCS_OBJ_SOFT = 2 };
 
@@ -96,7 +102,8 @@ typedef struct mcs_obj_replica {
     uint64_t place; /* segment handle << 40 | offset / 64 */
 } mcs_obj_replica_t;
 
-/* PUT, DEL and the strikes. Fixed part of a body; followed by replicas, group, key. */
+/* PUT, DEL and the strikes. Fixed part of a body; followed by replicas, group, key. In files they are packed (pack.h).
+ */
 typedef struct mcs_obj_head {
     uint8_t kind;
     uint8_t flags;
@@ -116,10 +123,12 @@ typedef struct mcs_obj {
     const char *key;
 } mcs_obj_t;
 
+enum { MCS_SEG_DRAINED = 1 };
+
 typedef struct mcs_seg_head {
     uint8_t kind;
-    uint8_t far; /* 1: in the memory of a device, of this number; 0: of the host */
-    uint16_t device;
+    uint8_t flags;
+    uint16_t device; /* 0: in host memory; else in that of a device, one more than its number */
     uint32_t handle;
     mcs_id_t instance;
     mcs_id_t client;
@@ -140,9 +149,64 @@ typedef struct mcs_seg {
     const char *texts[6]; /* not terminated */
 } mcs_seg_t;
 
+/* TASK: followed by hashes of the targets' names (u64 each), then the key. */
+typedef struct mcs_task_head {
+    uint8_t kind;
+    uint8_t type;  /* 0 copy, 1 move */
+    uint8_t state; /* 0 pending, 1 processing, 2 success, 3 failed */
+    uint8_t target_count;
+    int32_t last; /* status of the last failure */
+    mcs_id_t id;
+    mcs_id_t client;
+    uint64_t created_ms;
+    uint64_t updated_ms;
+    uint64_t source; /* hash of the segment's name; 0 = any */
+    uint32_t attempts;
+    uint32_t key_len;
+} mcs_task_head_t;
+_Static_assert(sizeof(mcs_task_head_t) == 72, "file ABI");
+
+typedef struct mcs_task {
+    mcs_task_head_t head;
+    const uint8_t *targets; /* unaligned */
+    const char *key;
+} mcs_task_t;
+
+#define MCS_JOB_SEGMENTS_MAX 64u
+#define MCS_JOB_TARGETS_MAX  128u
+#define MCS_JOB_MESSAGE_MAX  127u
+/* JOB: followed by hashes of the targets' names (u64 each), the sources' names, each with its end, and the message. */
+typedef struct mcs_job_head {
+    uint8_t kind;
+    uint8_t status; /* 0 created, 1 planning, 2 running, 3 succeeded, 4 failed, 5 canceled */
+    uint16_t source_count;
+    uint16_t target_count;
+    uint16_t message_len;
+    uint32_t names_len;
+    uint32_t max_concurrency;
+    mcs_id_t id;
+    uint64_t created_ms;
+    uint64_t updated_ms;
+    uint64_t succeeded;
+    uint64_t failed;
+    uint64_t bytes;
+} mcs_job_head_t;
+_Static_assert(sizeof(mcs_job_head_t) == 72, "file ABI");
+
+typedef struct mcs_job {
+    mcs_job_head_t head;
+    const uint8_t *targets; /* unaligned */
+    const char *names;
+    const char *message; /* not terminated */
+} mcs_job_t;
+
 /* MCS_ERR_PROTOCOL: not such a body. Pointers go into it. */
 mcs_status_t mcs_obj_decode(const uint8_t *body, uint32_t len, mcs_obj_t *obj_out) MCS_MUST_CHECK;
 mcs_status_t mcs_seg_decode(const uint8_t *body, uint32_t len, mcs_seg_t *seg_out) MCS_MUST_CHECK;
+mcs_status_t mcs_task_decode(const uint8_t *body, uint32_t len, mcs_task_t *task_out) MCS_MUST_CHECK;
+mcs_status_t mcs_job_decode(const uint8_t *body, uint32_t len, mcs_job_t *job_out) MCS_MUST_CHECK;
+/* Is it one of those that the stream of segments has? */
+bool mcs_meta_is_record(const uint8_t *body, uint32_t len);
 static inline uint32_t mcs_obj_len(const mcs_obj_head_t *head)
 {
     return (uint32_t)(sizeof(*head) + head->replica_count * sizeof(mcs_obj_replica_t) + head->group_len +

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/base/alloc.h"
+#include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
 #include "master/journal/internal.h"
@@ -117,9 +118,11 @@ mcs_status_t mcs_journal_open(const mcs_journal_config_t *config, mcs_journal_t 
     if (journal == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
+    uint64_t begun_ns = mcs_now_ns();
     journal->config = *config;
     journal->dir_fd = -1;
     journal->lock_fd = -1;
+    journal->wake.fd = -1;
     mcs_mutex_init(&journal->sync_lock, MCS_RANK_JOURNAL_SYNC, "journal sync");
     for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
         journal->streams[s].fd = -1;
@@ -128,6 +131,9 @@ mcs_status_t mcs_journal_open(const mcs_journal_config_t *config, mcs_journal_t 
     journal_boot_id(journal->boot_id);
     journal->dir = mcs_strdup(config->dir);
     mcs_status_t status = journal->dir != NULL ? lock_folder(journal) : MCS_ERR_NO_MEMORY;
+    if (status == MCS_OK) {
+        status = mcs_event_init(&journal->wake);
+    }
     const char *bad_file = "";
     if (status == MCS_OK) {
         status = journal_folder_read(journal->dir_fd, &journal->folder, &bad_file);
@@ -141,6 +147,7 @@ mcs_status_t mcs_journal_open(const mcs_journal_config_t *config, mcs_journal_t 
         return status;
     }
     sort_out(journal, bad_file);
+    journal->past.took_ms = (mcs_now_ns() - begun_ns) / MCS_NS_PER_MS;
     *journal_out = journal;
     return MCS_OK;
 }
@@ -233,6 +240,9 @@ mcs_status_t mcs_journal_begin(mcs_journal_t *journal, uint64_t epoch, uint64_t 
     for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS && status == MCS_OK; s++) {
         status = begin_stream(journal, s);
     }
+    if (status == MCS_OK) {
+        status = journal_ahead_start(journal);
+    }
     if (status != MCS_OK) {
         return status;
     }
@@ -246,6 +256,8 @@ void mcs_journal_destroy(mcs_journal_t *journal)
     if (journal == NULL) {
         return;
     }
+    journal_ahead_stop(journal);
+    mcs_event_fini(&journal->wake);
     for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
         journal_stream_unmap(&journal->streams[s]);
         mcs_mutex_fini(&journal->streams[s].lock);

@@ -4,13 +4,14 @@
  *
  * Files are written through shared mappings: a frame that has been copied is in the kernel's page cache, so whoever
  * kills the process loses nothing that was appended, without a system call a record. Room is allocated a window at a
- * time before it is written; a full disk is met there and never as a signal.
+ * time before it is written; a full disk is met there and never as a signal. A thread makes the next window while the
+ * present one fills.
  *
  * A stream's records say what a key *is* from then on, so replaying them over any later state ends in the same one.
  * A snapshot is therefore no other kind of file: a new file is begun, everything that lives is appended to it between
  * the records of that time, and with COMPLETE at its end the files before it are deleted.
  *
- * Life: open (locks the folder, checks all files) -> replay each stream -> begin (new files) -> reserve/commit …,
+ * Life: open (locks the folder, checks all files) -> replay each stream -> begin (new files) -> append …,
  * snapshots -> close -> destroy. Appending is thread-safe (rank JOURNAL, a lock a stream); snapshots, close and destroy
  * belong to one thread. */
 #ifndef MCS_JOURNAL_JOURNAL_H
@@ -39,6 +40,7 @@ typedef struct mcs_journal_past {
     uint64_t lease_ms; /* longest lease */
     uint64_t seed;     /* for the index */
     uint32_t damaged;  /* streams that were given up */
+    uint64_t took_ms;  /* what the look at it took */
     uint64_t bytes;
 } mcs_journal_past_t;
 
@@ -57,10 +59,9 @@ mcs_status_t mcs_journal_begin(mcs_journal_t *journal, uint64_t epoch, uint64_t 
 /* Runs fn(arg, 0) … fn(arg, count - 1) on as many threads as there are CPUs. */
 void mcs_journal_parallel(uint32_t count, void (*fn)(void *arg, uint32_t i), void *arg);
 
-/* Room for a body of `len` bytes (1 … MCS_JOURNAL_BODY_MAX), to be filled and committed at once: the stream is locked
- * in between. NULL: the journal is off, or has just failed; nothing is locked then. */
-uint8_t *mcs_journal_reserve(mcs_journal_t *journal, uint32_t stream, uint32_t len);
-void mcs_journal_commit(mcs_journal_t *journal, uint32_t stream, uint32_t len);
+/* A body of 1 … MCS_JOURNAL_BODY_MAX - MCS_PACK_SLACK bytes: in an object stream one that mcs_obj_decode takes. When it
+ * returns the record is the kernel's. False: the journal is off, or has just failed. */
+bool mcs_journal_append(mcs_journal_t *journal, uint32_t stream, const void *body, uint32_t len);
 bool mcs_journal_is_on(const mcs_journal_t *journal);
 /* Waits until what was committed before is on the disk. Of a journal with `sync` only; else it returns at once. */
 void mcs_journal_sync(mcs_journal_t *journal);
@@ -73,8 +74,13 @@ void mcs_journal_snapshot_end(mcs_journal_t *journal, uint32_t stream);
 
 typedef struct mcs_journal_stats {
     uint64_t bytes; /* allocated in files */
-    uint64_t records;
+    uint64_t files;
+    uint64_t records;      /* appended by this process */
+    uint64_t record_bytes; /* of these, as they are in the files */
     uint64_t snapshots;
+    uint64_t errors;    /* what could not be written */
+    uint64_t waits;     /* windows that were not made ahead */
+    uint64_t synced_ms; /* wall clock: when all of it was last on the disk; 0: never */
     bool on;
 } mcs_journal_stats_t;
 void mcs_journal_stats(mcs_journal_t *journal, mcs_journal_stats_t *stats_out);

@@ -12,10 +12,6 @@
 #include "core/base/log.h"
 #include "master/journal/internal.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 #define COMPACT_DEFAULT (UINT64_C(16) << 20)
 #define FILES_BEFORE    8u /* of one stream: a snapshot makes one of them */
 
@@ -24,45 +20,11 @@ bool mcs_journal_is_on(const mcs_journal_t *journal)
     return __atomic_load_n(&journal->on, __ATOMIC_ACQUIRE) != 0;
 }
 
-/* ---- windows ---- */
-
-/* Room on the disk and pages for it. An error here is the only way in which a full disk is met. */
-static uint8_t *map_window(mcs_journal_t *journal, int fd, uint64_t base)
-{
-    uint64_t bytes = __atomic_load_n(&journal->bytes, __ATOMIC_RELAXED) + MCS_JOURNAL_WINDOW;
-    if (journal->config.max_bytes != 0 && bytes > journal->config.max_bytes) {
-        errno = EDQUOT;
-        return NULL;
-    }
-    int rc = mcs_fault_hit(MCS_FAULT_SYSCALL) ? ENOSPC : posix_fallocate(fd, (off_t)base, (off_t)MCS_JOURNAL_WINDOW);
-    if (rc != 0) {
-        errno = rc;
-        return NULL;
-    }
-    void *window = mcs_fault_hit(MCS_FAULT_SYSCALL)
-                       ? MAP_FAILED
-                       : mmap(NULL, MCS_JOURNAL_WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)base);
-    if (window == MAP_FAILED) {
-        return NULL;
-    }
-    /* All pages at once, and an error instead of a signal where the file system only promised room. */
-    if (madvise(window, MCS_JOURNAL_WINDOW, MADV_POPULATE_WRITE) != 0 && errno != EINVAL && errno != EINTR &&
-        errno != EAGAIN) {
-        int error = errno;
-        munmap(window, MCS_JOURNAL_WINDOW);
-        errno = error;
-        return NULL;
-    }
-    madvise(window, MCS_JOURNAL_WINDOW, MADV_DONTFORK);
-    __atomic_fetch_add(&journal->bytes, MCS_JOURNAL_WINDOW, __ATOMIC_RELAXED);
-    return window;
-}
-
 void journal_stream_unmap(journal_stream_t *stream)
 {
-    if (stream->window != NULL) {
-        munmap(stream->window, MCS_JOURNAL_WINDOW);
-    }
+    journal_window_unmap(stream->window);
+    journal_window_unmap(stream->next);
+    journal_window_unmap(stream->spent);
     if (stream->header != NULL) {
         munmap(stream->header, MCS_JOURNAL_PAGE);
     }
@@ -70,6 +32,8 @@ void journal_stream_unmap(journal_stream_t *stream)
         close(stream->fd);
     }
     stream->window = NULL;
+    stream->next = NULL;
+    stream->spent = NULL;
     stream->header = NULL;
     stream->fd = -1;
 }
@@ -123,7 +87,7 @@ mcs_status_t journal_stream_create(mcs_journal_t *journal, uint32_t stream, uint
     if (made->fd < 0) {
         goto err_log;
     }
-    made->window = map_window(journal, made->fd, 0);
+    made->window = journal_window_map(journal, made->fd, 0);
     error = errno;
     if (made->window == NULL) {
         goto err_unmap;
@@ -168,6 +132,7 @@ static void fail_locked(mcs_journal_t *journal, journal_stream_t *stream, int er
     if (!mcs_journal_is_on(journal)) {
         return;
     }
+    __atomic_fetch_add(&journal->errors, 1, __ATOMIC_RELAXED);
     mcs_error(JOURNAL_AREA, "%s cannot take more, %s: %s: %s", journal->dir,
               error == EDQUOT ? "journal_max_mb or a quota is reached" : strerror(error),
               journal->config.go_on ? "going on without it" : "stopping", mcs_status_name(MCS_ERR_FILE_WRITE_FAIL));
@@ -180,58 +145,77 @@ static void fail_locked(mcs_journal_t *journal, journal_stream_t *stream, int er
     __atomic_store_n(&journal->on, 0, __ATOMIC_SEQ_CST);
 }
 
+/* A window begins. */
+static void begin_packing(mcs_journal_t *journal, const journal_stream_t *stream)
+{
+    ptrdiff_t number = stream - journal->streams;
+    if (number < (ptrdiff_t)MCS_JOURNAL_GROUPS) {
+        mcs_pack_reset(&journal->packs[number]);
+    }
+}
+
 static bool next_window_locked(mcs_journal_t *journal, journal_stream_t *stream)
 {
     uint64_t base = stream->base + MCS_JOURNAL_WINDOW;
-    uint8_t *window = map_window(journal, stream->fd, base);
+    uint8_t *window = stream->next != NULL ? stream->next : journal_window_map(journal, stream->fd, base);
     if (window == NULL) {
         fail_locked(journal, stream, errno);
         return false;
     }
+    __atomic_fetch_add(&journal->waits, stream->next == NULL, __ATOMIC_RELAXED);
     if (stream->base + MCS_JOURNAL_WINDOW - stream->at >= sizeof(uint64_t)) {
         uint64_t *word = (uint64_t *)(void *)(stream->window + (stream->at - stream->base));
         __atomic_store_n(word, MCS_JOURNAL_SKIP, __ATOMIC_RELEASE);
     }
-    munmap(stream->window, MCS_JOURNAL_WINDOW);
+    journal_window_unmap(stream->spent);
+    stream->spent = stream->window;
     stream->window = window;
+    stream->next = NULL;
+    stream->asked = false;
     stream->base = base;
     stream->at = base;
+    begin_packing(journal, stream);
     return true;
 }
 
-uint8_t *mcs_journal_reserve(mcs_journal_t *journal, uint32_t number, uint32_t len)
+bool mcs_journal_append(mcs_journal_t *journal, uint32_t number, const void *body, uint32_t len)
 {
     journal_stream_t *stream = &journal->streams[number];
-    MCS_ENSURE(len > 0 && len <= MCS_JOURNAL_BODY_MAX);
+    bool packed = number != MCS_JOURNAL_META && *(const uint8_t *)body < MCS_JOURNAL_COMPLETE;
+    MCS_ENSURE(len > 0 && len <= MCS_JOURNAL_BODY_MAX - MCS_PACK_SLACK);
+    uint64_t room = mcs_journal_frame_len(len + MCS_PACK_SLACK);
     mcs_mutex_lock(&stream->lock);
-    if (!mcs_journal_is_on(journal) || (stream->base + MCS_JOURNAL_WINDOW - stream->at < mcs_journal_frame_len(len) &&
-                                        !next_window_locked(journal, stream))) {
+    uint64_t left = stream->base + MCS_JOURNAL_WINDOW - stream->at;
+    if (!mcs_journal_is_on(journal) || (left < room && !next_window_locked(journal, stream))) {
         mcs_mutex_unlock(&stream->lock);
-        return NULL;
+        return false;
     }
-    return stream->window + (stream->at - stream->base) + sizeof(uint64_t);
-}
-
-void mcs_journal_commit(mcs_journal_t *journal, uint32_t number, uint32_t len)
-{
-    journal_stream_t *stream = &journal->streams[number];
+    /* Packed and summed up here and not in the window: a look at what was just stored in memory that is in no cache
+     * waits for the memory. */
+    static _Thread_local uint8_t t_packed[MCS_JOURNAL_BODY_MAX];
     uint8_t *frame = stream->window + (stream->at - stream->base);
-    uint64_t word = mcs_journal_word(stream->number, stream->at, frame + sizeof(word), len);
+    if (packed) {
+        len = mcs_pack_object(&journal->packs[number], body, len, t_packed);
+        body = t_packed;
+    }
+    uint64_t word = mcs_journal_word(stream->number, stream->at, body, len);
+    memcpy(frame + sizeof(word), body, len);
     /* After the body: see format.h. */
     __atomic_store_n((uint64_t *)(void *)frame, word, __ATOMIC_RELEASE);
     stream->at += mcs_journal_frame_len(len);
     stream->records++;
+    stream->record_bytes += mcs_journal_frame_len(len);
     __atomic_store_n(&stream->used, stream->old_bytes + stream->at, __ATOMIC_RELAXED);
+    if (stream->at - stream->base > MCS_JOURNAL_WINDOW / 2 && stream->next == NULL) {
+        journal_ahead_ask_locked(journal, stream);
+    }
     mcs_mutex_unlock(&stream->lock);
+    return true;
 }
 
 static void append_mark(mcs_journal_t *journal, uint32_t stream, uint8_t kind)
 {
-    uint8_t *body = mcs_journal_reserve(journal, stream, 1);
-    if (body != NULL) {
-        *body = kind;
-        mcs_journal_commit(journal, stream, 1);
-    }
+    (void)mcs_journal_append(journal, stream, &kind, sizeof(kind));
 }
 
 /* ---- the disk ---- */
@@ -264,6 +248,9 @@ static journal_stream_t *sync_all(mcs_journal_t *journal)
         failed = sync_stream(&journal->streams[s]) == MCS_OK ? NULL : &journal->streams[s];
     }
     mcs_mutex_unlock(&journal->sync_lock);
+    if (failed == NULL) {
+        __atomic_store_n(&journal->synced_ms, mcs_wall_ms(), __ATOMIC_RELAXED);
+    }
     return failed;
 }
 
@@ -352,15 +339,23 @@ bool mcs_journal_snapshot_begin(mcs_journal_t *journal, uint32_t number)
         fail(journal, stream);
     }
     mcs_mutex_lock(&stream->lock);
-    journal_stream_t old = {.fd = stream->fd, .header = stream->header, .window = stream->window};
+    journal_stream_t old = {.fd = stream->fd,
+                            .header = stream->header,
+                            .window = stream->window,
+                            .next = stream->next,
+                            .spent = stream->spent};
     stream->old_bytes += stream->at;
     stream->old_files++;
     stream->fd = made.fd;
     stream->header = made.header;
     stream->window = made.window;
     stream->number = made.number;
+    stream->next = NULL;
+    stream->spent = NULL;
+    stream->asked = false;
     stream->base = 0;
     stream->at = made.at;
+    begin_packing(journal, stream);
     __atomic_store_n(&stream->files, stream->old_files + 1, __ATOMIC_RELAXED);
     mcs_mutex_unlock(&stream->lock);
     mcs_mutex_unlock(&journal->sync_lock);
@@ -405,11 +400,16 @@ void mcs_journal_stats(mcs_journal_t *journal, mcs_journal_stats_t *stats_out)
     mcs_journal_stats_t stats = {
         .bytes = __atomic_load_n(&journal->bytes, __ATOMIC_RELAXED),
         .snapshots = __atomic_load_n(&journal->snapshots, __ATOMIC_RELAXED),
+        .errors = __atomic_load_n(&journal->errors, __ATOMIC_RELAXED),
+        .waits = __atomic_load_n(&journal->waits, __ATOMIC_RELAXED),
+        .synced_ms = __atomic_load_n(&journal->synced_ms, __ATOMIC_RELAXED),
         .on = mcs_journal_is_on(journal),
     };
     for (uint32_t s = 0; s < MCS_JOURNAL_STREAMS; s++) {
         mcs_mutex_lock(&journal->streams[s].lock);
         stats.records += journal->streams[s].records;
+        stats.record_bytes += journal->streams[s].record_bytes;
+        stats.files += journal->streams[s].files;
         mcs_mutex_unlock(&journal->streams[s].lock);
     }
     *stats_out = stats;

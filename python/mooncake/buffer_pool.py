@@ -12,10 +12,11 @@ is leased beyond that is unregistered when it comes back. Every failure is a Run
 import collections
 import ctypes
 import mmap
+import operator
 import threading
 import time
 
-from .store import BufferLease, _make_lease
+from .store import BufferLease, MooncakeDistributedStore, _make_lease
 
 __all__ = [
     "BufferLease",
@@ -31,13 +32,23 @@ _POINTER_BYTES = ctypes.sizeof(ctypes.c_void_p)
 _LOOK_AGAIN_S = 0.05
 
 
+def _number(name, value):
+    value = operator.index(value)
+    if not 0 <= value < 1 << 64:
+        raise TypeError(f"BufferPool(): argument '{name}' must be an int from 0 to 2**64-1: out of range")
+    return value
+
+
 class _Region:
     """One registered piece of anonymous memory, aligned. Lives until the last reference, registered or not."""
 
     __slots__ = ("_map", "_pin", "ptr", "size")
 
     def __init__(self, store, size, alignment):
-        self._map = mmap.mmap(-1, size + alignment)
+        try:
+            self._map = mmap.mmap(-1, size + alignment)
+        except (OSError, OverflowError, ValueError) as error:
+            raise RuntimeError(f"overflow buffer allocation failed ({size} bytes aligned to {alignment}): {error}") from None
         self._pin = (ctypes.c_ubyte * 1).from_buffer(self._map)
         start = ctypes.addressof(self._pin)
         self.ptr = start + -start % alignment
@@ -70,6 +81,12 @@ class BufferPool:
         prewarm_size=None,
         prewarm_count=0,
     ):
+        if not isinstance(store, MooncakeDistributedStore):
+            raise TypeError(f"BufferPool(): argument 'store' must be a MooncakeDistributedStore, not {type(store).__name__}")
+        max_bytes = _number("max_bytes", max_bytes)
+        min_size_class = _number("min_size_class", min_size_class)
+        alignment = _number("alignment", alignment)
+        max_regions = None if max_regions is None else _number("max_regions", max_regions)
         if min_size_class <= 0 or alignment <= 0:
             raise RuntimeError("min_size_class and alignment must be positive")
         if alignment & (alignment - 1) or alignment < _POINTER_BYTES:
@@ -103,7 +120,7 @@ class BufferPool:
 
     def acquire(self, size, block=None, timeout=None):
         """A BufferLease of `size` bytes (0 is fine). Waits for one when the pool is exhausted, at most `timeout` seconds."""
-        size = int(size)
+        size = operator.index(size)
         block = self._block if block is None else block
         timeout = self._timeout if timeout is None else timeout
         if size < 0:

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import os
 import re
 import socket
+import ssl
 import urllib.parse
 
 from .cli_text import FAILED, NOT_FOUND, NOT_SUPPORTED, UNREACHABLE, Failure
@@ -11,15 +13,19 @@ from .cli_text import FAILED, NOT_FOUND, NOT_SUPPORTED, UNREACHABLE, Failure
 ANSWER_MAX = 1 << 30
 
 
-def parse_address(text, default_port):
-    """(host, port) of "host", "host:port", "[v6]:port"; http:// may stand before it."""
+def _parse(text, default_port, schemes):
     try:
         parts = urllib.parse.urlsplit(text if "//" in text else "//" + text)
-        if not parts.hostname or parts.scheme not in ("", "http") or parts.path.strip("/"):
+        if not parts.hostname or parts.scheme not in schemes or parts.path.strip("/") or parts.username is not None:
             raise ValueError
-        return parts.hostname, parts.port if parts.port is not None else default_port
+        return parts.scheme, parts.hostname, parts.port if parts.port is not None else default_port
     except ValueError:
         raise Failure(f"{text}: not HOST:PORT") from None
+
+
+def parse_address(text, default_port):
+    """(host, port) of "host", "host:port", "[v6]:port"; http:// may stand before it."""
+    return _parse(text, default_port, ("", "http"))[1:]
 
 
 class Metrics:
@@ -48,21 +54,45 @@ class Metrics:
 
 
 class Admin:
-    """Each call is one request on a connection of its own. Raises Failure: 3 when nobody answers, 4 and 5 for 404."""
+    """Each call is one request on a connection of its own. Raises Failure: 3 when nobody answers, 4 and 5 for 404.
+
+    The token comes from MC_STORE_ADMIN_TOKEN, where the master has it from, too; https:// trusts what the system trusts, and the file of
+    MOONCAKE_ADMIN_CA."""
 
     def __init__(self, address, timeout=10.0):
-        self.host, self.port = parse_address(address, 9003)
+        scheme, self.host, self.port = _parse(address, 9003, ("", "http", "https"))
+        self.scheme = scheme or "http"
         self.timeout = timeout
+        self._token = os.environ.get("MC_STORE_ADMIN_TOKEN", "").strip() or None
+        if self._token is not None and not self._token.isprintable():
+            raise Failure("MC_STORE_ADMIN_TOKEN: no token: it has characters that cannot be sent")
+        self._tls = None
+        if self.scheme == "https":
+            authority = os.environ.get("MOONCAKE_ADMIN_CA") or None
+            try:
+                self._tls = ssl.create_default_context(cafile=authority)
+            except (OSError, ssl.SSLError) as error:
+                raise Failure(f"MOONCAKE_ADMIN_CA: {authority}: {getattr(error, 'strerror', None) or error}") from None
 
     @property
     def url(self):
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{self.scheme}://{self.host}:{self.port}"
+
+    def _connect(self):
+        if self._tls is not None:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=self._tls)
+        return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
 
     def _unreachable(self, error):
         if isinstance(error, (socket.timeout, TimeoutError)):
             why = f"no answer within {self.timeout:g} s"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            return Failure(f"{self.url}: its certificate is not trusted: {error.verify_message}\n"
+                           "  Name the authority's PEM file: MOONCAKE_ADMIN_CA=FILE", UNREACHABLE)
+        elif isinstance(error, ssl.SSLError):
+            why = f"no TLS there ({error.reason or error}): is it http:// ?"
         elif isinstance(error, http.client.HTTPException):
-            why = "what answers there speaks no HTTP"
+            why = "what answers there speaks no HTTP" + ("" if self._tls is not None else " (is it https:// ?)")
         else:
             why = getattr(error, "strerror", None) or str(error)
         return Failure(
@@ -74,9 +104,11 @@ class Admin:
 
     def _request(self, method, path, query=None, body=None):
         target = path + ("?" + urllib.parse.urlencode(query, quote_via=urllib.parse.quote) if query else "")
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        connection = self._connect()
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
+            if self._token is not None:
+                headers["Authorization"] = f"Bearer {self._token}".encode()
             connection.request(method, target, body, headers)
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
@@ -112,6 +144,8 @@ class Admin:
         return value
 
     def _refusal(self, method, path, status, answer, value=None):
+        if status == 401:
+            return Failure(f"{self.url} wants {'another' if self._token else 'a'} token: set MC_STORE_ADMIN_TOKEN to the master's admin_token")
         if isinstance(value, dict) and ("error_message" in value or "error" in value):
             text = value.get("error_message") or value.get("error")
             code = value.get("error_code")

@@ -1,30 +1,67 @@
-"""`mooncake completion bash`: a script for bash, made from the parser. Names of segments and keys are asked of the master while one types."""
+"""`mooncake completion bash`: a script for bash, made from the parser. Names of segments and keys are asked of the master while one types.
+
+Names come from others. They are compared as they are and quoted by printf %q, and are nowhere subject to an expansion (as a word list of
+`compgen -W` is): a key may be called "$(rm -rf ~)".
+"""
 
 import argparse
 
 SCRIPT = """# bash completion for mooncake; eval "$(mooncake completion bash)", or keep it in /etc/bash_completion.d
+
+# Those lines of stdin that begin with what is typed, quoted; without the part before the last of : and =, which bash keeps as it is.
+_mooncake_names() {{
+    local word=$1 kept= breaker begin line
+    for breaker in : =; do
+        if [[ $COMP_WORDBREAKS == *"$breaker"* && $word == *"$breaker"* ]]; then
+            begin=${{word%"${{word##*"$breaker"}}"}}
+            if ((${{#begin}} > ${{#kept}})); then
+                kept=$begin
+            fi
+        fi
+    done
+    while IFS= read -r line; do
+        if [[ ${{line:0:${{#word}}}} == "$word" && -n ${{line:${{#kept}}}} ]]; then
+            printf -v line %q "${{line:${{#kept}}}}"
+            COMPREPLY+=("$line")
+        fi
+    done
+}}
+
+_mooncake_files() {{
+    mapfile -t COMPREPLY < <(compgen -f -- "$1")
+    compopt -o filenames 2>/dev/null
+}}
+
 _mooncake() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} command= i
+    local typed=${{COMP_LINE:0:COMP_POINT}} current=${{COMP_WORDS[COMP_CWORD]}} word previous command= i
     COMPREPLY=()
+    # The whole word: for bash, : and = end one.
+    word=${{typed##*[[:space:]]}}
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${{COMP_WORDS[i]}} in
 {cases}
         esac
     done
+    previous=${{typed%"$word"}}
+    previous=${{previous%"${{previous##*[![:space:]]}}"}}
+    previous=${{previous##*[[:space:]]}}
+    if [[ $word == --*=* ]]; then
+        previous=${{word%%=*}} word=${{word#*=}}
+    fi
     case $previous in
-        -o|--output|--config) COMPREPLY=($(compgen -f -- "$current")); return ;;
-        --to|-s|--segment) COMPREPLY=($(compgen -W "$(mooncake --timeout 2 segments --names 2>/dev/null)" -- "$current")); return ;;
+        -o|--output) _mooncake_files "$current"; return ;;
+        --to|-s|--segment) _mooncake_names "$word" < <(mooncake --timeout 2 segments --names 2>/dev/null); return ;;
     esac
-    if [[ $current == -* || -z $command ]]; then
+    if [[ $word == -* || -z $command ]]; then
         case $command in
 {words}
         esac
         return
     fi
     case $command in
-        drain) COMPREPLY=($(compgen -W "$(mooncake --timeout 2 segments --names 2>/dev/null)" -- "$current")) ;;
-        get|rm) COMPREPLY=($(compgen -W "$(mooncake --timeout 2 keys -n 200 -- "$current" 2>/dev/null)" -- "$current")) ;;
-        put) COMPREPLY=($(compgen -f -- "$current")) ;;
+        drain) _mooncake_names "$word" < <(mooncake --timeout 2 segments --names 2>/dev/null) ;;
+        get|rm) _mooncake_names "$word" < <(mooncake --timeout 2 keys -n 200 -- "$word" 2>/dev/null) ;;
+        put) _mooncake_files "$current" ;;
         completion) COMPREPLY=($(compgen -W "bash" -- "$current")) ;;
     esac
 }}

@@ -48,7 +48,7 @@ _positive.__name__, _count.__name__, _some.__name__ = "number of seconds", "numb
 def _common():
     """Options of every command, before or after its name."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--admin", metavar="HOST:PORT", help="admin server of the master (MOONCAKE_ADMIN; default: the master's host, 9003)")
+    common.add_argument("--admin", metavar="HOST:PORT", help="admin server of the master, or https://HOST:PORT (MOONCAKE_ADMIN; default: the master's host, 9003)")
     common.add_argument("--master", metavar="HOST:PORT", help="the master (MOONCAKE_MASTER; default: 127.0.0.1:50051)")
     common.add_argument("--timeout", type=_positive, metavar="SECONDS", help="how long to wait for an answer (default: 10)")
     common.add_argument("--json", action="store_true", help="print JSON")

@@ -18,6 +18,8 @@ import threading
 
 from aiohttp import web
 
+from .http_guard import ConnectionGuard, raise_descriptor_limit
+
 __all__ = ["KVBootstrapServer", "KVPoll", "main"]
 
 KEY_MAX = 4096
@@ -52,7 +54,8 @@ class KVBootstrapServer:
         self._bytes = 0
         self._loop = None
         self._stop = None
-        self.app = web.Application(client_max_size=BODY_MAX)
+        self._guard = ConnectionGuard(BODY_MAX, lambda: _reply("metadata is too large", 413), body=20.0)
+        self.app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         self.app.router.add_route("*", "/metadata", self._handle_metadata)
         self.app.router.add_get("/health", self._handle_health)
 
@@ -70,7 +73,11 @@ class KVBootstrapServer:
         if request.method == "GET":
             return self._get(key)
         if request.method == "PUT":
-            return self._put(key, await request.read())
+            try:
+                body = await request.read()
+            except ConnectionResetError:
+                return _reply("connection lost", 400)  # nobody reads it
+            return self._put(key, body)
         if request.method == "DELETE":
             return self._delete(key)
         return _reply("Method not allowed", 405)
@@ -84,8 +91,7 @@ class KVBootstrapServer:
     def _put(self, key, body):
         old = self.store.get(key)
         if old is not None and "rpc_meta" in key:
-            # Two processes must not claim one name; one that publishes again is the same.
-            return _reply("metadata unchanged") if old == body else _reply("Duplicate rpc_meta key not allowed", 400)
+            return _reply("Duplicate rpc_meta key not allowed", 400)  # two processes must not claim one name
         grown = self._bytes + len(body) - (len(old) if old is not None else -len(key))
         if grown > BYTES_MAX or (old is None and len(self.store) >= ENTRIES_MAX):
             return _reply("metadata store is full", 507)
@@ -127,8 +133,10 @@ class KVBootstrapServer:
             await runner.cleanup()
             startup.set_exception(error)
             return
+        self._guard.start(runner)
         startup.set_result(None)
         await self._stop.wait()
+        await self._guard.stop()
         await runner.cleanup()
 
     def close(self):
@@ -157,6 +165,7 @@ def main():
     """The console script mooncake_http_metadata_server."""
     arguments = parse_args()
     logging.basicConfig(level=arguments.log_level, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
+    raise_descriptor_limit()
     server = KVBootstrapServer(arguments.port, arguments.host)
     # Taken by sigwait below; the server's thread is made with them blocked.
     stops = {signal.SIGINT, signal.SIGTERM}

@@ -23,6 +23,7 @@ import time
 
 from aiohttp import web
 
+from .http_guard import ConnectionGuard, raise_descriptor_limit
 from .mooncake_config import MooncakeConfig
 from .store import MooncakeDistributedStore
 
@@ -31,6 +32,7 @@ __all__ = ["MooncakeStoreService", "main", "sync_main"]
 BODY_MAX = 100 * 1024 * 1024
 STOP_SECONDS = 4
 GRACE_MAX = 3600
+ANY_KEY = "{key:(?s:.+)}"  # slashes and line breaks, too
 
 log = logging.getLogger("mooncake.store_service")
 
@@ -59,6 +61,8 @@ def _answers(handler):
             answer = _reply(refusal.body, refusal.status)
         except web.HTTPException as error:
             answer = _reply({"error": error.reason}, error.status)
+        except ConnectionResetError:
+            answer = _reply({"error": "the connection was lost"}, 400)  # nobody reads it
         except Exception as error:
             log.exception("%s", handler.__name__)
             answer = _reply({"error": str(error)}, 500)
@@ -125,6 +129,7 @@ class MooncakeStoreService:
         self.last_mount_info = {}
         self._state_lock = asyncio.Lock()  # of the three above
         self._runner = None
+        self._guard = None
         self.port = 0  # that is served
 
     # ---- life cycle ----
@@ -197,9 +202,9 @@ class MooncakeStoreService:
     def routes(self):
         return [
             web.put("/api/put", self.handle_put),
-            web.get("/api/get/{key:.+}", self.handle_get),
-            web.get("/api/exist/{key:.+}", self.handle_exist),
-            web.delete("/api/remove/{key:.+}", self.handle_remove),
+            web.get("/api/get/" + ANY_KEY, self.handle_get),
+            web.get("/api/exist/" + ANY_KEY, self.handle_exist),
+            web.delete("/api/remove/" + ANY_KEY, self.handle_remove),
             web.delete("/api/remove_all", self.handle_remove_all),
             web.post("/api/mount", self.handle_mount),
             web.post("/api/unmount", self.handle_unmount),
@@ -210,17 +215,21 @@ class MooncakeStoreService:
         ]
 
     async def start_http_service(self, port=8080, host="0.0.0.0"):
-        app = web.Application(client_max_size=BODY_MAX)
+        self._guard = ConnectionGuard(BODY_MAX, lambda: _reply({"error": "Request Entity Too Large"}, 413))
+        app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard.middleware])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, shutdown_timeout=1, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
+        self._guard.start(self._runner)
         self.port = self._runner.addresses[0][1]
         log.info("REST API started on port %d", self.port)
         return True
 
     async def stop(self):
+        if self._guard is not None:
+            await self._guard.stop()
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
@@ -452,6 +461,7 @@ async def main(arguments=None):
 
 def sync_main():
     """The console script mc_store_rest_server."""
+    raise_descriptor_limit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
     return asyncio.run(main())
 

@@ -1,5 +1,5 @@
 # Types of the extension module mooncake.store. Its docstrings say more: shapes, units, codes.
-from typing import Any, Dict, List, Optional, Sequence, SupportsIndex, Tuple, Union, final, overload
+from typing import Any, ClassVar, Dict, List, Optional, Sequence, SupportsIndex, Tuple, Union, final, overload
 
 from typing_extensions import Buffer
 
@@ -183,8 +183,9 @@ class MooncakeHostMemAllocator:
 
 @final
 class StoredTensor:
-    """A tensor in host memory, in C order; read-only where it shows the stored elements themselves."""
+    """A tensor in host or GPU memory, in C order; read-only where it shows the stored elements themselves."""
 
+    __dlpack_c_exchange_api__: ClassVar[Any]
     @property
     def shape(self) -> Tuple[int, ...]: ...
     @property
@@ -194,13 +195,15 @@ class StoredTensor:
     @property
     def nbytes(self) -> int: ...
     @property
+    def device(self) -> str: ...
+    @property
     def readonly(self) -> bool: ...
     @property
     def data(self) -> memoryview: ...
     def __dlpack__(
         self,
         *,
-        stream: None = None,
+        stream: Optional[SupportsIndex] = None,
         max_version: Optional[Tuple[int, int]] = None,
         dl_device: Optional[Tuple[int, int]] = None,
         copy: Optional[bool] = None,

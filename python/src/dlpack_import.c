@@ -1,8 +1,8 @@
 /* See dlpack_import.h.
  *
- * Streams: the raw-pointer calls of the library take memory on which the caller's earlier work is done. So a producer
- * on a CUDA device is asked for the legacy default stream (1), which orders its work before ours; and torch, which can
- * be asked for more, is waited for. */
+ * Streams: the library takes memory on which the caller's earlier work is done, and its copies run on streams of its
+ * own. So a producer on a CUDA device is told such a stream, which it makes wait for its work, and then that stream is
+ * waited for; of a lent tensor the producer's own stream is. Nothing else on the device is. */
 #include "python/src/dlpack_import.h"
 
 #include <string.h>
@@ -28,19 +28,47 @@ static void end_versioned(PyObject *capsule)
     }
 }
 
-static mpy_take_t use_tensor(const mcs_dl_tensor_t *tensor, PyObject *owner, mpy_source_t *out)
+static bool is_cuda(int32_t device_type)
+{
+    return device_type == MCS_DL_CUDA || device_type == MCS_DL_CUDA_MANAGED;
+}
+
+static mpy_take_t use_tensor(mcs_store_t *store, const mcs_dl_tensor_t *tensor, PyObject *owner, mpy_source_t *out)
 {
     mcs_tensor_view_t view;
-    bool on_host = mcs_dl_on_host(tensor->device_type);
-    bool on_cuda = tensor->device_type == MCS_DL_CUDA || tensor->device_type == MCS_DL_CUDA_MANAGED;
-    if ((!on_host && !on_cuda) || mcs_dl_view(tensor, &view) != MCS_OK) {
+    bool on_cuda = is_cuda(tensor->device_type);
+    if ((!mcs_dl_on_host(tensor->device_type) && !on_cuda) || mcs_dl_view(tensor, &view) != MCS_OK) {
         return MPY_REFUSED;
     }
-    return mpy_source_from_view(&view, on_cuda, owner, out);
+    return mpy_source_from_view(store, &view, on_cuda, owner, out);
+}
+
+/* Of a managed tensor that is ours to end: `owner` does. */
+static mpy_take_t use_versioned(mcs_store_t *store, const mcs_dl_versioned_t *managed, PyObject *owner,
+                                mpy_source_t *out)
+{
+    if (managed->version.major != MCS_DL_MAJOR) {
+        return MPY_REFUSED; /* of another major version only the deleter is known */
+    }
+    mpy_take_t taken = use_tensor(store, &managed->tensor, owner, out);
+    if (taken == MPY_TAKEN) {
+        out->readonly = (managed->flags & MCS_DL_FLAG_READ_ONLY) != 0;
+    }
+    return taken;
+}
+
+/* False: it could not be waited for (logged), so that nobody knows what is in the memory. */
+static bool wait_for(mcs_store_t *store, int32_t device, uint64_t stream)
+{
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    int code = mcs_device_wait_stream(store, device, stream);
+    mpy_quiet_end(&call);
+    return code == 0;
 }
 
 /* Takes what is in the capsule: from here on we call its deleter. */
-static mpy_take_t consume(PyObject *capsule, mpy_source_t *out)
+static mpy_take_t consume(mcs_store_t *store, PyObject *capsule, mpy_source_t *out)
 {
     bool versioned = PyCapsule_IsValid(capsule, MCS_DL_VERSIONED);
     if (!versioned && !PyCapsule_IsValid(capsule, MCS_DL_LEGACY)) {
@@ -56,40 +84,36 @@ static mpy_take_t consume(PyObject *capsule, mpy_source_t *out)
         Py_DECREF(owner);
         return mpy_take_refusal();
     }
-    mpy_take_t taken = MPY_REFUSED;
-    if (!versioned) {
-        taken = use_tensor(&((mcs_dl_managed_t *)managed)->tensor, owner, out);
-    } else if (((mcs_dl_versioned_t *)managed)->version.major == MCS_DL_MAJOR) {
-        taken = use_tensor(&((mcs_dl_versioned_t *)managed)->tensor, owner, out);
-        if (taken == MPY_TAKEN) {
-            out->readonly = (((mcs_dl_versioned_t *)managed)->flags & MCS_DL_FLAG_READ_ONLY) != 0;
-        }
-    } /* of another major version only the deleter is known */
+    mpy_take_t taken = versioned ? use_versioned(store, managed, owner, out)
+                                 : use_tensor(store, &((mcs_dl_managed_t *)managed)->tensor, owner, out);
     Py_DECREF(owner);
     return taken;
 }
 
-/* The device type by __dlpack_device__(), which is also how to know whether a stream is to be given. */
-static mpy_take_t device_of(PyObject *object, long *type_out)
+/* __dlpack_device__(), which is also how to know whether a stream is to be given. */
+static mpy_take_t device_of(PyObject *object, int32_t *type_out, int32_t *id_out)
 {
     PyObject *pair = PyObject_CallMethod(object, "__dlpack_device__", NULL);
-    PyObject *type = pair != NULL && PyTuple_Check(pair) && PyTuple_Size(pair) == 2 ? PyTuple_GetItem(pair, 0) : NULL;
-    PyObject *number = type != NULL ? PyNumber_Index(type) : NULL; /* torch gives an enum of ints */
-    *type_out = number != NULL ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(number);
+    bool is_pair = pair != NULL && PyTuple_Check(pair) && PyTuple_Size(pair) == 2;
+    PyObject *type = is_pair ? PyNumber_Index(PyTuple_GetItem(pair, 0)) : NULL; /* torch gives an enum of ints */
+    PyObject *id = type != NULL ? PyNumber_Index(PyTuple_GetItem(pair, 1)) : NULL;
+    bool numbers = id != NULL && mpy_i32("__dlpack_device__", "type", type, type_out) &&
+                   mpy_i32("__dlpack_device__", "id", id, id_out);
+    Py_XDECREF(type);
+    Py_XDECREF(id);
     Py_XDECREF(pair);
-    return *type_out >= 0 ? MPY_TAKEN : mpy_take_refusal();
+    return numbers ? MPY_TAKEN : mpy_take_refusal();
 }
 
-/* object.__dlpack__(max_version=(1, 3)), and stream=1 for a device. Producers from before 1.0 know no max_version. */
-static PyObject *ask_capsule(PyObject *method, bool on_host)
+/* object.__dlpack__(max_version=(1, 3)), and the stream for a device. Producers from before 1.0 know no max_version. */
+static PyObject *ask_capsule(PyObject *method, const uint64_t *stream)
 {
     PyObject *none = PyTuple_New(0);
     PyObject *kwargs = Py_BuildValue("{s(ii)}", "max_version", MCS_DL_MAJOR, MCS_DL_MINOR);
-    PyObject *stream = on_host ? NULL : PyLong_FromLong(1);
+    PyObject *number = stream != NULL ? PyLong_FromUnsignedLongLong(*stream) : NULL;
     PyObject *capsule = NULL;
-    bool ready = none != NULL && kwargs != NULL && (on_host || stream != NULL) &&
-                 (stream == NULL || PyDict_SetItemString(kwargs, "stream", stream) == 0);
+    bool ready = none != NULL && kwargs != NULL &&
+                 (stream == NULL || (number != NULL && PyDict_SetItemString(kwargs, "stream", number) == 0));
     if (ready) {
         capsule = PyObject_Call(method, none, kwargs);
     }
@@ -101,22 +125,45 @@ static PyObject *ask_capsule(PyObject *method, bool on_host)
     }
     Py_XDECREF(none);
     Py_XDECREF(kwargs);
-    Py_XDECREF(stream);
+    Py_XDECREF(number);
     return capsule;
 }
 
-static mpy_take_t take_capsule(PyObject *object, mpy_source_t *out)
+/* The stream is the library's; where it has none (no driver that it can use) the legacy default stream is as good: the
+ * put will be refused. */
+static mpy_take_t take_from_device(mcs_store_t *store, PyObject *method, int32_t device, mpy_source_t *out)
+{
+    uint64_t stream = 1;
+    bool ordered = mcs_device_order_stream(store, device, &stream) == 0;
+    PyObject *capsule = ask_capsule(method, &stream);
+    mpy_take_t taken = capsule != NULL ? MPY_TAKEN : mpy_take_refusal();
+    if (taken == MPY_TAKEN && ordered && !wait_for(store, device, stream)) {
+        taken = MPY_REFUSED;
+    }
+    if (taken == MPY_TAKEN) {
+        taken = consume(store, capsule, out);
+    }
+    Py_XDECREF(capsule);
+    return taken;
+}
+
+static mpy_take_t take_capsule(mcs_store_t *store, PyObject *object, mpy_source_t *out)
 {
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
     if (method == NULL) {
         return mpy_take_refusal();
     }
-    long device;
-    mpy_take_t taken = device_of(object, &device);
-    if (taken == MPY_TAKEN) {
-        PyObject *capsule = ask_capsule(method, mcs_dl_on_host((int32_t)device));
-        taken = capsule != NULL ? consume(capsule, out) : mpy_take_refusal();
+    int32_t type = 0;
+    int32_t id = 0;
+    mpy_take_t taken = device_of(object, &type, &id);
+    if (taken == MPY_TAKEN && is_cuda(type)) {
+        taken = take_from_device(store, method, id, out);
+    } else if (taken == MPY_TAKEN && mcs_dl_on_host(type)) {
+        PyObject *capsule = ask_capsule(method, NULL);
+        taken = capsule != NULL ? consume(store, capsule, out) : mpy_take_refusal();
         Py_XDECREF(capsule);
+    } else if (taken == MPY_TAKEN) {
+        taken = MPY_REFUSED; /* ROCm and others: their streams and addresses are not CUDA's */
     }
     Py_DECREF(method);
     return taken;
@@ -127,7 +174,7 @@ static mpy_take_t take_capsule(PyObject *object, mpy_source_t *out)
 /* The table of our major version, or NULL. */
 static const mcs_dl_exchange_t *exchange_of(PyObject *object)
 {
-    PyObject *capsule = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__dlpack_c_exchange_api__");
+    PyObject *capsule = PyObject_GetAttrString((PyObject *)Py_TYPE(object), MCS_DL_EXCHANGE_ATTRIBUTE);
     if (capsule == NULL) {
         PyErr_Clear();
         return NULL;
@@ -141,19 +188,73 @@ static const mcs_dl_exchange_t *exchange_of(PyObject *object)
     return table;
 }
 
-/* Borrowed until we return; `object` is held by the source. Of a device nothing is known about the order of work on it:
- * that needs a capsule. */
-static mpy_take_t take_borrowed(PyObject *object, mpy_source_t *out)
+/* What the producer queued on the tensor's device is done. Tables do not wait by themselves. */
+static mpy_take_t wait_for_producer(mcs_store_t *store, const mcs_dl_exchange_t *table, const mcs_dl_tensor_t *tensor)
+{
+    void *stream = NULL;
+    if (mcs_dl_on_host(tensor->device_type)) {
+        return MPY_TAKEN;
+    }
+    if (!is_cuda(tensor->device_type) || table->current_stream == NULL) {
+        return MPY_REFUSED;
+    }
+    if (table->current_stream(tensor->device_type, tensor->device_id, &stream) != 0) {
+        return mpy_take_refusal();
+    }
+    return wait_for(store, tensor->device_id, (uint64_t)(uintptr_t)stream) ? MPY_TAKEN : MPY_REFUSED;
+}
+
+/* Lent until we return; `object` is held by the source. `gatherer`: puts a device's elements in order; NULL: they are
+ * refused. */
+static mpy_take_t take_lent(mcs_store_t *store, mcs_store_t *gatherer, PyObject *object, const mcs_dl_exchange_t *table,
+                            mpy_source_t *out)
 {
     mcs_dl_tensor_t tensor;
-    const mcs_dl_exchange_t *table = exchange_of(object);
-    if (table == NULL || table->borrow_from_object == NULL) {
+    if (table->borrow_from_object == NULL) {
         return MPY_REFUSED;
     }
     if (table->borrow_from_object(object, &tensor) != 0) {
         return mpy_take_refusal();
     }
-    return mcs_dl_on_host(tensor.device_type) ? use_tensor(&tensor, object, out) : MPY_REFUSED;
+    mpy_take_t taken = wait_for_producer(store, table, &tensor);
+    return taken == MPY_TAKEN ? use_tensor(gatherer, &tensor, object, out) : taken;
+}
+
+/* Ours to end. What a table cannot lend it may give: it says more (flags). */
+static mpy_take_t take_managed(mcs_store_t *store, mcs_store_t *gatherer, PyObject *object,
+                               const mcs_dl_exchange_t *table, mpy_source_t *out)
+{
+    mcs_dl_versioned_t *managed = NULL;
+    if (table->managed_from_object == NULL) {
+        return MPY_REFUSED;
+    }
+    if (table->managed_from_object(object, &managed) != 0 || managed == NULL) {
+        return mpy_take_refusal();
+    }
+    PyObject *owner = PyCapsule_New(managed, owner_versioned_name, end_versioned);
+    if (owner == NULL) {
+        if (managed->deleter != NULL) {
+            managed->deleter(managed);
+        }
+        return MPY_RAISED;
+    }
+    mpy_take_t taken =
+        managed->version.major == MCS_DL_MAJOR ? wait_for_producer(store, table, &managed->tensor) : MPY_REFUSED;
+    if (taken == MPY_TAKEN) {
+        taken = use_versioned(gatherer, managed, owner, out);
+    }
+    Py_DECREF(owner);
+    return taken;
+}
+
+static mpy_take_t take_by_table(mcs_store_t *store, mcs_store_t *gatherer, PyObject *object, mpy_source_t *out)
+{
+    const mcs_dl_exchange_t *table = exchange_of(object);
+    if (table == NULL) {
+        return MPY_REFUSED;
+    }
+    mpy_take_t taken = take_lent(store, gatherer, object, table, out);
+    return taken == MPY_REFUSED ? take_managed(store, gatherer, object, table, out) : taken;
 }
 
 /* ---- torch ---- */
@@ -234,8 +335,7 @@ static bool torch_address_of(PyObject *tensor, mcs_tensor_view_t *view)
     return PyErr_Occurred() == NULL && (view->data != NULL || view->bytes == 0);
 }
 
-/* Earlier work on the tensor's device is done when this returns. */
-static bool torch_wait(PyObject *tensor)
+bool mpy_torch_wait(PyObject *tensor)
 {
     PyObject *modules = PyImport_GetModuleDict();
     PyObject *torch = modules != NULL ? PyDict_GetItemString(modules, "torch") : NULL;
@@ -259,7 +359,7 @@ static bool torch_device_of(PyObject *tensor, bool *on_device_out)
     bool cuda = device != NULL && !host && attribute_says(device, "type", "cuda");
     Py_XDECREF(device);
     *on_device_out = cuda;
-    return (host || cuda) && PyErr_Occurred() == NULL && (!cuda || torch_wait(tensor));
+    return (host || cuda) && PyErr_Occurred() == NULL && (!cuda || mpy_torch_wait(tensor));
 }
 
 static bool memory_is_there(const mcs_tensor_view_t *view)
@@ -271,7 +371,7 @@ static bool memory_is_there(const mcs_tensor_view_t *view)
     return there;
 }
 
-static mpy_take_t take_torch(PyObject *object, bool genuine, mpy_source_t *out)
+static mpy_take_t take_torch(mcs_store_t *store, PyObject *object, bool genuine, mpy_source_t *out)
 {
     PyObject *layout = PyObject_GetAttrString(object, "layout");
     bool strided = layout == NULL || attribute_says(object, "layout", "torch.strided");
@@ -291,7 +391,7 @@ static mpy_take_t take_torch(PyObject *object, bool genuine, mpy_source_t *out)
             view.strides[i] = stride;
             stride *= view.bytes > 0 ? view.shape[i] : 1;
         }
-        taken = mpy_source_from_view(&view, on_device, tensor, out);
+        taken = mpy_source_from_view(store, &view, on_device, tensor, out);
         if (taken == MPY_TAKEN) {
             out->copied = tensor != object; /* contiguous() gives back what is */
         }
@@ -314,7 +414,7 @@ static PyObject *resolved(PyObject *object)
     return Py_NewRef(object);
 }
 
-mpy_take_t mpy_dlpack_take(PyObject *object, mpy_source_t *out)
+mpy_take_t mpy_dlpack_take(mcs_store_t *store, PyObject *object, mpy_source_t *out)
 {
     bool genuine = false;
     int torch = is_torch(object, &genuine);
@@ -322,12 +422,13 @@ mpy_take_t mpy_dlpack_take(PyObject *object, mpy_source_t *out)
     if (subject == NULL) {
         return mpy_take_refusal();
     }
-    mpy_take_t taken = take_borrowed(subject, out);
+    /* torch puts the elements of a device in order on that device. */
+    mpy_take_t taken = take_by_table(store, torch == 1 ? NULL : store, subject, out);
     if (taken == MPY_REFUSED && torch == 1) {
-        taken = take_torch(subject, genuine, out);
+        taken = take_torch(store, subject, genuine, out);
     }
     if (taken == MPY_REFUSED) {
-        taken = take_capsule(subject, out);
+        taken = take_capsule(store, subject, out);
     }
     Py_DECREF(subject);
     return taken;

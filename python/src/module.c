@@ -8,6 +8,7 @@
 #include "python/src/host_memory.h"
 #include "python/src/mpy.h"
 #include "python/src/store.h"
+#include "python/src/tensor.h"
 #include "python/src/tensor_functions.h"
 
 #include <stdio.h>
@@ -233,6 +234,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->replica_type);
     Py_CLEAR(state->task_type);
     Py_CLEAR(state->allocator_type);
+    mpy_exchange_forget(state->tensor_type);
     Py_CLEAR(state->tensor_type);
     Py_CLEAR(state->axis_type);
     Py_CLEAR(state->parallelism_type);

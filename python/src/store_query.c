@@ -6,7 +6,7 @@
 
 #include "core/base/alloc.h"
 
-#define REPLICAS_MAX 64
+#define REPLICAS_MAX 16 /* there are no more of an object */
 
 /* A call with one result of type int for each key. */
 typedef int (*many_fn)(mcs_store_t *store, const mpy_keys_t *keys, bool force, int *results);
@@ -171,22 +171,30 @@ MPY_STORE_METHOD(get_size)
 
 /* ---- replicas ---- */
 
-/* The replicas of one key; *count_out negative when it is not there. False: an exception (a signal). */
-static bool find_replicas(mpy_store_t *self, mcs_bytes_t key, mcs_replica_info_t *infos, int *count_out)
+/* A group of keys is asked for in one request; its answers are this many entries. */
+#define GROUP ((size_t)128)
+
+typedef struct answers {
+    mcs_replica_info_t infos[GROUP * REPLICAS_MAX];
+    int counts[GROUP]; /* negative when the key is not there */
+} answers_t;
+
+/* At most GROUP keys. False: an exception (a signal). */
+static bool find_replicas(mpy_store_t *self, const mcs_bytes_t *keys, size_t count, answers_t *answers)
 {
     mpy_call_t call;
     mpy_call_begin(&call);
-    int count = mcs_replicas(self->store, key, infos, REPLICAS_MAX);
-    *count_out = MCS_MIN(count, REPLICAS_MAX);
+    (void)mcs_replicas_of_many(self->store, keys, count, answers->infos, REPLICAS_MAX, answers->counts);
     return mpy_call_end(&call);
 }
 
-static PyObject *replica_list(mpy_store_t *self, const mcs_replica_info_t *infos, int count)
+static PyObject *replica_list(mpy_store_t *self, const answers_t *answers, size_t i)
 {
+    int count = MCS_MIN(answers->counts[i], REPLICAS_MAX);
     PyObject *list = PyList_New(MCS_MAX(count, 0));
-    for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *replica = mpy_replica_new(mpy_store_state(self), &infos[i]);
-        if (replica == NULL || PyList_SetItem(list, i, replica) != 0) {
+    for (int r = 0; list != NULL && r < count; r++) {
+        PyObject *replica = mpy_replica_new(mpy_store_state(self), &answers->infos[i * REPLICAS_MAX + (size_t)r]);
+        if (replica == NULL || PyList_SetItem(list, r, replica) != 0) {
             Py_CLEAR(list);
         }
     }
@@ -203,29 +211,26 @@ MPY_STORE_METHOD(get_replica_desc)
     if (!mpy_bind(&sig, args, nargs, kwnames, given) || !mpy_key(sig.name, "key", given[0], &key)) {
         return NULL;
     }
-    mcs_replica_info_t *infos = mpy_calloc(REPLICAS_MAX, sizeof(*infos));
-    int count;
-    if (infos != NULL && find_replicas(mpy_store_of(self), key.bytes, infos, &count)) {
-        list = replica_list(mpy_store_of(self), infos, count);
+    answers_t *answers = mpy_calloc(1, sizeof(*answers));
+    if (answers != NULL && find_replicas(mpy_store_of(self), &key.bytes, 1, answers)) {
+        list = replica_list(mpy_store_of(self), answers, 0);
     }
-    mcs_free(infos);
+    mcs_free(answers);
     mpy_key_drop(&key);
     return list;
 }
 
 /* Adds key -> [ReplicaDescriptor] for a key that is there. False: an exception. */
-static bool add_replicas(mpy_store_t *self, PyObject *dict, PyObject *key, mcs_bytes_t bytes, mcs_replica_info_t *infos)
+static bool add_replicas(mpy_store_t *self, PyObject *dict, PyObject *key, const answers_t *answers, size_t i)
 {
-    int count;
-    if (!find_replicas(self, bytes, infos, &count)) {
-        return false;
-    }
-    if (count <= 0) {
+    if (answers->counts[i] <= 0) {
         return true;
     }
-    PyObject *list = replica_list(self, infos, count);
-    bool ok = list != NULL && PyDict_SetItem(dict, key, list) == 0;
+    PyObject *hashable = PyByteArray_Check(key) ? PyBytes_FromObject(key) : Py_NewRef(key);
+    PyObject *list = hashable != NULL ? replica_list(self, answers, i) : NULL;
+    bool ok = list != NULL && PyDict_SetItem(dict, hashable, list) == 0;
     Py_XDECREF(list);
+    Py_XDECREF(hashable);
     return ok;
 }
 
@@ -239,15 +244,17 @@ MPY_STORE_METHOD(batch_get_replica_desc)
         return NULL;
     }
     PyObject *dict = PyDict_New();
-    mcs_replica_info_t *infos = mpy_calloc(REPLICAS_MAX, sizeof(*infos));
-    bool ok = dict != NULL && infos != NULL;
-    for (size_t i = 0; ok && i < keys.count; i++) {
-        PyObject *key = PyTuple_GetItem(keys.refs, (Py_ssize_t)i);
-        PyObject *hashable = PyByteArray_Check(key) ? PyBytes_FromObject(key) : Py_NewRef(key);
-        ok = hashable != NULL && add_replicas(mpy_store_of(self), dict, hashable, keys.items[i], infos);
-        Py_XDECREF(hashable);
+    answers_t *answers = mpy_calloc(1, sizeof(*answers));
+    bool ok = dict != NULL && answers != NULL;
+    for (size_t from = 0; ok && from < keys.count; from += GROUP) {
+        size_t count = MCS_MIN(keys.count - from, GROUP);
+        ok = find_replicas(mpy_store_of(self), &keys.items[from], count, answers);
+        for (size_t i = 0; ok && i < count; i++) {
+            PyObject *key = PyTuple_GetItem(keys.refs, (Py_ssize_t)(from + i));
+            ok = add_replicas(mpy_store_of(self), dict, key, answers, i);
+        }
     }
-    mcs_free(infos);
+    mcs_free(answers);
     mpy_keys_drop(&keys);
     if (!ok) {
         Py_CLEAR(dict);

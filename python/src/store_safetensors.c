@@ -304,7 +304,7 @@ static bool store_tensor(mpy_store_t *self, const char *name, mcs_bytes_t key, P
     mpy_puts_t puts = {.name = name};
     mpy_placement_t placement;
     *code_out = MCS_INVALID_PARAMS;
-    mpy_take_t taken = mpy_source_take(name, tensor, &source);
+    mpy_take_t taken = mpy_source_take(name, self->store, tensor, &source);
     if (taken == MPY_TAKEN) {
         taken = mpy_puts_whole(&puts, 0, key, &source);
         mpy_source_drop(&source);

@@ -55,9 +55,10 @@ static PyObject *only_item(PyObject *list)
     return item;
 }
 
-/* (key, device=None): `of_host` when the device is none of a GPU's. */
+/* (key, device=None): the one or the other function, `cuda` being the device's name. */
 static PyObject *get_one(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const char *name,
-                         PyObject *(*of_host)(mpy_store_t *self, mcs_bytes_t key))
+                         PyObject *(*of_host)(mpy_store_t *self, mcs_bytes_t key),
+                         PyObject *(*of_device)(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *cuda))
 {
     static const char *const params[] = {"key", "device", NULL};
     const mpy_sig_t sig = {name, 1, params};
@@ -69,7 +70,7 @@ static PyObject *get_one(PyObject *self, PyObject *const *args, Py_ssize_t nargs
     }
     PyObject *answer = NULL;
     if (mpy_key(name, "key", given[0], &key)) {
-        answer = cuda != NULL ? mpy_device_fetch(mpy_store_of(self), name, key.bytes, cuda)
+        answer = cuda != NULL ? of_device(mpy_store_of(self), name, key.bytes, cuda)
                               : of_host(mpy_store_of(self), key.bytes);
         mpy_key_drop(&key);
     }
@@ -84,7 +85,7 @@ static PyObject *get_copy(mpy_store_t *self, mcs_bytes_t key)
 
 MPY_STORE_METHOD(get_tensor)
 {
-    return get_one(self, args, nargs, kwnames, "get_tensor", get_copy);
+    return get_one(self, args, nargs, kwnames, "get_tensor", get_copy, mpy_device_fetch);
 }
 
 MPY_STORE_METHOD(batch_get_tensor)
@@ -219,7 +220,30 @@ static PyObject *get_stored(mpy_store_t *self, mcs_bytes_t key)
     return tensor != NULL ? tensor : Py_NewRef(Py_None);
 }
 
+static PyObject *get_stored_on(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *cuda)
+{
+    PyObject *tensor = mpy_device_fetch_stored(self, name, key, mpy_device_ordinal(cuda));
+    if (tensor != NULL || !PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        return tensor;
+    }
+    /* No memory of ours there: torch may have some (and says why when it has not), else the exception stands. */
+    PyObject *type;
+    PyObject *value;
+    PyObject *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *torch = mpy_torch(mpy_store_state(self));
+    if (torch == NULL) {
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    Py_DECREF(torch);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return mpy_device_fetch(self, name, key, cuda);
+}
+
 MPY_STORE_METHOD(get_dlpack)
 {
-    return get_one(self, args, nargs, kwnames, "get_dlpack", get_stored);
+    return get_one(self, args, nargs, kwnames, "get_dlpack", get_stored, get_stored_on);
 }

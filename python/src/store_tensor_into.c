@@ -177,7 +177,7 @@ static bool fill_tensor(mpy_store_t *self, mcs_bytes_t key, const mpy_source_t *
 static bool fill_one(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *object, int64_t *code_out)
 {
     mpy_source_t source;
-    mpy_take_t taken = mpy_source_take(name, object, &source);
+    mpy_take_t taken = mpy_source_take(name, self->store, object, &source);
     *code_out = MCS_INVALID_PARAMS;
     if (taken != MPY_TAKEN) {
         return taken == MPY_REFUSED;

@@ -11,29 +11,49 @@
 
 /* Memory for a tensor that is made of shards. */
 typedef struct room {
-    char *bytes;     /* header, then elements */
-    PyObject *owner; /* NULL: the caller's */
+    char *bytes;     /* header, then elements, in host memory */
+    PyObject *owner; /* of `bytes`; NULL: the caller's */
+    void *address;   /* of the caller's device memory, where it goes when it is whole; NULL: nowhere else */
+    int device;
     bool too_small;
 } room_t;
 
 /* `address` 0: new memory. False: an exception. */
 static bool make_room(mpy_store_t *self, const mpy_found_t *found, uint64_t address, uint64_t size, room_t *out)
 {
-    room_t room = {0};
-    void *memory = NULL;
+    room_t room = {.device = MPY_ON_HOST};
+    void *memory = (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
     uint64_t needed = MCS_TENSOR_HEADER_SIZE + found->result.data_bytes;
-    if (address == 0) {
+    if (address != 0) {
+        room.too_small = size < needed || !mpy_room_is_there(self, address, needed, &room.device);
+    }
+    if (address == 0 || (!room.too_small && room.device != MPY_ON_HOST)) {
+        room.address = memory;
         room.owner = mpy_tensor_memory(needed, &memory);
         if (room.owner == NULL) {
             return false;
         }
-    } else {
-        memory = (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
-        room.too_small = size < needed || !mpy_room_is_there(self, address, needed);
     }
     room.bytes = memory;
     *out = room;
     return true;
+}
+
+static PyObject *tensor_in(mpy_store_t *self, const mpy_found_t *found, const room_t *room)
+{
+    mpy_state_t *state = mpy_store_state(self);
+    memcpy(room->bytes, &found->result, MCS_TENSOR_HEADER_SIZE);
+    if (room->device == MPY_ON_HOST) {
+        return mpy_tensor_new(state, &found->result, room->bytes + MCS_TENSOR_HEADER_SIZE, false, room->owner);
+    }
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    int code =
+        mcs_device_write(self->store, room->address, room->bytes, MCS_TENSOR_HEADER_SIZE + found->result.data_bytes);
+    mpy_quiet_end(&call);
+    return code == 0 ? mpy_tensor_new_on(state, &found->result, (char *)room->address + MCS_TENSOR_HEADER_SIZE,
+                                         room->device, NULL)
+                     : NULL;
 }
 
 /* *again_out: it changed meanwhile. */
@@ -48,10 +68,8 @@ static bool read_shards(mpy_store_t *self, const mpy_found_t *found, uint64_t ad
     bool ok = room.too_small || mpy_shards_read(self, found, room.bytes + MCS_TENSOR_HEADER_SIZE, &code);
     *again_out = !room.too_small && code != 0;
     if (ok && code == 0) {
-        memcpy(room.bytes, &found->result, MCS_TENSOR_HEADER_SIZE);
-        *tensor_out = mpy_tensor_new(mpy_store_state(self), &found->result, room.bytes + MCS_TENSOR_HEADER_SIZE, false,
-                                     room.owner);
-        ok = *tensor_out != NULL;
+        *tensor_out = tensor_in(self, found, &room);
+        ok = *tensor_out != NULL || PyErr_Occurred() == NULL;
     }
     Py_XDECREF(room.owner);
     return ok;
@@ -152,26 +170,56 @@ static bool targets_fit(PyObject *targets, size_t count)
     return !listed || ((PyList_Check(targets) || PyTuple_Check(targets)) && (size_t)PySequence_Size(targets) == count);
 }
 
-/* `addresses` NULL: new memory. */
-static PyObject *get_batch(mpy_store_t *self, const char *name, const mpy_keys_t *keys, const mpy_numbers_t *addresses,
-                           const mpy_numbers_t *sizes, PyObject *targets)
+/* What a batch's lists say of its key i. */
+typedef struct batch {
+    const mpy_keys_t *keys;
+    const mpy_numbers_t *addresses; /* NULL: new memory */
+    const mpy_numbers_t *sizes;
+    PyObject *targets; /* tuple; NULL: none */
+} batch_t;
+
+static PyObject *get_item(mpy_store_t *self, const char *name, const batch_t *batch, size_t i)
 {
-    bool fits = targets_fit(targets, keys->count) &&
-                (addresses == NULL || (addresses->count == keys->count && sizes->count == keys->count));
-    bool listed = fits && targets != NULL && targets != Py_None;
-    PyObject *taken = listed ? PySequence_Tuple(targets) : NULL;
-    PyObject *list = !listed || taken != NULL ? PyList_New((Py_ssize_t)keys->count) : NULL;
-    for (size_t i = 0; list != NULL && i < keys->count; i++) {
-        PyObject *target = listed ? PyTuple_GetItem(taken, (Py_ssize_t)i) : NULL;
-        bool none = !fits || (addresses != NULL && addresses->items[i] == 0);
-        PyObject *item = none ? Py_NewRef(Py_None)
-                              : get_one(self, name, keys->items[i], target, addresses != NULL ? addresses->items[i] : 0,
-                                        sizes != NULL ? sizes->items[i] : 0);
+    PyObject *target = batch->targets != NULL ? PyTuple_GetItem(batch->targets, (Py_ssize_t)i) : NULL;
+    if (batch->addresses == NULL) {
+        return get_one(self, name, batch->keys->items[i], target, 0, 0);
+    }
+    uint64_t address = batch->addresses->items[i];
+    return address != 0 ? get_one(self, name, batch->keys->items[i], target, address, batch->sizes->items[i])
+                        : Py_NewRef(Py_None);
+}
+
+static PyObject *none_list(size_t count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        (void)PyList_SetItem(list, (Py_ssize_t)i, Py_NewRef(Py_None)); /* cannot fail: a list of that length */
+    }
+    return list;
+}
+
+/* `targets`: the caller's, not looked at yet. */
+static PyObject *get_batch(mpy_store_t *self, const char *name, batch_t batch, PyObject *targets)
+{
+    size_t count = batch.keys->count;
+    if (!targets_fit(targets, count) ||
+        (batch.addresses != NULL && (batch.addresses->count != count || batch.sizes->count != count))) {
+        return none_list(count);
+    }
+    if (targets != NULL && targets != Py_None) {
+        batch.targets = PySequence_Tuple(targets);
+        if (batch.targets == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list != NULL && i < count; i++) {
+        PyObject *item = get_item(self, name, &batch, i);
         if (item == NULL || PyList_SetItem(list, (Py_ssize_t)i, item) != 0) {
             Py_CLEAR(list);
         }
     }
-    Py_XDECREF(taken);
+    Py_XDECREF(batch.targets);
     return list;
 }
 
@@ -186,7 +234,7 @@ MPY_STORE_METHOD(batch_get_tensor_with_parallelism)
     }
     bool plain = given[1] == NULL || given[1] == Py_None;
     PyObject *list = plain ? mpy_tensors_get(mpy_store_of(self), keys.items, keys.count, 0, 1)
-                           : get_batch(mpy_store_of(self), sig.name, &keys, NULL, NULL, given[1]);
+                           : get_batch(mpy_store_of(self), sig.name, (batch_t){.keys = &keys}, given[1]);
     mpy_keys_drop(&keys);
     return list;
 }
@@ -205,7 +253,8 @@ MPY_STORE_METHOD(batch_get_tensor_with_parallelism_into)
     }
     if (mpy_keys(sig.name, "keys", given[0], &keys) && mpy_numbers(sig.name, "buffer_ptrs", given[1], &addresses) &&
         mpy_numbers(sig.name, "sizes", given[2], &sizes)) {
-        list = get_batch(mpy_store_of(self), sig.name, &keys, &addresses, &sizes, given[3]);
+        batch_t batch = {.keys = &keys, .addresses = &addresses, .sizes = &sizes};
+        list = get_batch(mpy_store_of(self), sig.name, batch, given[3]);
     }
     mpy_keys_drop(&keys);
     mpy_numbers_drop(&addresses);

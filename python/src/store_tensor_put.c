@@ -242,10 +242,15 @@ static mpy_take_t take_tensor(mpy_store_t *self, const row_t *row, const values_
                               given_tensor_t *out)
 {
     given_tensor_t tensor = {.at_address = values->tensors == NULL};
-    mpy_take_t taken = values->tensors != NULL
-                           ? mpy_source_take(row->name, PyTuple_GetItem(values->tensors, (Py_ssize_t)i), &tensor.source)
-                           : mpy_source_at(self->memory, row->name, values->addresses.items[i], values->sizes.items[i],
-                                           &tensor.source, &tensor.header);
+    mpy_take_t taken;
+    if (tensor.at_address) {
+        void *address = (void *)(uintptr_t)values->addresses.items[i]; /* NOLINT(performance-no-int-to-ptr) */
+        struct iovec object = {address, values->sizes.items[i]};
+        taken = mpy_source_at(self->memory, self->store, row->name, &object, &tensor.source, &tensor.header);
+    } else {
+        PyObject *given = PyTuple_GetItem(values->tensors, (Py_ssize_t)i);
+        taken = mpy_source_take(row->name, self->store, given, &tensor.source);
+    }
     if (taken == MPY_TAKEN) {
         *out = tensor;
     }

@@ -31,6 +31,29 @@ PyObject *mpy_tensor_memory(size_t size, void **memory_out)
     return capsule;
 }
 
+static const char device_name[] = "mooncake.store.device_memory";
+
+static void free_device_memory(PyObject *capsule)
+{
+    mcs_device_memory_free(PyCapsule_GetPointer(capsule, device_name));
+}
+
+PyObject *mpy_device_owner(mcs_device_memory_t *memory)
+{
+    PyObject *capsule = PyCapsule_New(memory, device_name, free_device_memory);
+    if (capsule == NULL) {
+        mcs_device_memory_free(memory);
+    }
+    return capsule;
+}
+
+/* Of tensors in GPU memory that the library made, else NULL. */
+static mcs_device_memory_t *device_memory_of(const mpy_tensor_t *tensor)
+{
+    bool ours = tensor->owner != NULL && PyCapsule_IsValid(tensor->owner, device_name);
+    return ours ? PyCapsule_GetPointer(tensor->owner, device_name) : NULL;
+}
+
 PyObject *mpy_tensor_new(mpy_state_t *state, const mcs_tensor_header_t *header, void *data, bool readonly,
                          PyObject *owner)
 {
@@ -49,6 +72,7 @@ PyObject *mpy_tensor_new(mpy_state_t *state, const mcs_tensor_header_t *header, 
     tensor->ndim = header->ndim;
     tensor->bytes = header->data_bytes;
     tensor->data = header->data_bytes > 0 ? data : &g_empty;
+    tensor->device = MPY_ON_HOST;
     tensor->readonly = readonly;
     tensor->owner = Py_XNewRef(owner);
     int64_t stride = 1;
@@ -58,6 +82,85 @@ PyObject *mpy_tensor_new(mpy_state_t *state, const mcs_tensor_header_t *header, 
         stride *= header->data_bytes > 0 ? header->local_shape[i] : 1;
     }
     return self;
+}
+
+PyObject *mpy_tensor_new_on(mpy_state_t *state, const mcs_tensor_header_t *header, void *data, int device,
+                            PyObject *owner)
+{
+    PyObject *self = mpy_tensor_new(state, header, data, false, owner);
+    if (self != NULL) {
+        mpy_tensor_of(self)->device = device;
+    }
+    return self;
+}
+
+/* ---- copies ---- */
+
+static PyObject *copy_to_host(mpy_state_t *state, const mpy_tensor_t *tensor, const mcs_tensor_header_t *header)
+{
+    void *memory;
+    const mcs_device_memory_t *device = device_memory_of(tensor);
+    PyObject *owner = mpy_tensor_memory(MCS_TENSOR_HEADER_SIZE + tensor->bytes, &memory);
+    if (owner == NULL) {
+        return NULL;
+    }
+    char *data = (char *)memory + MCS_TENSOR_HEADER_SIZE;
+    int code = 0;
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    if (tensor->device == MPY_ON_HOST) {
+        memcpy(data, tensor->data, tensor->bytes);
+    } else if (tensor->bytes > 0) {
+        code = mcs_device_memory_read(device, 0, data, tensor->bytes);
+    }
+    mpy_quiet_end(&call);
+    PyObject *copy = NULL;
+    if (code == 0) {
+        copy = mpy_tensor_new(state, header, data, false, owner);
+    } else {
+        PyErr_Format(PyExc_RuntimeError, "the tensor's memory on cuda:%d cannot be read: %s", tensor->device,
+                     mcs_code_name(code));
+    }
+    Py_DECREF(owner);
+    return copy;
+}
+
+static PyObject *copy_on_device(mpy_state_t *state, const mpy_tensor_t *tensor, const mcs_tensor_header_t *header)
+{
+    mcs_device_memory_t *memory = NULL;
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    int code = mcs_device_memory_copy(device_memory_of(tensor), 0, tensor->bytes, &memory);
+    mpy_quiet_end(&call);
+    if (code != 0) {
+        return PyErr_Format(PyExc_RuntimeError, "the tensor's memory on cuda:%d cannot be copied: %s", tensor->device,
+                            mcs_code_name(code));
+    }
+    PyObject *owner = mpy_device_owner(memory);
+    PyObject *copy =
+        owner != NULL ? mpy_tensor_new_on(state, header, mcs_device_memory_ptr(memory), tensor->device, owner) : NULL;
+    Py_XDECREF(owner);
+    return copy;
+}
+
+PyObject *mpy_tensor_copy(PyObject *self, bool to_host)
+{
+    mpy_tensor_t *tensor = mpy_tensor_of(self);
+    PyObject *module = mpy_module_of_type(Py_TYPE(self));
+    mcs_tensor_header_t header;
+    if (module == NULL || mcs_tensor_full(tensor->dtype, tensor->ndim, tensor->shape, &header) != MCS_OK) {
+        return NULL;
+    }
+    mpy_state_t *state = mpy_state_of_module(module);
+    if (tensor->device == MPY_ON_HOST || tensor->bytes == 0) {
+        return tensor->device == MPY_ON_HOST || to_host ? copy_to_host(state, tensor, &header)
+                                                        : mpy_tensor_new_on(state, &header, NULL, tensor->device, NULL);
+    }
+    if (device_memory_of(tensor) == NULL) {
+        PyErr_SetString(PyExc_BufferError, "the tensor is in GPU memory of somebody else's: no copy is made of it");
+        return NULL;
+    }
+    return to_host ? copy_to_host(state, tensor, &header) : copy_on_device(state, tensor, &header);
 }
 
 static void tensor_dealloc(PyObject *self)
@@ -110,7 +213,9 @@ static int tensor_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     mpy_tensor_t *tensor = mpy_tensor_of(self);
     const char *problem = NULL;
-    if (tensor->readonly && (flags & PyBUF_WRITABLE) != 0) {
+    if (tensor->device != MPY_ON_HOST) {
+        problem = "the tensor is in GPU memory: use DLPack";
+    } else if (tensor->readonly && (flags & PyBUF_WRITABLE) != 0) {
         problem = "the tensor shows the stored bytes themselves: it is read-only";
     } else if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && tensor->ndim > 1) {
         problem = "the tensor is in C order";
@@ -174,6 +279,13 @@ static PyObject *get_readonly(PyObject *self, void *closure)
     return PyBool_FromLong(mpy_tensor_of(self)->readonly);
 }
 
+static PyObject *get_device(PyObject *self, void *closure)
+{
+    (void)closure;
+    int device = mpy_tensor_of(self)->device;
+    return device == MPY_ON_HOST ? PyUnicode_FromString("cpu") : PyUnicode_FromFormat("cuda:%d", device);
+}
+
 /* A memoryview of bytes, of another StoredTensor on the same memory: one of uint8 in one dimension. */
 static PyObject *get_data(PyObject *self, void *closure)
 {
@@ -182,6 +294,10 @@ static PyObject *get_data(PyObject *self, void *closure)
     PyObject *module = mpy_module_of_type(Py_TYPE(self));
     mcs_tensor_header_t header;
     int64_t shape[] = {(int64_t)tensor->bytes};
+    if (tensor->device != MPY_ON_HOST) {
+        PyErr_SetString(PyExc_BufferError, "the tensor is in GPU memory: use DLPack");
+        return NULL;
+    }
     if (module == NULL || mcs_tensor_full(MCS_DTYPE_UINT8, 1, shape, &header) != MCS_OK) {
         return NULL;
     }
@@ -194,11 +310,16 @@ static PyObject *get_data(PyObject *self, void *closure)
 
 static PyObject *tensor_repr(PyObject *self)
 {
+    const mpy_tensor_t *tensor = mpy_tensor_of(self);
+    const char *dtype = mcs_dtype_row(tensor->dtype)->name;
     PyObject *shape = get_shape(self, NULL);
-    PyObject *text = shape != NULL ? PyUnicode_FromFormat("<StoredTensor dtype=%s shape=%R%s>",
-                                                          mcs_dtype_row(mpy_tensor_of(self)->dtype)->name, shape,
-                                                          mpy_tensor_of(self)->readonly ? " readonly" : "")
-                                   : NULL;
+    PyObject *text = NULL;
+    if (shape != NULL && tensor->device != MPY_ON_HOST) {
+        text = PyUnicode_FromFormat("<StoredTensor dtype=%s shape=%R device=cuda:%d>", dtype, shape, tensor->device);
+    } else if (shape != NULL) {
+        text = PyUnicode_FromFormat("<StoredTensor dtype=%s shape=%R%s>", dtype, shape,
+                                    tensor->readonly ? " readonly" : "");
+    }
     Py_XDECREF(shape);
     return text;
 }
@@ -208,9 +329,12 @@ static PyMethodDef tensor_methods[] = {
                "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
                "A DLPack capsule: versioned for max_version from (1, 0) on, else legacy. A read-only tensor is marked "
                "so in a\n"
-               "versioned capsule; a legacy one, which has no mark, gets a copy (BufferError with copy=False)."),
+               "versioned capsule; a legacy one, which has no mark, gets a copy (BufferError with copy=False). Of GPU "
+               "memory `stream`\n"
+               "may be any but 0 (its elements are there already), and dl_device=(1, 0) asks for a copy in host "
+               "memory."),
     MPY_NOARGS("__dlpack_device__", mpy_tensor_dlpack_device,
-               "__dlpack_device__($self, /)\n--\n\n(1, 0): host memory."),
+               "__dlpack_device__($self, /)\n--\n\n(1, 0) of host memory, (2, N) of cuda:N."),
     {NULL, NULL, 0, NULL},
 };
 
@@ -219,13 +343,14 @@ static PyGetSetDef tensor_getset[] = {
     {"dtype", get_dtype, NULL, "The element type's name, as torch and numpy have it: 'float32', 'bfloat16', ...", NULL},
     {"ndim", get_ndim, NULL, "Number of dimensions.", NULL},
     {"nbytes", get_nbytes, NULL, "Bytes of all elements.", NULL},
+    {"device", get_device, NULL, "'cpu' or 'cuda:N'.", NULL},
     {"readonly", get_readonly, NULL, "True when it shows the stored bytes themselves.", NULL},
-    {"data", get_data, NULL, "A memoryview of the elements' bytes, whatever their type.", NULL},
+    {"data", get_data, NULL, "A memoryview of the elements' bytes, whatever their type; of host memory.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static char tensor_doc[] =
-    "A tensor in host memory, in C order.\n\n"
+    "A tensor in host or GPU memory, in C order.\n\n"
     "numpy.from_dlpack(t), torch.from_dlpack(t), numpy.asarray(t) and memoryview(t) show its memory without a copy; it "
     "is given\n"
     "back when the tensor and all of them are gone, also after the store's close(). Read-only when it shows the stored "
@@ -242,14 +367,22 @@ static PyType_Slot tensor_slots[] = {
     {0, NULL},
 };
 
+/* Not immutable: the exchange table has to be an attribute of the type itself, and the limited API has no other way to
+ * put it there. */
 static PyType_Spec tensor_spec = {
     .name = "mooncake.store.StoredTensor",
     .basicsize = sizeof(mpy_tensor_t),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = tensor_slots,
 };
 
 int mpy_tensor_init(PyObject *module, mpy_state_t *state)
 {
-    return mpy_add_type(module, &tensor_spec, &state->tensor_type);
+    if (mpy_add_type(module, &tensor_spec, &state->tensor_type) != 0) {
+        return -1;
+    }
+    PyObject *table = mpy_exchange_capsule(state->tensor_type);
+    int rc = table != NULL ? PyObject_SetAttrString(state->tensor_type, MCS_DL_EXCHANGE_ATTRIBUTE, table) : -1;
+    Py_XDECREF(table);
+    return rc;
 }

@@ -4,9 +4,13 @@
 #include <string.h>
 
 #include "core/base/log.h"
+#include "python/src/dlpack_import.h"
 
 /* Each time somebody replaced the value between the look at its header and the read. */
 #define DEVICE_RETRIES 4
+
+#define NO_SPACE      (-200)
+#define NOT_SUPPORTED (-1012)
 
 PyObject *mpy_tensor_answer(mpy_state_t *state, PyObject *tensor)
 {
@@ -67,7 +71,18 @@ bool mpy_device_take(const char *name, PyObject *device, PyObject **cuda_out)
     return PyErr_Occurred() == NULL;
 }
 
-/* torch.empty(shape, dtype=..., device=...). */
+int mpy_device_ordinal(PyObject *cuda)
+{
+    const char *text = PyUnicode_AsUTF8AndSize(cuda, NULL);
+    int32_t ordinal = 0; /* "cuda" is the first */
+    for (size_t i = 5; text != NULL && strlen(text) > 5 && text[i] != '\0'; i++) {
+        ordinal = ordinal * 10 + (text[i] - '0');
+    }
+    return ordinal;
+}
+
+/* torch.empty(shape, dtype=..., device=...). torch gives memory in the order of its current stream: what was queued
+ * there may still use what the memory was before, so it is waited for. */
 static PyObject *new_on_device(PyObject *torch, const mcs_tensor_header_t *header, PyObject *cuda)
 {
     PyObject *dtype = mpy_torch_dtype(torch, (mcs_dtype_t)header->dtype);
@@ -82,6 +97,9 @@ static PyObject *new_on_device(PyObject *torch, const mcs_tensor_header_t *heade
     PyObject *args = make != NULL ? PyTuple_Pack(1, shape) : NULL;
     PyObject *kwargs = args != NULL ? Py_BuildValue("{sOsO}", "dtype", dtype, "device", cuda) : NULL;
     PyObject *tensor = kwargs != NULL ? PyObject_Call(make, args, kwargs) : NULL;
+    if (tensor != NULL && !mpy_torch_wait(tensor)) {
+        Py_CLEAR(tensor);
+    }
     Py_XDECREF(dtype);
     Py_XDECREF(shape);
     Py_XDECREF(make);
@@ -142,16 +160,69 @@ static bool fetch_direct(mpy_store_t *self, PyObject *torch, mcs_bytes_t key, Py
     return true;
 }
 
+/* ---- without torch ---- */
+
+/* New memory of the device for the elements. NULL: an exception that says why there is none. */
+static PyObject *new_stored(mpy_store_t *self, const char *name, const mcs_tensor_header_t *header, int device)
+{
+    mcs_device_memory_t *memory = NULL;
+    if (header->data_bytes == 0) {
+        return mpy_tensor_new_on(mpy_store_state(self), header, NULL, device, NULL);
+    }
+    mpy_call_t call;
+    mpy_quiet_begin(&call);
+    int code = mcs_device_memory_alloc(self->store, device, header->data_bytes, &memory);
+    mpy_quiet_end(&call);
+    if (code != 0) {
+        const char *why = code == NO_SPACE        ? "the device has not that much memory"
+                          : code == NOT_SUPPORTED ? "there is no CUDA driver"
+                                                  : "no such device, or the store does not use GPUs";
+        return PyErr_Format(code == NO_SPACE ? PyExc_MemoryError : PyExc_RuntimeError,
+                            "%s(): no memory of %llu bytes on cuda:%d: %s (%s)", name,
+                            (unsigned long long)header->data_bytes, device, why, mcs_code_name(code));
+    }
+    PyObject *owner = mpy_device_owner(memory);
+    PyObject *tensor =
+        owner != NULL ? mpy_tensor_new_on(mpy_store_state(self), header, mcs_device_memory_ptr(memory), device, owner)
+                      : NULL;
+    Py_XDECREF(owner);
+    return tensor;
+}
+
+PyObject *mpy_device_fetch_stored(mpy_store_t *self, const char *name, mcs_bytes_t key, int device)
+{
+    for (int again = 0; again < DEVICE_RETRIES; again++) {
+        mpy_header_t found;
+        if (!mpy_headers_read(self, &key, 1, &found)) {
+            return NULL;
+        }
+        if (found.code != 0) {
+            break;
+        }
+        PyObject *tensor = new_stored(self, name, &found.header, device);
+        int64_t code = 0;
+        if (tensor == NULL ||
+            (found.header.data_bytes > 0 && !read_to(self, key, &found.header, mpy_tensor_of(tensor)->data, &code))) {
+            Py_XDECREF(tensor);
+            return NULL;
+        }
+        if (code == 0) {
+            return tensor;
+        }
+        Py_DECREF(tensor);
+    }
+    return Py_NewRef(Py_None);
+}
+
+/* ---- with torch ---- */
+
 PyObject *mpy_device_fetch(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *cuda)
 {
     mpy_state_t *state = mpy_store_state(self);
     PyObject *torch = mpy_torch(state);
     PyObject *tensor = NULL;
     if (torch == NULL) {
-        if (PyErr_Occurred() == NULL) {
-            PyErr_Format(PyExc_RuntimeError, "%s(): tensors on a device are torch's, and torch is not installed", name);
-        }
-        return NULL;
+        return PyErr_Occurred() == NULL ? mpy_device_fetch_stored(self, name, key, mpy_device_ordinal(cuda)) : NULL;
     }
     bool ok = fetch_direct(self, torch, key, cuda, &tensor);
     Py_DECREF(torch);

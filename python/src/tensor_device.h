@@ -1,4 +1,4 @@
-/* Where a caller wants a tensor: host memory, or a CUDA device, by torch. */
+/* Where a caller wants a tensor: host memory, or a CUDA device, of torch's memory or our own. */
 #ifndef MPY_TENSOR_DEVICE_H
 #define MPY_TENSOR_DEVICE_H
 
@@ -8,8 +8,15 @@
  * for torch, a new reference, or NULL: host memory. Another device is a ValueError. */
 bool mpy_device_take(const char *name, PyObject *device, PyObject **cuda_out);
 
-/* The tensor of a key in new memory of the device, as a torch tensor: straight into it where the library takes such
- * addresses, else by way of host memory. None when there is none. NULL: an exception, RuntimeError without torch. */
+/* The number in such a text; "cuda" is 0. */
+int mpy_device_ordinal(PyObject *cuda);
+
+/* The tensor of a key in new memory of the device, as a StoredTensor. None when there is none. NULL: an exception:
+ * MemoryError, or RuntimeError where there is no such device. */
+PyObject *mpy_device_fetch_stored(mpy_store_t *self, const char *name, mcs_bytes_t key, int device);
+
+/* The same as a torch tensor: straight into its memory where the library takes such addresses, else by way of host
+ * memory. Without torch a StoredTensor. */
 PyObject *mpy_device_fetch(mpy_store_t *self, const char *name, mcs_bytes_t key, PyObject *cuda);
 
 /* store_tensor_get.c */

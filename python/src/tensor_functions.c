@@ -18,7 +18,7 @@ PyObject *mpy_serialize_tensor(PyObject *module, PyObject *tensor)
     (void)module;
     mpy_source_t source;
     mcs_tensor_header_t header;
-    mpy_take_t taken = mpy_source_take("_serialize_tensor", tensor, &source);
+    mpy_take_t taken = mpy_source_take("_serialize_tensor", NULL, tensor, &source);
     if (taken == MPY_REFUSED ||
         (taken == MPY_TAKEN && mcs_tensor_full(source.dtype, source.ndim, source.shape, &header) != MCS_OK)) {
         PyErr_SetString(PyExc_ValueError, "_serialize_tensor(): not a tensor of a kind that can be stored");

@@ -1,4 +1,4 @@
-/* Whole objects read to addresses of the caller's, where their headers can be looked at: host memory. */
+/* Whole objects read to addresses of the caller's, of the host or a device. */
 #ifndef MPY_TENSOR_INTO_H
 #define MPY_TENSOR_INTO_H
 
@@ -11,7 +11,7 @@ typedef bool (*mpy_header_fits_fn)(const void *arg, const mcs_tensor_header_t *h
 bool mpy_tensors_into(mpy_store_t *self, const mcs_bytes_t *keys, const uint64_t *addresses, const uint64_t *sizes,
                       size_t count, mpy_header_fits_fn fits, const void *arg, PyObject **tensors);
 
-/* The processor may write every byte of it. With or without the GIL. */
-bool mpy_room_is_there(mpy_store_t *self, uint64_t address, uint64_t size);
+/* A header and more may be written there: *device_out is the device, or MPY_ON_HOST. With or without the GIL. */
+bool mpy_room_is_there(mpy_store_t *self, uint64_t address, uint64_t size, int *device_out);
 
 #endif

@@ -29,13 +29,18 @@ void mpy_name_drop(mcs_bytes_t *name)
 
 /* ---- headers ---- */
 
-/* The sizes, then the first bytes: the second lookup is answered from the first's lease. */
+/* An object may be replaced by one of another size between the lookup and the read (and a lookup may be answered from
+ * memory): then header and size do not agree, and both are asked for again. Each time somebody has gone forward. */
+#define HEADER_RETRIES 8
+
+/* The sizes, then the first bytes: the second lookup is answered from the first's lease. sizes[i]: as they were. */
 static void read_headers(mpy_store_t *self, const mcs_bytes_t *keys, size_t count, mcs_part_t *parts,
-                         mcs_parts_list_t *lists, mpy_header_t *headers)
+                         mcs_parts_list_t *lists, mpy_header_t *headers, int64_t *sizes)
 {
     mcs_get_t *get = mcs_get_begin(self->store, keys, count);
     for (size_t i = 0; i < count; i++) {
         headers[i].code = get != NULL ? mcs_get_object_size(get, i) : MCS_INVALID_PARAMS;
+        sizes[i] = headers[i].code;
         parts[i] = (mcs_part_t){.ptr = &headers[i].header, .size = MCS_TENSOR_HEADER_SIZE};
         lists[i] = (mcs_parts_list_t){.parts = &parts[i], .count = headers[i].code >= MCS_TENSOR_HEADER_SIZE};
     }
@@ -62,15 +67,26 @@ bool mpy_headers_read(mpy_store_t *self, const mcs_bytes_t *keys, size_t count, 
 {
     mcs_part_t *parts = mpy_calloc(count, sizeof(*parts));
     mcs_parts_list_t *lists = mpy_calloc(count, sizeof(*lists));
-    bool ok = parts != NULL && lists != NULL;
+    int64_t *sizes = mpy_calloc(count, sizeof(*sizes));
+    bool ok = parts != NULL && lists != NULL && sizes != NULL;
     if (ok) {
         mpy_call_t call;
         mpy_call_begin(&call);
-        read_headers(self, keys, count, parts, lists, headers);
+        read_headers(self, keys, count, parts, lists, headers, sizes);
+        for (size_t i = 0; i < count; i++) {
+            int64_t before = -1;
+            for (int again = 0;
+                 again < HEADER_RETRIES && headers[i].code == MCS_INVALID_PARAMS && sizes[i] >= 0 && sizes[i] != before;
+                 again++) {
+                before = sizes[i]; /* the same once more: it is no tensor */
+                read_headers(self, &keys[i], 1, &parts[i], &lists[i], &headers[i], &sizes[i]);
+            }
+        }
         ok = mpy_call_end(&call);
     }
     mcs_free(parts);
     mcs_free(lists);
+    mcs_free(sizes);
     return ok;
 }
 

@@ -1,8 +1,8 @@
 /* See tensor.h. torch is looked for in sys.modules first and imported only here: a program that never asks for a
  * tensor, or has no torch, pays nothing.
  *
- * torch.frombuffer and not torch.from_dlpack: it takes every element type that torch has, in every version since 1.10;
- * DLPack was taught booleans, unsigned and 8-bit types one after another. */
+ * torch.frombuffer and, of host memory, not torch.from_dlpack: it takes every element type that torch has, in every
+ * version since 1.10; DLPack was taught booleans, unsigned and 8-bit types one after another. */
 #include "python/src/tensor.h"
 
 PyObject *mpy_torch(mpy_state_t *state)
@@ -48,6 +48,12 @@ static PyObject *flat(PyObject *torch, PyObject *tensor, PyObject *dtype)
     return made;
 }
 
+/* Of GPU memory there is no other way than DLPack. */
+static PyObject *torch_on_device(PyObject *torch, PyObject *tensor)
+{
+    return PyObject_CallMethod(torch, "from_dlpack", "(O)", tensor);
+}
+
 static PyObject *torch_tensor(PyObject *torch, PyObject *tensor)
 {
     PyObject *dtype = mpy_torch_dtype(torch, mpy_tensor_of(tensor)->dtype);
@@ -72,7 +78,8 @@ PyObject *mpy_tensor_result(mpy_state_t *state, PyObject *tensor)
         }
         return tensor;
     }
-    PyObject *result = torch_tensor(torch, tensor);
+    bool on_host = mpy_tensor_of(tensor)->device == MPY_ON_HOST;
+    PyObject *result = on_host ? torch_tensor(torch, tensor) : torch_on_device(torch, tensor);
     Py_DECREF(torch);
     Py_DECREF(tensor);
     return result;

@@ -6,7 +6,8 @@
 
 #include "tests/fake_cuda/internal.h"
 
-fake_t g_fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .device_count = 1, .version = 13000, .next_id = 1};
+fake_t g_fake = {
+    .lock = PTHREAD_MUTEX_INITIALIZER, .device_count = 1, .version = 13000, .compute = 90, .pools = true, .next_id = 1};
 
 #define STACK_MAX 16
 static _Thread_local struct CUctx_st *t_stack[STACK_MAX];
@@ -111,6 +112,8 @@ void fake_cuda_reset(int devices, int version)
     g_fake.fail_nth = 0;
     g_fake.strict_pointers = false;
     g_fake.no_vmm = false;
+    g_fake.compute = 90;
+    g_fake.pools = true;
     g_fake.fired = false;
     g_fake.violation[0] = '\0';
     fake_counts_t left = g_fake.counts;
@@ -169,6 +172,14 @@ void fake_cuda_without_vmm(void)
 {
     pthread_mutex_lock(&g_fake.lock);
     g_fake.no_vmm = true;
+    pthread_mutex_unlock(&g_fake.lock);
+}
+
+void fake_cuda_capabilities(int compute, bool pools)
+{
+    pthread_mutex_lock(&g_fake.lock);
+    g_fake.compute = compute;
+    g_fake.pools = pools;
     pthread_mutex_unlock(&g_fake.lock);
 }
 
@@ -242,7 +253,11 @@ FAKE_API int cuDeviceGetAttribute(int *value, int attribute, int device)
     (void)device;
     ENTER(false);
     bool vmm = attribute == CUDA_DEVICE_HAS_VMM || attribute == CUDA_DEVICE_HAS_VMM_FDS;
-    *value = attribute == CUDA_DEVICE_COMPUTE_MAJOR ? 9 : vmm ? !g_fake.no_vmm : 0;
+    *value = attribute == CUDA_DEVICE_COMPUTE_MAJOR   ? g_fake.compute / 10
+             : attribute == CUDA_DEVICE_COMPUTE_MINOR ? g_fake.compute % 10
+             : attribute == CUDA_DEVICE_HAS_POOLS     ? g_fake.pools
+             : vmm                                    ? !g_fake.no_vmm
+                                                      : 0;
     return fake_leave(CUDA_OK);
 }
 

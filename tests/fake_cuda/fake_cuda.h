@@ -43,6 +43,9 @@ FAKE_API bool fake_cuda_fired(void);
 /* A device that has failed: every call that touches it returns this code until the reset; 0 heals. */
 FAKE_API void fake_cuda_break(int device, int code);
 
+/* What devices say they are, until the reset: 90 is compute capability 9.0. */
+FAKE_API void fake_cuda_capabilities(int compute, bool pools);
+
 /* No virtual memory: sharing is by legacy handles. Until the reset. */
 FAKE_API void fake_cuda_without_vmm(void);
 

@@ -38,8 +38,10 @@ struct CUctx_st {
 
 typedef struct operation {
     struct operation *next;
+    uint64_t serial;    /* of all streams: which came first */
     cuda_event_t event; /* an event that comes to pass; else */
-    uint64_t serial;
+    cuda_event_t wait;  /* one that is waited for, as it was recorded then; else */
+    uint64_t wait_serial;
     int function; /* a launch: 1 copies, 2 CRCs; 0: a copy */
     uint64_t target;
     uint64_t source;
@@ -53,6 +55,8 @@ typedef struct operation {
 
 struct CUstream_st {
     int device;
+    bool blocking; /* waits for the legacy default stream, which waits for it */
+    bool legacy;
     operation_t *first;
     operation_t **last;
 };
@@ -69,6 +73,8 @@ typedef struct fake {
     bool started;
     int device_count;
     int version;
+    int compute;
+    bool pools;
     struct CUctx_st contexts[DEVICES_MAX];
     int broken[DEVICES_MAX];
     alloc_t *allocs;
@@ -114,6 +120,12 @@ alloc_t *fake_make_alloc(int device, uint64_t len, fake_kind_t kind, uint64_t pi
 int fake_drop_alloc(uint64_t ptr, bool counted);
 /* Is anything pending that touches the memory? */
 bool fake_is_pending(uint64_t start, uint64_t len);
-extern struct CUstream_st *g_streams[256];
+/* All that the streams with that index have; NULL: there is none. */
+cuda_stream_t fake_stream_at(int i);
+#define FAKE_STREAMS_MAX 256
+/* The stream of a handle, also of 0, 1 (the legacy default stream) and 2 (the thread's). */
+cuda_stream_t fake_stream(cuda_stream_t handle);
+/* Everything that is on it, and what it has to wait for. */
+void fake_drain(cuda_stream_t stream);
 
 #endif

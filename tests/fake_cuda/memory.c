@@ -53,6 +53,8 @@ static alloc_t *take_addresses(uint64_t len, fake_kind_t kind)
     return alloc;
 }
 
+#define DEVICE_BYTES (UINT64_C(1) << 40) /* of memory in one piece: more is "out of memory" */
+
 alloc_t *fake_make_alloc(int device, uint64_t len, fake_kind_t kind, uint64_t piece, bool counted)
 {
     alloc_t *alloc = take_addresses(len, kind);
@@ -121,6 +123,9 @@ FAKE_API int cuMemAlloc_v2(cuda_ptr_t *ptr, size_t len);
 FAKE_API int cuMemAlloc_v2(cuda_ptr_t *ptr, size_t len)
 {
     ENTER(true);
+    if (len > DEVICE_BYTES) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
+    }
     *ptr = fake_make_alloc(fake_current_device(), len, FAKE_DEVICE, 0, true)->start;
     return fake_leave(CUDA_OK);
 }
@@ -138,6 +143,32 @@ FAKE_API int cuMemFree_v2(cuda_ptr_t ptr);
 FAKE_API int cuMemFree_v2(cuda_ptr_t ptr)
 {
     ENTER_UNDO(result);
+    int dropped = fake_drop_alloc(ptr, true);
+    return fake_leave(result != CUDA_OK ? result : dropped);
+}
+
+/* From a pool, in the order of a stream: there at once. */
+FAKE_API int cuMemAllocAsync(cuda_ptr_t *ptr, size_t len, cuda_stream_t stream);
+FAKE_API int cuMemAllocAsync(cuda_ptr_t *ptr, size_t len, cuda_stream_t stream)
+{
+    ENTER(true);
+    (void)stream;
+    if (len > DEVICE_BYTES) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
+    }
+    *ptr = fake_make_alloc(fake_current_device(), len, FAKE_DEVICE, 0, true)->start;
+    return fake_leave(CUDA_OK);
+}
+
+FAKE_API int cuMemFreeAsync(cuda_ptr_t ptr, cuda_stream_t stream);
+FAKE_API int cuMemFreeAsync(cuda_ptr_t ptr, cuda_stream_t stream)
+{
+    ENTER_UNDO(result);
+    if (fake_current_device() < 0) {
+        fake_violate("memory freed in the order of a stream without a context");
+        return fake_leave(CUDA_BAD_CONTEXT);
+    }
+    fake_drain(fake_stream(stream)); /* what is before it; what is elsewhere is a violation */
     int dropped = fake_drop_alloc(ptr, true);
     return fake_leave(result != CUDA_OK ? result : dropped);
 }

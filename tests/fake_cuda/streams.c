@@ -1,23 +1,51 @@
 /* The fake driver: streams, events, copies and launches. Work waits in its stream until an event behind it is asked
- * for. */
+ * for. The default streams are there: the legacy one runs nothing before what was put earlier on streams that are not
+ * non-blocking, and they nothing before what it had. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/fake_cuda/internal.h"
 
-#define STREAMS_MAX 256
-struct CUstream_st *g_streams[STREAMS_MAX];
+#define DEFAULTS (2 * DEVICES_MAX)
+static struct CUstream_st *g_made[FAKE_STREAMS_MAX];
+static struct CUstream_st g_defaults[DEFAULTS];
 static char g_module;
 static char g_functions[3];
 
 /* ---- work ---- */
 
+cuda_stream_t fake_stream_at(int i)
+{
+    if (i < FAKE_STREAMS_MAX) {
+        return g_made[i];
+    }
+    cuda_stream_t stream = i < FAKE_STREAMS_MAX + DEFAULTS ? &g_defaults[i - FAKE_STREAMS_MAX] : NULL;
+    return stream != NULL && stream->last != NULL ? stream : NULL;
+}
+#define FOR_EACH_STREAM(i) for (int i = 0; i < FAKE_STREAMS_MAX + DEFAULTS; i++)
+
+cuda_stream_t fake_stream(cuda_stream_t handle)
+{
+    uint64_t number = (uint64_t)(uintptr_t)handle;
+    int device = fake_current_device();
+    if (number > 2 || device < 0) {
+        return handle;
+    }
+    cuda_stream_t stream = &g_defaults[2 * device + (number == 2)];
+    if (stream->last == NULL) {
+        *stream = (struct CUstream_st){.device = device, .blocking = true, .legacy = number != 2};
+        stream->last = &stream->first;
+    }
+    return stream;
+}
+
 bool fake_is_pending(uint64_t start, uint64_t len)
 {
-    for (int i = 0; i < STREAMS_MAX; i++) {
-        const operation_t *op = g_streams[i] != NULL ? g_streams[i]->first : NULL;
+    FOR_EACH_STREAM(i)
+    {
+        const operation_t *op = fake_stream_at(i) != NULL ? fake_stream_at(i)->first : NULL;
         for (; op != NULL; op = op->next) {
-            bool copies = op->event == NULL && op->function == 0;
+            bool copies = op->event == NULL && op->wait == NULL && op->function == 0;
             if (copies && ((op->target - start < len) || (op->source - start < len))) {
                 return true;
             }
@@ -39,15 +67,21 @@ static uint8_t *copy_view(uint64_t ptr, uint64_t id, uint64_t len)
     return (uint8_t *)(uintptr_t)ptr;
 }
 
+static bool run_one(cuda_stream_t stream);
+
 static void run(operation_t *op)
 {
     if (op->event != NULL) {
         if (op->event->serial == op->serial) {
             op->event->stream = NULL; /* it has come to pass */
         }
+    } else if (op->wait != NULL) {
+        while (op->wait->stream != NULL && op->wait->serial <= op->wait_serial && run_one(op->wait->stream)) {
+            /* until it has */
+        }
     } else if (op->function != 0) {
         fake_run_kernel(op);
-    } else {
+    } else if (op->len > 0) {
         uint8_t *target = copy_view(op->target, op->target_id, op->len);
         const uint8_t *source = copy_view(op->source, op->source_id, op->len);
         if (target != NULL && source != NULL) {
@@ -56,9 +90,28 @@ static void run(operation_t *op)
     }
 }
 
+/* What the default streams make an operation wait for: each was put before it, so this ends. */
+static void run_those_before(cuda_stream_t stream, uint64_t serial)
+{
+    FOR_EACH_STREAM(i)
+    {
+        cuda_stream_t other = fake_stream_at(i);
+        if (other == NULL || other == stream || !other->blocking || other->device != stream->device ||
+            (!stream->legacy && !other->legacy)) {
+            continue;
+        }
+        while (other->first != NULL && other->first->serial < serial && run_one(other)) {
+            /* the rest is later */
+        }
+    }
+}
+
 /* The oldest operation. False: there is none. */
 static bool run_one(cuda_stream_t stream)
 {
+    if (stream->first != NULL && stream->blocking) {
+        run_those_before(stream, stream->first->serial);
+    }
     operation_t *op = stream->first;
     if (op == NULL) {
         return false;
@@ -73,10 +126,21 @@ static bool run_one(cuda_stream_t stream)
     return true;
 }
 
+void fake_drain(cuda_stream_t stream)
+{
+    if (stream->blocking) {
+        run_those_before(stream, g_fake.next_serial + 1);
+    }
+    while (run_one(stream)) {
+        /* until it is empty */
+    }
+}
+
 static void push(cuda_stream_t stream, operation_t op)
 {
     operation_t *copy = malloc(sizeof(*copy));
     *copy = op;
+    copy->serial = op.serial != 0 ? op.serial : ++g_fake.next_serial;
     copy->next = NULL;
     *stream->last = copy;
     stream->last = &copy->next;
@@ -97,6 +161,24 @@ static int check_stream(cuda_stream_t stream, const char *what)
     return CUDA_OK;
 }
 
+static int make_stream(cuda_stream_t *stream, bool blocking)
+{
+    for (int i = 0; i < FAKE_STREAMS_MAX; i++) {
+        if (g_made[i] == NULL) {
+            struct CUstream_st *made = calloc(1, sizeof(*made));
+            made->device = fake_current_device();
+            made->blocking = blocking;
+            made->last = &made->first;
+            g_made[i] = made;
+            g_fake.counts.streams++;
+            *stream = made;
+            return CUDA_OK;
+        }
+    }
+    return CUDA_OUT_OF_MEMORY;
+}
+
+/* The store's. */
 FAKE_API int cuStreamCreateWithPriority(cuda_stream_t *stream, unsigned flags, int priority);
 FAKE_API int cuStreamCreateWithPriority(cuda_stream_t *stream, unsigned flags, int priority)
 {
@@ -105,30 +187,25 @@ FAKE_API int cuStreamCreateWithPriority(cuda_stream_t *stream, unsigned flags, i
     if ((flags & CUDA_STREAM_NON_BLOCKING) == 0) {
         fake_violate("a stream that waits for the default stream");
     }
-    for (int i = 0; i < STREAMS_MAX; i++) {
-        if (g_streams[i] == NULL) {
-            struct CUstream_st *made = calloc(1, sizeof(*made));
-            made->device = fake_current_device();
-            made->last = &made->first;
-            g_streams[i] = made;
-            g_fake.counts.streams++;
-            *stream = made;
-            return fake_leave(CUDA_OK);
-        }
-    }
-    return fake_leave(CUDA_OUT_OF_MEMORY);
+    return fake_leave(make_stream(stream, false));
+}
+
+/* A program's. */
+FAKE_API int cuStreamCreate(cuda_stream_t *stream, unsigned flags);
+FAKE_API int cuStreamCreate(cuda_stream_t *stream, unsigned flags)
+{
+    ENTER(true);
+    return fake_leave(make_stream(stream, (flags & CUDA_STREAM_NON_BLOCKING) == 0));
 }
 
 FAKE_API int cuStreamDestroy_v2(cuda_stream_t stream);
 FAKE_API int cuStreamDestroy_v2(cuda_stream_t stream)
 {
     ENTER_UNDO(result);
-    while (run_one(stream)) {
-        /* what is there is finished */
-    }
-    for (int i = 0; i < STREAMS_MAX; i++) {
-        if (g_streams[i] == stream) {
-            g_streams[i] = NULL;
+    fake_drain(stream); /* what is there is finished */
+    for (int i = 0; i < FAKE_STREAMS_MAX; i++) {
+        if (g_made[i] == stream) {
+            g_made[i] = NULL;
         }
     }
     free(stream);
@@ -159,6 +236,13 @@ FAKE_API int cuEventDestroy_v2(cuda_event_t event)
             /* so that no operation is left that names it */
         }
     }
+    FOR_EACH_STREAM(i) /* those that wait for it have nothing to wait for any more */
+    {
+        operation_t *op = fake_stream_at(i) != NULL ? fake_stream_at(i)->first : NULL;
+        for (; op != NULL; op = op->next) {
+            op->wait = op->wait == event ? NULL : op->wait;
+        }
+    }
     free(event);
     g_fake.counts.events--;
     return fake_leave(result);
@@ -168,6 +252,7 @@ FAKE_API int cuEventRecord(cuda_event_t event, cuda_stream_t stream);
 FAKE_API int cuEventRecord(cuda_event_t event, cuda_stream_t stream)
 {
     ENTER(true);
+    stream = fake_stream(stream);
     int result = check_stream(stream, "event");
     if (result == CUDA_OK) {
         event->stream = stream;
@@ -176,6 +261,18 @@ FAKE_API int cuEventRecord(cuda_event_t event, cuda_stream_t stream)
         push(stream, (operation_t){.event = event, .serial = event->serial});
     }
     return fake_leave(result);
+}
+
+FAKE_API int cuStreamWaitEvent(cuda_stream_t stream, cuda_event_t event, unsigned flags);
+FAKE_API int cuStreamWaitEvent(cuda_stream_t stream, cuda_event_t event, unsigned flags)
+{
+    (void)flags;
+    ENTER(true);
+    stream = fake_stream(stream);
+    if (event->stream != NULL) {
+        push(stream, (operation_t){.wait = event, .wait_serial = event->serial});
+    }
+    return fake_leave(CUDA_OK);
 }
 
 /* One operation is done for each question. */
@@ -259,9 +356,7 @@ static int enqueue_copy(uint64_t target, uint64_t source, uint64_t len, cuda_str
     }
     /* Pageable memory: the driver is done with it when the call returns. */
     g_fake.counts.unpinned_copies++;
-    while (run_one(stream)) {
-        /* in order */
-    }
+    fake_drain(stream); /* in order */
     run(&op);
     return CUDA_OK;
 }
@@ -270,6 +365,7 @@ FAKE_API int cuMemcpyAsync(cuda_ptr_t target, cuda_ptr_t source, size_t len, cud
 FAKE_API int cuMemcpyAsync(cuda_ptr_t target, cuda_ptr_t source, size_t len, cuda_stream_t stream)
 {
     ENTER(true);
+    stream = stream != NULL ? fake_stream(stream) : NULL; /* nobody here means the default stream by accident */
     int result = check_stream(stream, "copy");
     g_fake.counts.copies++;
     return fake_leave(result != CUDA_OK ? result : enqueue_copy(target, source, len, stream, false));
@@ -399,20 +495,16 @@ FAKE_API int cuLaunchKernel(cuda_function_t function, unsigned grid_x, unsigned 
     return fake_leave(result);
 }
 
-FAKE_API int cuStreamCreate(cuda_stream_t *stream, unsigned flags);
-FAKE_API int cuStreamCreate(cuda_stream_t *stream, unsigned flags)
-{
-    return cuStreamCreateWithPriority(stream, flags, 0);
-}
-
 /* Of everything when NULL: the default stream waits for all here. */
 FAKE_API int cuStreamSynchronize(cuda_stream_t stream);
 FAKE_API int cuStreamSynchronize(cuda_stream_t stream)
 {
     ENTER(true);
-    for (int i = 0; i < STREAMS_MAX; i++) {
-        while (g_streams[i] != NULL && (stream == NULL || stream == g_streams[i]) && run_one(g_streams[i])) {
-            /* until it is empty */
+    FOR_EACH_STREAM(i)
+    {
+        cuda_stream_t other = fake_stream_at(i);
+        if (other != NULL && (stream == NULL || other == fake_stream(stream))) {
+            fake_drain(other);
         }
     }
     return fake_leave(CUDA_OK);

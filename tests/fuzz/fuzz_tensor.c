@@ -41,6 +41,25 @@ static void attack_manifest(const uint8_t *bytes, size_t len)
     }
 }
 
+/* A tensor that is taken is made of stretches that hold all its elements; `copy`, when its memory is there, has them.
+ */
+static void attack_stretches(const mcs_tensor_view_t *view, const char *copy)
+{
+    mcs_tensor_stretches_t stretches;
+    if (mcs_tensor_stretches(view, &stretches) != MCS_OK) {
+        return;
+    }
+    must(stretches.count * stretches.inner.bytes == view->bytes || view->bytes == 0);
+    must(stretches.span <= MCS_MAX(2 * stretches.inner.bytes, MCS_STRETCH_SLACK) || view->bytes == 0);
+    for (uint64_t i = 0; copy != NULL && i < stretches.count; i++) {
+        const char *at = mcs_tensor_stretch_at(view, &stretches, i);
+        char got[2048];
+        stretches.inner.data = at + stretches.lead;
+        mcs_tensor_view_gather(&stretches.inner, got);
+        must(memcmp(got, copy + i * stretches.inner.bytes, stretches.inner.bytes) == 0);
+    }
+}
+
 /* Bytes as shape and strides; where the view stays in 4 KiB around its element 0, it is copied. */
 static void attack_dlpack(const uint8_t *bytes, size_t len)
 {
@@ -67,6 +86,7 @@ static void attack_dlpack(const uint8_t *bytes, size_t len)
     if (mcs_dl_view(&tensor, &view) != MCS_OK || view.bytes > 2048) {
         return;
     }
+    attack_stretches(&view, NULL);
     int64_t low = 0;
     int64_t high = mcs_dtype_row(view.dtype)->size;
     for (int32_t i = 0; i < view.ndim && view.bytes > 0; i++) {
@@ -80,6 +100,7 @@ static void attack_dlpack(const uint8_t *bytes, size_t len)
     if (low >= -4096 && high <= 4096) {
         char *copy = malloc(view.bytes > 0 ? view.bytes : 1);
         mcs_tensor_view_gather(&view, copy);
+        attack_stretches(&view, copy);
         free(copy);
     }
 }

@@ -11,7 +11,7 @@ import random
 import time
 
 from tests.history.checker import Rules, TooHard, Violation, check, windows_joined
-from tests.history.journals import History, Process
+from tests.history.journals import TRANSFER_TIMEOUT, History, Process
 from tests.support.processes import MIB, Master, Peer, Scratch
 
 LEASE = 1.0
@@ -65,7 +65,7 @@ class _Worker:
         kind = "holder" if segment else "reader"
         self.process = Process(writer, f"{kind}{writer}", run.scratch.path / f"journal-{writer}")
         self.stop_file = run.scratch.path / f"stop-{writer}"
-        env = PATHS[run.plan.path] | {"MC_TRANSFER_TIMEOUT": "1", "MC_RPC_TIMEOUT_MS": "3000"}
+        env = PATHS[run.plan.path] | {"MC_TRANSFER_TIMEOUT": str(TRANSFER_TIMEOUT), "MC_RPC_TIMEOUT_MS": "3000"}
         self.peer = Peer(run.scratch, self.process.name, env=env)
         self.peer.start_run(work, {"master": run.master.address, "segment": segment, "keys": run.keys, "seed": run.plan.seed, "writer": writer,
                                    "threads": run.plan.threads, "journal": str(self.process.journal), "stop": str(self.stop_file)})

@@ -32,4 +32,15 @@ typedef enum mcs_served_mutant {
 } mcs_served_mutant_t;
 mcs_model_t mcs_model_served(mcs_served_mutant_t mutant);
 
+/* Calls that are repeated after a lost connection (rule 1). */
+typedef enum mcs_outcomes_mutant {
+    MCS_OUTCOMES_AS_DESIGNED,
+    MCS_OUTCOMES_NOTHING_IS_KEPT,
+    MCS_OUTCOMES_STARTS_ARE_NOT_KEPT,
+    MCS_OUTCOMES_ACKNOWLEDGED_IS_FORGOTTEN,
+    MCS_OUTCOMES_ENDS_ARE_NOT_KEPT,
+    MCS_OUTCOMES_MUTANTS
+} mcs_outcomes_mutant_t;
+mcs_model_t mcs_model_outcomes(mcs_outcomes_mutant_t mutant);
+
 #endif

@@ -359,7 +359,7 @@ def test_setup_texts_have_no_null_character_and_are_utf8(fake):
 
 @pytest.mark.parametrize("name", ["global_segment_size", "local_buffer_size"])
 @pytest.mark.parametrize(
-    "text, bytes_", [("16MB", 16 << 20), ("16 MB", 16 << 20), ("1.5 GB", 3 << 29), ("4g", 4 << 30), (" 2048 ", 2048), (1024, 1024), ("0", 0)]
+    "text, bytes_", [("16MB", 16 << 20), ("16 MB", 16 << 20), ("1.5 GB", 3 << 29), ("4g", 4 << 30), (" 2048 ", 2048), (1024, 1024), (1e6, 10**6), ("1.5e6", 1_500_000), ("0", 0)]
 )
 def test_dict_sizes_are_texts(fake, name, text, bytes_):
     store = fake.MooncakeDistributedStore()
@@ -375,7 +375,7 @@ def test_dict_sizes_may_be_parts_of_the_memory(fake):
     assert store.setup({**KWARGS, "global_segment_size": "50%"}) == 0
 
 
-@pytest.mark.parametrize("bad", ["", "x", "5 XB", "-1", "-1MB", "1e3", "101%", "-1%", "%", "5%5", "0x10", "nan", "inf", "1 2", 1.5j, [1]])
+@pytest.mark.parametrize("bad", ["", "x", "5 XB", "-1", "-1MB", "1e2", "1e", "101%", "-1%", "%", "5%5", "0x10", "nan", "inf", "1 2", 1.5j, [1]])
 def test_dict_sizes_that_are_none_are_refused(fake, bad):
     assert fake.MooncakeDistributedStore().setup({**KWARGS, "global_segment_size": bad}) == -600
 

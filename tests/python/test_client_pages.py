@@ -96,6 +96,28 @@ def test_health_follows_the_master(real, master_binary, tmp_path):
     store.close()
 
 
+def test_an_engines_log_level_changes_while_it_runs(real, master):
+    """And its calls are then in the log, by the numbers that the master's log has."""
+    port, = free_ports(1)
+    log = run_python(f"""
+import urllib.request
+from mooncake.store import MooncakeDistributedStore
+store = MooncakeDistributedStore()
+assert store.setup(dict(local_hostname="127.0.0.1", metadata_server="P2PHANDSHAKE", global_segment_size=1 << 24, master_server_addr="{master.address}",
+                        enable_client_http_server=True, client_http_port={port})) == 0
+def level(text):
+    request = urllib.request.Request("http://127.0.0.1:{port}/log_level?level=" + text, method="PUT")
+    assert urllib.request.urlopen(request, timeout=10).read().decode() == text
+assert store.put("quiet-1", b"x") == 0
+level("DEBUG")
+assert store.put("log-level", b"x") == 0
+level("WARNING")
+assert store.put("quiet-2", b"x") == 0
+store.close()
+""", package="real").stderr
+    assert len(re.findall(r"put_start op [0-9a-f]{11}\.", log)) == 1, log
+
+
 def test_without_metrics_there_are_none(real, master, monkeypatch):
     monkeypatch.setenv("MC_STORE_CLIENT_METRIC", "0")
     port, = free_ports(1)

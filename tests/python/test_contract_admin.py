@@ -121,32 +121,41 @@ def test_the_log_begins_at_its_level(master_binary, tmp_path, flags, lowest):
 
 # ---- transfer metadata ----
 
-KEY = "/metadata?key=" + urllib.parse.quote("mooncake/ram/contract:1", safe="")
-META = "/metadata?key=" + urllib.parse.quote("mooncake/rpc_meta/contract:1", safe="")
+RAM, RPC_META = "mooncake/ram/contract:{}", "mooncake/rpc_meta/contract:{}"  # each row has a key of its own
 METADATA_ROWS = [
-    ("no key", "GET", "/metadata", None, 400, "Missing key parameter"),
-    ("empty key", "PUT", "/metadata?key=", b"{}", 400, "Missing key parameter"),
-    ("get miss", "GET", KEY, None, 404, "metadata not found"),
-    ("put new", "PUT", KEY, b'{"a": 1}', 200, "metadata updated"),
-    ("get hit", "GET", KEY, None, 200, '{"a": 1}'),
-    ("get hit by the decoded name", "GET", "/metadata?key=mooncake/ram/contract:1", None, 200, '{"a": 1}'),
-    ("put overwrite", "PUT", KEY, b'{"a": 2}', 200, "metadata updated"),
-    ("rpc_meta new", "PUT", META, b"{}", 200, "metadata updated"),
-    ("rpc_meta the same", "PUT", META, b"{}", 200, "metadata unchanged"),
-    ("rpc_meta another", "PUT", META, b"{ }", 400, "Duplicate rpc_meta key not allowed"),
-    ("delete hit", "DELETE", KEY, None, 200, "metadata deleted"),
-    ("delete miss", "DELETE", KEY, None, 404, "metadata not found"),
-    ("delete rpc_meta", "DELETE", META, None, 200, "metadata deleted"),
-    ("another method", "POST", KEY, b"{}", 405, "Method not allowed"),
-    ("health", "GET", "/health", None, 200, "OK"),
+    # what, what was put before, method, key, body, status, text
+    ("no key", None, "GET", None, None, 400, "Missing key parameter"),
+    ("empty key", None, "PUT", "", b"{}", 400, "Missing key parameter"),
+    ("get miss", None, "GET", RAM, None, 404, "metadata not found"),
+    ("put new", None, "PUT", RAM, b'{"a": 1}', 200, "metadata updated"),
+    ("get hit", b'{"a": 1}', "GET", RAM, None, 200, '{"a": 1}'),
+    ("put overwrite", b'{"a": 1}', "PUT", RAM, b'{"a": 2}', 200, "metadata updated"),
+    ("rpc_meta new", None, "PUT", RPC_META, b"{}", 200, "metadata updated"),
+    ("rpc_meta the same", b"{}", "PUT", RPC_META, b"{}", 200, "metadata unchanged"),
+    ("rpc_meta another", b"{}", "PUT", RPC_META, b"{ }", 400, "Duplicate rpc_meta key not allowed"),
+    ("delete hit", b"{}", "DELETE", RAM, None, 200, "metadata deleted"),
+    ("delete miss", None, "DELETE", RAM, None, 404, "metadata not found"),
+    ("delete rpc_meta", b"{}", "DELETE", RPC_META, None, 200, "metadata deleted"),
+    ("another method", None, "POST", RAM, b"{}", 405, "Method not allowed"),
 ]
 
 
-@pytest.mark.parametrize("what, method, target, body, status, text", METADATA_ROWS, ids=[row[0] for row in METADATA_ROWS])
-def test_metadata(served, what, method, target, body, status, text):
-    got = ask(served[0].http_port, method, target, body)
+@pytest.mark.parametrize("encoded", [True, False], ids=["percent-encoded", "as it is"])
+@pytest.mark.parametrize("what, before, method, key, body, status, text", METADATA_ROWS, ids=[row[0] for row in METADATA_ROWS])
+def test_metadata(served, what, before, method, key, body, status, text, encoded):
+    port = served[0].http_port
+    name = None if key is None else key.format(f"{what.replace(' ', '-')}-{encoded}")
+    target = "/metadata" if name is None else "/metadata?key=" + (urllib.parse.quote(name, safe="") if encoded else name)
+    if before is not None:
+        assert ask(port, "PUT", "/metadata?key=" + urllib.parse.quote(name, safe=""), before)[0] == 200
+    got = ask(port, method, target, body)
     assert (got[0], got[2]) == (status, text)
     assert got[1].startswith("application/json" if what.startswith("get hit") else "text/plain")
+
+
+def test_metadata_health(served):
+    got = ask(served[0].http_port, "GET", "/health", None)
+    assert (got[0], got[2]) == (200, "OK") and got[1].startswith("text/plain")
 
 
 # ---- admin routes ----
@@ -286,7 +295,11 @@ COUNTERS = [
     "master_nof_heartbeat_timeout_total", "master_nof_segments_unmounted_by_heartbeat_total", "master_snapshot_success", "master_snapshot_fail",
 ]
 OURS = ["mcs_quarantine_bytes", "mcs_suspect_segments", "mcs_suspect_clients", "mcs_hard_pinned_keys", "mcs_leased_keys", "mcs_releases_pending", "mcs_fences",
-        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_spares", "mcs_spare_bytes", "mcs_rpc_connections", "mcs_index_bytes", "mcs_epoch"]
+        "mcs_strikes", "mcs_parked_requests", "mcs_reservations", "mcs_spares", "mcs_spare_bytes", "mcs_rpc_connections", "mcs_index_bytes",
+        "mcs_epoch", "mcs_journal_on", "mcs_journal_bytes", "mcs_journal_files", "mcs_journal_records_total", "mcs_journal_record_bytes_total", "mcs_journal_snapshots_total", "mcs_journal_errors_total",
+        "mcs_journal_windows_waited_total", "mcs_journal_last_sync_seconds", "mcs_recovered_objects", "mcs_recovered_segments", "mcs_recovery_lost_objects",
+        "mcs_recovery_damaged_streams", "mcs_recovery_milliseconds", "mcs_unclaimed_segments", "mcs_recovered_extents_asked_total",
+        "mcs_recovered_extents_dropped_total"]
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +315,8 @@ def samples(text, name):
     return [float(value) for value in re.findall(rf"^{name}(?:\{{[^}}]*\}})? ([-+.eE\d]+)$", text, re.M)]
 
 
-@pytest.mark.parametrize("kind, name", [*(("gauge", n) for n in GAUGES + LABELLED + OURS), *(("counter", n) for n in COUNTERS), *(("histogram", n) for n in HISTOGRAMS)])
+@pytest.mark.parametrize("kind, name", [*(("gauge", n) for n in GAUGES + LABELLED),
+                                        *(("counter" if n.endswith("_total") else "gauge", n) for n in OURS), *(("counter", n) for n in COUNTERS), *(("histogram", n) for n in HISTOGRAMS)])
 def test_a_metric_has_its_name_its_type_and_a_sample(exposition, kind, name):
     assert exposition.count(f"# TYPE {name} {kind}\n") == 1 and f"# HELP {name} " in exposition
     assert len(samples(exposition, f"{name}_count" if kind == "histogram" else name)) == 1
@@ -353,9 +367,13 @@ def test_the_summary_has_the_documented_shape(served):
     assert text.startswith("role=leader, state=serving, service_ready=true, master={Mem Storage: ")
     parts = ["NVMe-oF SSD: ", "SSD Storage: 0 B / infinite", "Keys: ", "Clients: 1", "Requests (Success/Total per sec): PutStart=",
              "Batch Requests (per sec, Req=Success/PartialSuccess/Total, Item=Success/Total): PutStart:(Req=", "Eviction: Success/Attempts=",
-             "Mem Eviction: ", "NoF Eviction: ", "Discard: Released/Total=", "Snapshots: Success="]
+             "Mem Eviction: ", "NoF Eviction: ", "Discard: Released/Total=", "Promotion: ", "Snapshots: Success="]
     fields = text.split(" | ")
     assert [part for part in parts if not any(field.startswith(part) for field in fields)] == []
     for name in "PutStart PutEnd PutRevoke Get Exist Del DelAll Ping CopyStart CopyEnd CopyRevoke MoveStart MoveEnd MoveRevoke EvictDiskReplica".split():
         assert re.search(rf"\b{name}=\d+\.\d\d/\d+\.\d\d", text), name
+    for name in "PutStart PutEnd PutRevoke Get ExistKey QueryIp Clear".split():
+        assert re.search(rf"\b{name}:\(Req=\d+\.\d\d/\d+\.\d\d/\d+\.\d\d, Item=\d+\.\d\d/\d+\.\d\d\)", text), name
+    for name in "CreateMoveTask CreateCopyTask QueryTask FetchTasks MarkTaskToComplete".split():
+        assert re.search(rf"\b{name}:\(Req=\d+\.\d\d/\d+\.\d\d\)", text), name
     assert text.rstrip().endswith("ha={disabled}")

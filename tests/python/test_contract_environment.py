@@ -28,7 +28,11 @@ OTHERS = """MC_MMAP_ARENA_POOL_SIZE MC_DISABLE_MMAP_ARENA MC_STORE_LOCAL_HOT_CAC
     MC_MAX_CONCURRENT_REG_MR MC_ENABLE_DEST_DEVICE_AFFINITY MC_ENABLE_HCA_PEER_AFFINITY MC_NIC_PEER_AFFINITY MC_RDMA_RAIL_PAUSE_SECONDS
     MC_CONN_PAUSE_TTL_MS MC_PATH_ROUNDROBIN MC_TCP_SLICE_SIZE MC_TCP_PROTO MC_TCP_ENABLE_CONNECTION_POOL MC_TCP_LANES_PER_PEER
     MC_TCP_MAX_CONNECTIONS_PER_PEER MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER MC_TCP_ADMISSION_TIMEOUT_MS
-    MC_TCP_STATUS_TIMEOUT_SEC WITH_NVIDIA_PEERMEM""".split()
+    MC_TCP_STATUS_TIMEOUT_SEC WITH_NVIDIA_PEERMEM MC_REDIS_PASSWORD""".split()
+# Whole families of them, and one of each.
+FAMILIES = {"MC_NOF_": "MC_NOF_QUEUE_DEPTH", "MC_NVME_": "MC_NVME_NQN", "MOONCAKE_NVME_KV_": "MOONCAKE_NVME_KV_PATH",
+            "MOONCAKE_OFFLOAD_": "MOONCAKE_OFFLOAD_HEARTBEAT_INTERVAL_SECONDS", "MOONCAKE_AWS_": "MOONCAKE_AWS_SECRET_ACCESS_KEY"}
+SECRET = {"MC_REDIS_PASSWORD"}
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -39,6 +43,11 @@ def test_a_variable_has_its_documented_default(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_other_documented_variable_is_on_the_page(name):
     assert name in STATE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_documented_family_of_variables_is_on_the_page(family):
+    assert f"| {family}* |" in PAGE
 
 
 def test_no_variable_is_there_twice():
@@ -55,5 +64,6 @@ store = MooncakeDistributedStore()
 assert store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 24, 1 << 24, "tcp", "", "{master.address}") == 0
 assert store.put("contract-environment", b"x") == 0 and store.get("contract-environment") == b"x"
 store.close()
-""", package="real", env={name: "7" for name in without})
-    assert [name for name in without if done.stderr.count(f"environment {name}=7 has no effect: ") != 1] == []
+""", package="real", env={name: "7" for name in [*without, *FAMILIES.values()]})
+    shown = {name: f"{name}=7" for name in without if name not in SECRET} | {name: name for name in [*SECRET, *FAMILIES.values()]}
+    assert [name for name, text in shown.items() if done.stderr.count(f"environment {text} has no effect: ") != 1] == []

@@ -249,7 +249,7 @@ def test_a_consumed_capsule_is_not_taken_again(store, books):
     assert store.put_tensor("l", Producer(lambda: once)) == -600
 
 
-def test_a_producer_on_a_device_is_asked_for_the_default_stream(store, books):
+def test_a_producer_on_a_device_is_asked_for_a_stream(store, books):
     data = np.arange(6)
     producer = Producer(lambda: capsule(books, data, device=(2, 0)), device=(2, 0))
     assert store.put_tensor("k", producer) == 0 and producer.asked == [{"max_version": (1, 3), "stream": 1}]
@@ -315,6 +315,85 @@ def test_an_attribute_that_is_no_capsule_is_passed_over(store, books):
         __dlpack_c_exchange_api__ = 12345  # an address, as 1.2 had it
 
     assert store.put_tensor("k", Old(lambda: capsule(books, data))) == 0 and ts.same(store.get_dlpack("k"), data)
+
+
+def test_what_a_table_gives_is_taken_and_ended(store, books):
+    data = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for key, strides in (("k", None), ("t", (1, 4))):
+        assert store.put_tensor(key, exchanging(books, "managed", lambda: capsule(books, data, strides=strides))) == 0
+    assert ts.same(store.get_dlpack("k"), data)
+    assert ts.same(store.get_dlpack("t"), np.ascontiguousarray(data.reshape(6, 4).T))
+    store.put_tensor("ones", np.ones_like(data))
+    readonly = exchanging(books, "managed", lambda: capsule(books, data, flags=READ_ONLY))
+    assert store.get_tensor_into_cuda("ones", readonly) == -600 and data[0, 1] == 1, "its flags are believed"
+    assert store.get_tensor_into_cuda("ones", exchanging(books, "managed", lambda: capsule(books, data))) == 96 and (data == 1).all()
+    other = exchanging(books, "managed", lambda: capsule(books, data, version=(2, 0)), lambda: capsule(books, data))
+    assert store.put_tensor("v", other) == 0 and ts.same(store.get_dlpack("v"), data), "by a capsule, then"
+
+
+# ---- our exchange table ----
+
+
+def test_the_type_has_an_exchange_table(fake):
+    assert "dlpack_exchange_api" in repr(fake.StoredTensor.__dlpack_c_exchange_api__)
+
+
+def test_our_table_lends_and_gives_what_a_capsule_would_say(store, fake, books):
+    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    store.put_tensor("k", data)
+    store.put_tensor("view:k", data)
+    for key, flags in (("k", 0), ("view:k", READ_ONLY)):
+        tensor = store.get_dlpack(key)
+        given = books.managed(fake.StoredTensor, tensor)
+        wanted = taken(books, tensor, max_version=(1, 3))
+        assert {**given, "taken": 0} == {**wanted, "taken": 0} and given["flags"] == flags
+        del tensor
+        gc.collect()
+        assert content(given) == data.tobytes(), "it keeps the memory"
+        books.give_back(given["taken"], True), books.give_back(wanted["taken"])
+    assert store.counters()["handles"] == 0
+    lent = books.lend(store.get_dlpack("k"))
+    assert (lent["device"], lent["dtype"], lent["shape"], lent["strides"]) == ((1, 0), (0, 16, 1), [2, 3, 4], [12, 4, 1])
+    with pytest.raises(BufferError, match="read-only"):
+        books.lend(store.get_dlpack("view:k"))
+    with pytest.raises(TypeError):
+        books.managed(fake.StoredTensor, data)
+    store.put_tensor("empty", np.zeros((2, 0)))
+    assert books.lend(store.get_dlpack("empty"))["data"] == 0
+
+
+def test_our_own_tensors_are_stored_by_the_table(store, fake):
+    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    for key in ("k", "view:k"):
+        store.put_tensor(key, data)
+        assert store.put_tensor(f"copy-{key}", store.get_dlpack(key)) == 0 and store.get(f"copy-{key}") == store.get(key)
+    assert store.get_tensor_into_cuda("k", store.get_dlpack("view:k")) == -600, "stored bytes are not written to"
+    assert store.get_tensor_into_cuda("k", store.get_dlpack("k")) == data.nbytes
+
+
+def test_our_table_imports_a_tensor(store, fake, books):
+    data = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for flags in (0, READ_ONLY):
+        tensor = books.import_into(fake.StoredTensor, capsule(books, data, flags=flags))
+        assert type(tensor) is fake.StoredTensor and ts.same(tensor, data) and tensor.readonly == bool(flags)
+        assert store.upsert_tensor("k", tensor) == 0 and ts.same(store.get_dlpack("k"), data)
+        del tensor
+    for wrong in ({"strides": (1, 4)}, {"version": (2, 0)}, {"dtype": (5, 64, 1)}, {"device": (10, 0)}):
+        with pytest.raises(BufferError):
+            books.import_into(fake.StoredTensor, capsule(books, data, **wrong))
+
+
+@pytest.mark.parametrize("name", ts.DTYPES)
+def test_our_table_makes_tensors(fake, peer, name):
+    for shape in ((), (5,), (2, 3), (0, 4), (1,) * 8):
+        tensor = peer.allocate(fake.StoredTensor, shape, ts.DL[name], (1, 0))
+        assert (tensor.shape, tensor.dtype, tensor.readonly) == (shape, name, False)
+        memoryview(tensor.data)[:] = bytes(tensor.nbytes)
+    for shape, dtype, device in (((2,), (5, 64, 1), (1, 0)), ((2,), (2, 32, 1), (2, 0)), ((-1,), (2, 32, 1), (1, 0)), ((1,) * 9, (2, 32, 1), (1, 0))):
+        with pytest.raises(ValueError, match="BufferError: "):
+            peer.allocate(fake.StoredTensor, shape, dtype, device)
+    with pytest.raises(ValueError, match="MemoryError: "):
+        peer.allocate(fake.StoredTensor, (2**61,), (0, 8, 1), (1, 0))
 
 
 # ---- other libraries ----

@@ -226,4 +226,4 @@ store.close()
 """,
         FAKE_CUDA_FAIL=fail,
     )
-    assert "driver 13.0" in done.stderr
+    assert "on cuda:0 Fake GPU 0, driver 13.0" in done.stderr

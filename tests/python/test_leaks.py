@@ -51,6 +51,10 @@ def calls(fake, store):
             store.upsert_tensor("t", array), np.from_dlpack(store.get_dlpack("t")), store.get_dlpack("t").__dlpack__(), store.get_dlpack("t").__dlpack__(max_version=(1, 0), copy=True),
             refused(store.get_dlpack("t").__dlpack__, stream=1), memoryview(store.get_dlpack("t")), bytes(store.get_dlpack("t").data), repr(store.get_dlpack("t")),
         ),  # fmt: skip
+        "exchange table": lambda: (
+            store.upsert_tensor("t", array), store.upsert_tensor("s", store.get_dlpack("t")), store.get_tensor_into_cuda("t", store.get_dlpack("s")),
+            refused(store.get_dlpack, "t", "cuda"), refused(store.get_tensor, "t", "cuda:1"), store.get_dlpack("t").device,
+        ),
         "tensors at addresses": lambda: (store.put_tensor("t", array[:100]), store.get_tensor_into("t", P, 4096), store.get_tensor_into("u", P, 4096), store.put_tensor_from("v", P, 4096), store.put_tensor_from("v", 0, 1)),
         "tp": lambda: (
             store.batch_put_tensor_with_tp(["t", "u"], [array, array[:3]], tp_size=2), store.get_tensor_with_tp("t", 1, 2), store.batch_get_tensor_with_tp(["t", "x"], 0, 2),

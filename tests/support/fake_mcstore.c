@@ -813,6 +813,87 @@ int mcs_is_device_memory(mcs_store_t *store, const void *ptr)
     return 0;
 }
 
+/* A machine without a GPU. */
+int mcs_device_order_stream(mcs_store_t *store, int device, uint64_t *stream_out)
+{
+    (void)store;
+    (void)device;
+    (void)stream_out;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_wait_stream(mcs_store_t *store, int device, uint64_t stream)
+{
+    (void)store;
+    (void)device;
+    (void)stream;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64_t len)
+{
+    (void)store;
+    (void)target;
+    (void)source;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_write(mcs_store_t *store, void *target, const void *source, uint64_t len)
+{
+    (void)store;
+    (void)target;
+    (void)source;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_of_memory(mcs_store_t *store, const void *ptr)
+{
+    (void)store;
+    (void)ptr;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_memory_copy(const mcs_device_memory_t *memory, uint64_t offset, uint64_t len,
+                           mcs_device_memory_t **copy_out)
+{
+    (void)memory;
+    (void)offset;
+    (void)len;
+    (void)copy_out;
+    return MCS_INVALID_PARAMS;
+}
+
+int mcs_device_memory_alloc(mcs_store_t *store, int device, uint64_t len, mcs_device_memory_t **memory_out)
+{
+    (void)store;
+    (void)device;
+    (void)len;
+    (void)memory_out;
+    return -1012;
+}
+
+void *mcs_device_memory_ptr(const mcs_device_memory_t *memory)
+{
+    (void)memory;
+    return NULL;
+}
+
+int mcs_device_memory_read(const mcs_device_memory_t *memory, uint64_t offset, void *target, uint64_t len)
+{
+    (void)memory;
+    (void)offset;
+    (void)target;
+    (void)len;
+    return MCS_INVALID_PARAMS;
+}
+
+void mcs_device_memory_free(mcs_device_memory_t *memory)
+{
+    (void)memory;
+}
+
 int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
 {
     int code = MCS_INVALID_PARAMS;
@@ -844,6 +925,15 @@ int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replic
         snprintf(replicas[0].segment_name, sizeof(replicas[0].segment_name), "%s", store->hostname);
     }
     return 1;
+}
+
+int mcs_replicas_of_many(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, mcs_replica_info_t *replicas,
+                         size_t max, int *counts)
+{
+    for (size_t i = 0; i < count; i++) {
+        counts[i] = mcs_replicas(store, keys[i], &replicas[i * max], max);
+    }
+    return 0;
 }
 
 void mcs_store_counters(mcs_store_t *store, mcs_counter_fn fn, void *arg)

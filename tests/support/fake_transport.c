@@ -207,7 +207,19 @@ static mcs_status_t fetch(mcs_transport_t *holder, mcs_range_t *range, bool corr
     return MCS_OK;
 }
 
-static mcs_status_t store(mcs_transport_t *holder, mcs_range_t *range)
+/* Of what is sent, as the real one does. */
+static uint32_t *sum_sent(const mcs_range_t *range)
+{
+    mcs_range_t sent = *range;
+    sent.sums = malloc((range->crc_count + 1) * sizeof(uint32_t));
+    sum_arrived(&sent);
+    if (range->crcs != NULL) {
+        memcpy(range->crcs, sent.sums, range->crc_count * sizeof(uint32_t));
+    }
+    return sent.sums;
+}
+
+static mcs_status_t store(mcs_transport_t *holder, const mcs_range_t *range)
 {
     mcs_hold_t held;
     mcs_status_t status = holder->config.owner_ops->write_begin(holder->config.owner, &range->access, &held);
@@ -219,7 +231,10 @@ static mcs_status_t store(mcs_transport_t *holder, mcs_range_t *range)
         memcpy(to, range->iov[i].iov_base, range->iov[i].iov_len);
         to += range->iov[i].iov_len;
     }
-    return holder->config.owner_ops->write_end(holder->config.owner, &held, MCS_OK, range->crcs, range->crc_count);
+    uint32_t *crcs = sum_sent(range);
+    status = holder->config.owner_ops->write_end(holder->config.owner, &held, MCS_OK, crcs, range->crc_count);
+    free(crcs);
+    return status;
 }
 
 /* That start before a byte. */

@@ -69,6 +69,14 @@ class Network:
         """This one's address on the cable to the other."""
         return self.addresses[other.name]
 
+    def cut(self, other: "Network") -> None:
+        """Pulls the cable out: nobody is told, packets are lost."""
+        _ip("-n", self.name, "link", "set", self._devices[other.name], "down")
+
+    def mend(self, other: "Network") -> None:
+        _ip("-n", self.name, "link", "set", self._devices[other.name], "up")
+        wait_until(lambda: self._is_up(self._devices[other.name]), "the cable is up")
+
     def bytes_received(self, other: "Network") -> int:
         """By this one on the cable from the other, as the kernel counts."""
         device = self._devices[other.name]

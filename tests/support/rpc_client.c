@@ -130,6 +130,11 @@ void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t co
     send_generations(client, MCS_VERB_STRUCK, generations, count);
 }
 
+void rpc_say_differ(rpc_client_t *client, const mcs_col_differ_t *records, size_t count)
+{
+    send_generations(client, MCS_VERB_DIFFER, &records->generation, count * (sizeof(*records) / sizeof(uint64_t)));
+}
+
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count)
 {
     send_generations(client, MCS_VERB_REVOKE_ACK, generations, count);
@@ -163,6 +168,13 @@ static void on_notice(rpc_client_t *client, const mcs_frame_header_t *header, co
                     notice->generations.len / sizeof(uint64_t));
         }
         mcs__wire__notice_revoked__free_unpacked(notice, NULL);
+        break;
+    }
+    case MCS_VERB_N_CHECK: {
+        Mcs__Wire__NoticeCheck *notice = mcs__wire__notice_check__unpack(NULL, header->length, payload);
+        assert_non_null(notice);
+        mcs_buf_append(&client->checks, notice->records.data, notice->records.len);
+        mcs__wire__notice_check__free_unpacked(notice, NULL);
         break;
     }
     case MCS_VERB_N_FORGET: {
@@ -380,8 +392,8 @@ void rpc_client_init(rpc_client_t *client, const char *path, const char *host_na
     client->token = "";
     client->auto_release = true;
     client->auto_ack = true;
-    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in,   &client->kept_releases,
-                         &client->revoked,    &client->forgotten, &client->ended};
+    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in, &client->kept_releases, &client->revoked,
+                         &client->forgotten,  &client->ended,   &client->checks};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bufs); i++) {
         mcs_buf_init(bufs[i], (size_t)256 << 20);
     }
@@ -419,8 +431,8 @@ void rpc_client_fini(rpc_client_t *client)
 {
     close_wire(&client->control);
     close_wire(&client->call);
-    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in,   &client->kept_releases,
-                         &client->revoked,    &client->forgotten, &client->ended};
+    mcs_buf_t *bufs[] = {&client->control.in, &client->call.in, &client->kept_releases, &client->revoked,
+                         &client->forgotten,  &client->ended,   &client->checks};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bufs); i++) {
         mcs_buf_fini(bufs[i]);
     }

@@ -43,6 +43,7 @@ typedef struct rpc_client {
     uint64_t releases;       /* records asked */
     uint64_t may_write;      /* of these, flagged */
     mcs_buf_t kept_releases; /* mcs_col_release_t not answered yet */
+    mcs_buf_t checks;        /* mcs_col_check_t that the master asked about */
     mcs_buf_t revoked;       /* generations */
     mcs_buf_t forgotten;     /* generations */
     mcs_buf_t ended;         /* mcs_id_t */
@@ -79,6 +80,7 @@ bool rpc_pump(rpc_client_t *client, int wait_ms);
 /* Answers the releases that were kept. */
 void rpc_answer_releases(rpc_client_t *client);
 void rpc_say_struck(rpc_client_t *client, const uint64_t *generations, size_t count);
+void rpc_say_differ(rpc_client_t *client, const mcs_col_differ_t *records, size_t count);
 void rpc_ack(rpc_client_t *client, const uint64_t *generations, size_t count);
 
 /* ---- verbs ---- */

@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import re
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 
 import pytest
 
+from tests.support.certificates import make_pair
 from tests.support.daemons import ClientDaemon, environment, run_module
 from tests.support.processes import MIB, find_build_dir, free_ports
 from tests.support.waiting import wait_until
@@ -474,6 +477,108 @@ def test_refusals_of_the_master(drain):
     assert b"HTTP 503" in drain.run("a:1", code=FAILED).stderr
 
 
+# ---- drain: a real one ----
+
+
+def fill(store, segment, count, size):
+    """Values in one segment; the codes."""
+    from mooncake.store import ReplicateConfig
+
+    config = ReplicateConfig()
+    config.preferred_segment = segment
+    return [store.put(f"drain-{i}", bytes([i % 256]) * size, config) for i in range(count)]
+
+
+def look(store, count, size):
+    """The values that are not what was put."""
+    return [i for i in range(count) if store.get(f"drain-{i}") != bytes([i % 256]) * size]
+
+
+def place(store, key):
+    return store.get_replica_desc(key)[0].segment_name
+
+
+def state_of(cluster, name):
+    return next(s["status"] for s in cluster.json("segments") if s["segment_name"] == name)
+
+
+def test_a_segment_is_drained_with_a_bar_and_its_process_may_go(cluster, start_peer):
+    other = ClientDaemon(cluster.scratch, cluster.master.address)
+    try:
+        peer = start_peer().setup(cluster.master, segment=0)
+        name = cluster.client.segment
+        assert peer.run(fill, name, 200, 100_000) == [0] * 200
+        out = on_terminal(cluster, "drain", name, "--max-concurrency", "2")[1]
+        assert re.search(r"draining \[#*\.*\] +\d+ % \d+ objects", out) and "SUCCEEDED" in out and "200 objects" in out
+        assert state_of(cluster, name) == "DRAINED" and state_of(cluster, other.segment) == "OK"
+        assert re.search(rf"^{name} .* DRAINED$", cluster.text("segments"), re.M)
+        assert peer.run(look, 200, 100_000) == []
+        cluster.run("put", "new", "-t", "v", "--segment", name)
+        assert peer.run(place, "new") == other.segment, "nothing new goes there"
+        cluster.client.kill()
+        assert peer.run(look, 200, 100_000) == [] and cluster.text("get", "new") == "v"
+        cluster.client = ClientDaemon(cluster.scratch, cluster.master.address)  # the fixture stops it
+    finally:
+        assert other.stop() == 0
+
+
+def test_what_has_nowhere_to_go_stays_and_is_readable(cluster, start_peer):
+    peer = start_peer().setup(cluster.master, segment=0)
+    name = cluster.client.segment
+    assert peer.run(fill, name, 4, 1000) == [0] * 4
+    error = cluster.error("drain", name, "--wait", "0.5", code=FAILED)
+    job = re.search(r"drain job (\d+-\d+) is RUNNING after 0.5 s; it goes on", error)[1]
+    assert state_of(cluster, name) == "DRAINING" and peer.run(look, 4, 1000) == []
+    assert "NO_AVAILABLE_HANDLE" in cluster.error("put", "new", "-t", "v", code=FAILED)
+    assert "UNAVAILABLE_IN_CURRENT_STATUS (-1010)" in cluster.error("drain", name, code=FAILED)
+    assert cluster.text("drain", "--cancel", job) == f"drain job {job}: CANCELED\n"
+    assert "state      CANCELED" in cluster.text("drain", "--watch", job, code=FAILED)
+    assert state_of(cluster, name) == "OK" and peer.run(look, 4, 1000) == []
+    cluster.run("put", "new", "-t", "v")
+    done = cluster.json("drain", name, code=FAILED)  # until it gives up
+    assert done["status_name"] == "FAILED" and done["failed_units"] == 5 and "no room" in done["message"]
+    assert state_of(cluster, name) == "OK" and peer.run(look, 4, 1000) == []
+
+
+def test_jobs_and_segments_that_are_none(cluster):
+    assert "SEGMENT_NOT_FOUND (-101)" in cluster.error("drain", "nobody:1", code=NOT_FOUND)
+    assert "SEGMENT_NOT_FOUND (-101)" in cluster.error("drain", cluster.client.segment, "--to", "nobody:1", code=NOT_FOUND)
+    assert "JOB_NOT_FOUND (-1402)" in cluster.error("drain", "--watch", "1-2", code=NOT_FOUND)
+    assert "JOB_NOT_FOUND (-1402)" in cluster.error("drain", "--cancel", "1-2", code=NOT_FOUND)
+    assert "Missing or invalid job_id (-600)" in cluster.error("drain", "--watch", "x", code=FAILED)
+    assert "INVALID_PARAMS (-600)" in cluster.error("drain", cluster.client.segment, "--to", cluster.client.segment, code=FAILED)
+    assert state_of(cluster, cluster.client.segment) == "OK"
+
+
+# ---- a master with a token and a certificate ----
+
+
+def test_a_token_is_shown_and_asked_for(start_master, scratch):
+    master = start_master("--admin_token=hush")
+    cluster = Cluster(scratch, master)
+    assert "wants a token: set MC_STORE_ADMIN_TOKEN" in cluster.error("status", code=FAILED)
+    assert "wants another token" in cluster.error("keys", code=FAILED, env={"MC_STORE_ADMIN_TOKEN": "wrong"})
+    env = {"MC_STORE_ADMIN_TOKEN": "hush"}
+    assert cluster.json("status", env=env)["serving"] and cluster.text("keys", env=env) == "" and cluster.json("segments", env=env) == []
+    assert "SEGMENT_NOT_FOUND" in cluster.error("drain", "s", code=NOT_FOUND, env=env)
+    assert cluster.json("rm", "--all", "--yes", env=env) == {"removed": 0}
+    assert "cannot be sent" in cluster.error("status", code=FAILED, env={"MC_STORE_ADMIN_TOKEN": "a\nb"})
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make a certificate with")
+def test_https_wants_a_certificate_that_is_trusted(start_master, scratch):
+    cert, key = make_pair(scratch.path, "admin")
+    master = start_master(f"--http_tls_cert={cert}", f"--http_tls_key={key}")
+    cluster = Cluster(scratch, master)
+    admin = f"https://127.0.0.1:{master.metrics_port}"
+    assert cluster.json("status", "--admin", admin, env={"MOONCAKE_ADMIN_CA": str(cert)})["admin"] == admin
+    assert cluster.json("status", env={"MOONCAKE_ADMIN": admin, "MOONCAKE_ADMIN_CA": str(cert)})["serving"]
+    error = cluster.error("status", "--admin", admin, code=UNREACHABLE)
+    assert "its certificate is not trusted" in error and "MOONCAKE_ADMIN_CA" in error
+    assert "is it https:// ?" in cluster.error("status", code=UNREACHABLE)
+    assert "No such file" in cluster.error("status", "--admin", admin, code=FAILED, env={"MOONCAKE_ADMIN_CA": "/no/such"})
+
+
 # ---- doctor, completion ----
 
 def test_doctor(cluster):
@@ -514,29 +619,79 @@ def test_doctor_does_without_a_cluster_and_shows_no_secret(scratch):
     assert done.returncode in (0, 1) and b"hush" not in done.stdout and f"127.0.0.1:{port}: Connection refused".encode() in done.stdout
 
 
-def test_completion(cluster):
-    """The script works in bash, and asks the master for names."""
-    (cluster.scratch.path / "complete.bash").write_text(cluster.text("completion", "bash"))
-    tool = cluster.scratch.path / "mooncake"
-    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mooncake "$@"\n')
-    tool.chmod(0o755)
+class Shell:
+    """An interactive bash with the completion. Its `mooncake` asks the cluster when the completion does, else notes its arguments."""
+
+    def __init__(self, cluster):
+        self.path = cluster.scratch.path
+        (self.path / "complete.bash").write_text(cluster.text("completion", "bash"))
+        tool = self.path / "mooncake"
+        tool.write_text(f'#!/bin/sh\nif [ "$1" = --timeout ]; then exec "{sys.executable}" -m mooncake "$@"; fi\nprintf "%s\\0" "$@" >typed.new\nmv typed.new typed\n')
+        tool.chmod(0o755)
+        env = environment(cluster.scratch, cluster.env) | {"PATH": f"{self.path}:{os.environ['PATH']}", "PS1": "> ", "TERM": "dumb", "HISTFILE": "/dev/null"}
+        self.leader, follower = pty.openpty()
+        self.bash = subprocess.Popen(["bash", "--norc", "--noprofile", "-i"], stdin=follower, stdout=follower, stderr=follower, env=env, cwd=self.path,
+                                     start_new_session=True)
+        os.close(follower)
+        os.write(self.leader, b"source complete.bash; bind 'set bell-style none'; echo rea''dy\n")
+        out = b""
+        while b"ready\r\n" not in out:
+            assert select.select([self.leader], [], [], 30)[0], out
+            out += os.read(self.leader, 65536)
+
+    def words(self, line):
+        """The arguments that `mooncake LINE<Tab><Enter>` comes to."""
+        typed = self.path / "typed"
+        typed.unlink(missing_ok=True)
+        os.write(self.leader, f"mooncake {line}\t\n".encode())
+
+        def is_typed():
+            while select.select([self.leader], [], [], 0)[0]:
+                os.read(self.leader, 65536)  # the terminal's echo
+            return typed.exists()
+
+        wait_until(is_typed, f"the shell has run mooncake {line}", 30)
+        return typed.read_bytes().decode().split("\0")[:-1]
+
+    def close(self):
+        self.bash.kill()
+        self.bash.wait(10)
+        os.close(self.leader)
+
+
+@pytest.fixture
+def shell(cluster):
+    shell = Shell(cluster)
+    yield shell
+    shell.close()
+
+
+def test_completion(cluster, shell):
+    """The script works in bash, and asks the master for names: also where these have a colon, which ends a word for bash."""
+    name = cluster.client.segment
+    host, _, port = name.rpartition(":")
     cluster.run("put", "some-key", "-t", "v")
+    cluster.run("put", "model:a=b:1", "-t", "v")
+    assert shell.words("seg") == ["segments"]
+    assert shell.words("put k --ha") == ["put", "k", "--hard-pin"]
+    assert shell.words("--js") == ["--json"]
+    assert shell.words("get some") == ["get", "some-key"]
+    assert shell.words("get model:a=") == ["get", "model:a=b:1"]
+    assert shell.words(f"drain {host[:4]}") == ["drain", name]
+    assert shell.words(f"drain {host}:{port[:2]}") == ["drain", name]
+    assert shell.words(f"drain x --to {host}:") == ["drain", "x", "--to", name]
+    assert shell.words(f"put k v --segment={host}:{port[:1]}") == ["put", "k", "v", f"--segment={name}"]
+    assert shell.words("put k complete") == ["put", "k", "complete.bash"]
+    assert shell.words("completion ") == ["completion", "bash"]
 
-    def complete(*words):
-        quoted = " ".join(f"'{word}'" for word in words)
-        script = f'source complete.bash; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _mooncake; printf "%s\\n" "${{COMPREPLY[@]}}"'
-        env = environment(cluster.scratch, cluster.env) | {"PATH": f"{cluster.scratch.path}:{os.environ['PATH']}"}
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env, cwd=cluster.scratch.path, stdin=subprocess.DEVNULL, timeout=60)
-        assert done.stderr == "", done.stderr
-        return done.stdout.split()
 
-    assert complete("mooncake", "se") == ["segments"]
-    assert complete("mooncake", "put", "k", "--ha") == ["--hard-pin"]
-    assert complete("mooncake", "--js") == ["--json"]
-    assert complete("mooncake", "get", "some") == ["some-key"]
-    assert complete("mooncake", "drain", cluster.client.segment[:3]) == [cluster.client.segment]
-    assert complete("mooncake", "put", "k", "complete") == ["complete.bash"]
-    assert complete("mooncake", "completion", "") == ["bash"]
+def test_completion_runs_nothing_of_what_a_key_is_called(cluster, shell, start_peer):
+    peer = start_peer().setup(cluster.master, segment=0)
+    evil = "evil$(touch pwned)`touch pwned`;touch pwned;* ~ 'x\"y"
+    assert peer.call("put", evil, b"x") == 0
+    assert shell.words("get ev") == ["get", evil]
+    assert shell.words("rm evil") == ["rm", evil]
+    assert not (cluster.scratch.path / "pwned").exists()
 
 
 def test_the_end_of_a_pipe_is_quiet(cluster, start_peer):

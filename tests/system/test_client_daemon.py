@@ -254,14 +254,19 @@ def test_http(master, start_client):
         assert status == 200 and json.loads(text) == {"status": "healthy", "code": 0} and headers["Content-Type"].startswith("application/json")
         status, text, headers = http(base + "/metrics")
         assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        labels = r'\{client_mode="real",cluster_id="a\\"b\\\\c"\}'
+        labels = r'\{client_mode="real",cluster_id="a\\"b\\\\c"[^}]*\}'
         for line in text.splitlines():
-            assert re.fullmatch(rf"# TYPE [\w:]+ (counter|gauge)|[\w:]+{labels} \d+", line), line
-        for name in ("mooncake_transfer_read_bytes", "mooncake_transfer_write_bytes", "mcs_client_segment_bytes", "mcs_client_rpc_calls_total"):
+            assert re.fullmatch(rf"# TYPE [\w:]+ (counter|gauge|histogram|summary|untyped)|# HELP .*|[\w:]+({labels})? \d+", line), line
+        for name in ("mooncake_transfer_read_bytes", "mooncake_transfer_write_bytes", "mooncake_transfer_get_latency_bucket", "mcs_client_rpc_calls",
+                     "mooncake_ssd_read_bytes_total"):
             assert re.search(rf"^{name}\{{", text, re.M), name
+        assert re.search(r'^mooncake_client_rpc_count\{[^}]*rpc_name="\w+"\} [1-9]', text, re.M)
+        assert f"\nmcs_client_segment_bytes {64 * MIB}\n" in text and "\nmcs_client_health 0\n" in text
         status, text, headers = http(base + "/metrics/summary")
         assert status == 200 and text.startswith("Client Metrics Summary") and daemon.segment in text
-        assert "=== Transfer Metrics Summary ===" in text and "=== RPC Metrics Summary ===" in text
+        for part in ("Transfer", "RPC", "Interface Operation", "SSD"):
+            assert f"=== {part} Metrics Summary ===" in text, part
+        assert json.loads(http(base + "/version")[1])["display_version"].startswith("mooncake-store ")
     assert daemon.http("/nothing")[0] == 404
     assert daemon.http("/log_level?level=DEBUG", "PUT")[:2] == (200, "DEBUG")
     assert daemon.http("/log_level?level=LOUD", "PUT")[0] == 400 and daemon.http("/log_level", "PUT")[0] == 400

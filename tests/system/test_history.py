@@ -9,7 +9,7 @@ import pytest
 from tests.history.__main__ import KINDS
 from tests.history.driver import PATHS, Plan, run
 
-SECONDS = float(os.environ.get("MCS_HISTORY_SECONDS", "6"))
+SECONDS = float(os.environ.get("MCS_HISTORY_SECONDS", "7.5"))
 SEED = int(os.environ.get("MCS_HISTORY_SEED", 777))  # make soak draws them
 
 

@@ -211,3 +211,11 @@ def test_codes_become_outcomes(tmp_path):
         lines += [f'{{"id":{n},"at":{n},"what":"{what}","keys":["k"]}}', f'{{"id":{n},"at":{n}.5,"results":[{code}]}}']
     history = loaded(tmp_path, lines, stopped=[(6.1, 6.2)])
     assert [o.outcome for o in history.operations["k"]] == [OK, MISSING, LEASED, NONE, UNKNOWN, OK, NONE, NONE]
+
+
+def test_an_empty_read_that_took_a_transfers_timeout_is_no_miss(tmp_path):
+    lines = []
+    for n, (seconds, result) in enumerate([(0.1, '["missing",null]'), (1.5, '["missing",null]'), (1.5, '["missing",-704]')]):
+        lines += [f'{{"id":{n},"at":{n * 10},"what":"get","keys":["k"]}}', f'{{"id":{n},"at":{n * 10 + seconds},"results":[{result}]}}']
+    history = loaded(tmp_path, lines)
+    assert [o.outcome for o in history.operations["k"]] == [MISSING, NONE, MISSING]

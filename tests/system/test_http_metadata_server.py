@@ -54,7 +54,8 @@ def test_a_name_is_claimed_once(server):
     key = "mooncake/rpc_meta/host:1"
     assert ask(server, key, "PUT", b"{}")[:2] == (200, "metadata updated")
     assert ask(server, key, "PUT", b"{ }")[:2] == (400, "Duplicate rpc_meta key not allowed")
-    assert ask(server, key, "PUT", b"{}")[:2] == (200, "metadata unchanged"), "the one that has it may say so again"
+    assert ask(server, key, "PUT", b"{}")[:2] == (400, "Duplicate rpc_meta key not allowed"), "also the same body"
+    assert ask(server, key)[1] == "{}"
     assert ask(server, key, "DELETE")[0] == 200 and ask(server, key, "PUT", b"{ }")[0] == 200
 
 
@@ -64,6 +65,13 @@ def test_limits(server):
     assert ask(server, "big", "PUT", b"x" * MIB)[0] == 200
     assert ask(server, "big", "PUT", b"x" * (MIB + 1))[0] == 413
     assert len(ask(server, "big")[1]) == MIB, "what was there stays"
+    port = int(urllib.parse.urlsplit(server.url).port)
+    for length, answer in (1 << 40, b"HTTP/1.1 413 "), (1000, b""):  # refused before it comes; given up by the client
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"PUT /metadata?key=k HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{" % length)
+            if answer:
+                assert connection.recv(100).startswith(answer)
+    assert ask(server, "big")[0] == 200 and "Traceback" not in server.log()
 
 
 def test_stores_use_it(server, master, start_peer):
@@ -130,6 +138,52 @@ def test_a_port_in_use_is_raised_and_not_logged_as_started(module, caplog):
         assert "started" not in caplog.text
         server.thread.join(10)
         assert server.poll() is module.KVPoll.Failed
+
+
+def hold(server, count, sent=b""):
+    """Connections that go on no further."""
+    sockets = []
+    for _ in range(count):
+        connection = socket.create_connection(("127.0.0.1", server.port), 10)
+        connection.sendall(sent)
+        sockets.append(connection)
+    return sockets
+
+
+def is_closed(connection):
+    connection.settimeout(20)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metadata?key=k HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["silent", "half a header"])
+def test_a_crowd_that_asks_nothing_is_sent_away_and_the_others_are_served(module, sent):
+    server = module.KVBootstrapServer(port=0, host="127.0.0.1")
+    server._guard._most = 64
+    server.run()
+    crowd = hold(server, 70, sent)
+    try:
+        assert http(f"http://127.0.0.1:{server.port}/metadata?key=k", "PUT", b"v")[0] == 200
+        assert all(is_closed(connection) for connection in crowd)
+        assert http(f"http://127.0.0.1:{server.port}/metadata?key=k")[:2] == (200, "v")
+    finally:
+        for connection in crowd:
+            connection.close()
+        server.close()
+
+
+def test_a_body_that_does_not_come_is_given_up(module, monkeypatch):
+    server = module.KVBootstrapServer(port=0, host="127.0.0.1")
+    monkeypatch.setattr(server._guard, "_body", 0.2)
+    server.run()
+    slow, = hold(server, 1, b"PUT /metadata?key=k HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+    try:
+        assert is_closed(slow) and http(f"http://127.0.0.1:{server.port}/metadata?key=k")[0] == 404
+    finally:
+        slow.close()
+        server.close()
 
 
 def test_a_full_store(module, monkeypatch):

@@ -11,17 +11,11 @@ import urllib.request
 
 import pytest
 
+from tests.support.certificates import make_pair
 from tests.support.processes import find_build_dir, free_ports
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command to make certificates with")
-
-
-def make_pair(folder, name):
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=master",
-                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=60)
-    return cert, key
 
 
 def ask(master, port, path, cert, method="GET", body=None, token=None):

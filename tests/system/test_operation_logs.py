@@ -1,7 +1,9 @@
 """One number leads through the logs: what a call asked of the master and of the owner of the bytes has its operation in all three."""
 
 import re
+import subprocess
 
+from tests.support.daemons import ClientDaemon
 from tests.support.waiting import wait_until
 
 DEBUG = {"MC_LOG_LEVEL": "DEBUG", "MC_STORE_MEMCPY": "0"}
@@ -30,3 +32,28 @@ def test_an_operation_is_found_in_the_logs_of_client_master_and_owner(start_mast
     assert put <= operations(client.log(), "store") and get & operations(client.log(), "fetch")
     answer = re.search(rf"put_end op {put.pop()}\.\w+ to \S+: OK", master.log())
     assert answer, "the master's answer is there, too"
+
+
+def test_the_level_is_changed_while_all_three_run_and_one_search_finds_a_call(start_master, start_peer, scratch):
+    """As docs/operations.md has it: the master and the owner are told by HTTP; then one grep over three logs."""
+    master = start_master()
+    daemon = ClientDaemon(scratch, master.address, env={"MC_STORE_MEMCPY": "0"})
+    client = start_peer("client", env=DEBUG).setup(master, segment=0)
+    try:
+        assert client.call("put", "before", b"x" * 100_000) == 0
+        assert not LINE.search(master.log()) and not LINE.search(daemon.log())
+        assert master.admin("/api/v1/log_level?level=DEBUG", "PUT")[0] == 200 and daemon.http("/log_level?level=DEBUG", "PUT")[0] == 200
+        assert client.call("put", "k", b"x" * 100_000) == 0
+        op = max(operations(client.log(), "put_end") & operations(master.log(), "put_end"))
+        logs = [str(log) for log in (client.log_path, master.log_path, daemon.log_path)]
+        wait_until(lambda: op in daemon.log(), "the owner has logged it")
+        lines = subprocess.run(["grep", "-H", op, *logs], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert {line.partition(":")[0] for line in lines} == set(logs), lines
+        assert any("put_start op" in line for line in lines) and any("put_end op" in line and ": OK" in line for line in lines)
+        assert any("store op" in line and line.startswith(str(daemon.log_path)) for line in lines)
+        assert master.admin("/api/v1/log_level?level=INFO", "PUT")[0] == 200 and daemon.http("/log_level?level=INFO", "PUT")[0] == 200
+        sizes = len(LINE.findall(master.log())), len(LINE.findall(daemon.log()))
+        assert client.call("put", "after", b"x" * 100_000) == 0
+        assert sizes == (len(LINE.findall(master.log())), len(LINE.findall(daemon.log())))
+    finally:
+        assert daemon.stop() == 0

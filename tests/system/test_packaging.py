@@ -96,3 +96,20 @@ def test_they_are_installed(tmp_path):
     there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {f"lib/systemd/system/{path.name}" for path in UNITS} | {f"share/mooncake/{path.name}" for path in CONFIG.iterdir()} <= there
     assert {"bin/mooncake_master", "bin/mooncake_client"} <= there
+
+
+@pytest.mark.parametrize("image, files", [("master", ["master/mooncake_master"]),
+                                          ("client", ["master/mooncake_master", "client/mooncake_client", "python/mooncake/store.abi3.so"])])
+def test_an_image_has_the_libraries_of_its_programs(image, files):
+    if shutil.which("readelf") is None or shutil.which("dpkg-query") is None:
+        pytest.skip("no readelf, or no Debian")
+    last_stage = (ROOT / "docker" / f"Dockerfile.{image}").read_text().rpartition("\nFROM ")[2]
+    needed = set()
+    for file in files:
+        text = subprocess.run(["readelf", "-d", str(find_build_dir() / file)], capture_output=True, text=True, check=True, timeout=60).stdout
+        needed |= set(re.findall(r"\(NEEDED\).*\[(.+)\]", text))
+    owners = subprocess.run(["dpkg-query", "-S", *(f"*/{library}" for library in sorted(needed))], capture_output=True, text=True, timeout=60).stdout
+    for library in needed:
+        packages = set(re.findall(rf"^([\w.+-]+)(?::\w+)?: .*/{re.escape(library)}$", owners, re.M))
+        if packages and not packages & {"libc6", "libgcc-s1"}:
+            assert any(re.search(rf"(?<![\w.+-]){re.escape(p)}(?![\w.+-])", last_stage) for p in packages), f"{library}: {packages}"

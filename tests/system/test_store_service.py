@@ -82,7 +82,8 @@ def test_put_get_exist_remove(service):
 
 
 def test_keys_of_any_text(service):
-    for key, quoted in (("a b", "a%20b"), ("a/b//c", "a%2Fb%2F%2Fc"), ("ä?#%", "%C3%A4%3F%23%25"), ("model@tp_rank:0@hash", "model@tp_rank:0@hash")):
+    for key, quoted in (("a b", "a%20b"), ("a/b//c", "a%2Fb%2F%2Fc"), ("ä?#%", "%C3%A4%3F%23%25"), ("model@tp_rank:0@hash", "model@tp_rank:0@hash"),
+                        ("two\nlines", "two%0Alines"), ("../..", "..%2F..")):
         assert service.ask("PUT", "/api/put", {"key": key, "value": key})[0] == 200
         assert service.ask("GET", "/api/get/" + quoted)[:2] == (200, key.encode())
 
@@ -132,6 +133,15 @@ def test_the_limit_of_a_body(service):
 
 def http_connection(service):
     return HTTPConnection("127.0.0.1", service.port, timeout=30)
+
+
+def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(service):
+    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
+        connection.sendall(b"PUT /api/put HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\n{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
+        connection.sendall(b"PUT /api/put HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    assert service.ask("GET", "/api/exist/k")[0] == 200 and "Traceback" not in service.log()
 
 
 def test_other_routes_and_methods(service):

@@ -229,6 +229,36 @@ MCSTORE_API int mcs_unregister_buffer(mcs_store_t *store, const void *ptr);
  * first 1 on the store knows that there is one. */
 MCSTORE_API int mcs_is_device_memory(mcs_store_t *store, const void *ptr);
 
+/* ---- GPUs: order of work, memory ---- */
+
+/* For libraries that are told on which stream their data will be used (DLPack): a stream of the store's that they may
+ * make wait for their work, by its CUDA handle; then mcs_device_wait_stream. `device`: CUDA's ordinal. 0, or negative
+ * (MCS_INVALID_PARAMS without a driver or such a device). */
+MCSTORE_API int mcs_device_order_stream(mcs_store_t *store, int device, uint64_t *stream_out);
+/* Waits until what is queued now on a stream of the device's primary context is done: an event is recorded there and
+ * waited for, nothing else of the device is. The stream is a CUstream; 0 and 1 are the legacy default stream, 2 is the
+ * thread's. */
+MCSTORE_API int mcs_device_wait_stream(mcs_store_t *store, int device, uint64_t stream);
+/* CUDA's ordinal of the device whose memory the address is; negative: none. */
+MCSTORE_API int mcs_device_of_memory(mcs_store_t *store, const void *ptr);
+/* `len` bytes of GPU or managed memory to or from host memory. */
+MCSTORE_API int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64_t len);
+MCSTORE_API int mcs_device_write(mcs_store_t *store, void *target, const void *source, uint64_t len);
+
+/* GPU memory of the store's making. It may outlive the store. */
+typedef struct mcs_device_memory mcs_device_memory_t;
+/* The CUDA driver is loaded and started when nobody has done so. MCS_INVALID_PARAMS: there is no such device;
+ * -1012: no driver; -200: the device has not that much memory. */
+MCSTORE_API int mcs_device_memory_alloc(mcs_store_t *store, int device, uint64_t len, mcs_device_memory_t **memory_out);
+MCSTORE_API void *mcs_device_memory_ptr(const mcs_device_memory_t *memory);
+/* To host memory, and to new memory of the same device; also when the store is closed. */
+MCSTORE_API int mcs_device_memory_read(const mcs_device_memory_t *memory, uint64_t offset, void *target, uint64_t len);
+MCSTORE_API int mcs_device_memory_copy(const mcs_device_memory_t *memory, uint64_t offset, uint64_t len,
+                                       mcs_device_memory_t **copy_out);
+/* Does not wait for the device: the memory is used again behind what runs on the legacy default stream, and on streams
+ * that wait for it. Any thread; NULL is fine. */
+MCSTORE_API void mcs_device_memory_free(mcs_device_memory_t *memory);
+
 /* ---- replicas (descriptors for people and schedulers) ---- */
 
 typedef struct mcs_replica_info {
@@ -240,6 +270,10 @@ typedef struct mcs_replica_info {
 } mcs_replica_info_t;
 /* Fills at most `max` of one key's replicas; returns how many there are, or negative. Grants a lease. */
 MCSTORE_API int mcs_replicas(mcs_store_t *store, mcs_bytes_t key, mcs_replica_info_t *replicas, size_t max);
+/* The same of many keys in one request: counts[i] is how many key i has, or negative, the first `max` of them are at
+ * replicas[i * max]. Returns 0, or the error that made the whole call impossible (then in every count too). */
+MCSTORE_API int mcs_replicas_of_many(mcs_store_t *store, const mcs_bytes_t *keys, size_t count,
+                                     mcs_replica_info_t *replicas, size_t max, int *counts);
 
 /* Gives up the replicas that lie in the segment of that name ("" = everywhere) of objects that this store put and that
  * nobody has a lease on. results[i]: 0 (cleared), or why not: -601 (another client's), -704, -706, -710 (none there) …

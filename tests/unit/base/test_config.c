@@ -43,6 +43,9 @@ static const mcs_config_row_t g_rows[] = {
     ROW("skipped_int", NULL, "0", INT, MCS_CONFIG_IGNORED, skipped_int, 0, 0),
     ROW("nof_limit", NULL, "3", UINT, 0, nof_limit, 0, 0),
     ROW(NULL, "MCS_T_ONLY_ENV", "3", UINT, 0, nof_limit, 0, 0),
+    ROW(NULL, "MCS_T_FAMILY_KNOWN", "3", UINT, 0, nof_limit, 0, 0),
+    ROW(NULL, "MCS_T_FAMILY_*", "", PRESENCE, MCS_CONFIG_IGNORED, present, 0, 0),
+    ROW(NULL, "MCS_T_HUSH", "", PRESENCE, MCS_CONFIG_IGNORED | MCS_CONFIG_SECRET, present, 0, 0),
 };
 static const mcs_config_table_t g_table = {"test", g_rows, MCS_ARRAY_LEN(g_rows)};
 
@@ -289,6 +292,33 @@ static void what_the_build_lacks_is_an_error_and_changes_nothing(void **state)
     assert_int_equal(g_log.lines, 2);
 }
 
+static void variables_of_a_family_without_effect_are_named_and_not_shown(void **state)
+{
+    (void)state;
+    setenv("MCS_T_FAMILY_KNOWN", "4", 1);
+    setenv("MCS_T_FAMILY_ENABLED", "0", 1);
+    setenv("MCS_T_FAMILY_EMPTY", "", 1);
+    assert_int_equal(mcs_config_load_env(&g_table, &g_conf, &g_why), MCS_OK);
+    assert_int_equal(g_log.lines, 0);
+    assert_int_equal(g_conf.nof_limit, 4);
+    setenv("MCS_T_FAMILY_KEY", "hunter2", 1);
+    assert_int_equal(mcs_config_load_env(&g_table, &g_conf, &g_why), MCS_OK);
+    assert_int_equal(g_log.lines, 1);
+    assert_non_null(strstr(g_log.last, "environment MCS_T_FAMILY_KEY has no effect: what present means"));
+    assert_null(strstr(g_log.last, "hunter2"));
+    setenv("MCS_T_FAMILY_KEY", "off", 1);
+    setenv("MCS_T_HUSH", "hunter2", 1);
+    assert_int_equal(mcs_config_load_env(&g_table, &g_conf, &g_why), MCS_OK);
+    assert_int_equal(g_log.lines, 2);
+    assert_non_null(strstr(g_log.last, "environment MCS_T_HUSH has no effect"));
+    assert_null(strstr(g_log.last, "hunter2"));
+    static const char *const set[] = {"MCS_T_FAMILY_KNOWN", "MCS_T_FAMILY_ENABLED", "MCS_T_FAMILY_EMPTY",
+                                      "MCS_T_FAMILY_KEY", "MCS_T_HUSH"};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(set); i++) {
+        unsetenv(set[i]);
+    }
+}
+
 static void help_and_docs_have_every_row_and_no_secret(void **state)
 {
     (void)state;
@@ -357,6 +387,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(message_of_a_long_bad_value_still_names_the_knob, set_up, tear_down),
         cmocka_unit_test_setup_teardown(presence_is_any_value, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_the_build_lacks_is_an_error_and_changes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(variables_of_a_family_without_effect_are_named_and_not_shown, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(help_and_docs_have_every_row_and_no_secret, set_up, tear_down),
         cmocka_unit_test_setup_teardown(every_allocation_may_fail, set_up, tear_down),
     };

@@ -41,7 +41,8 @@ static fake_action_t script(void *arg, const fake_request_t *request, fake_answe
         pthread_mutex_unlock(&f->lock);
         return FAKE_DEFAULT;
     }
-    if (request->header.verb != MCS_VERB_REMOVE_ALL && request->header.verb != MCS_VERB_PUT_END) {
+    if (request->header.verb != MCS_VERB_REMOVE_ALL && request->header.verb != MCS_VERB_PUT_START &&
+        request->header.verb != MCS_VERB_PUT_END) {
         return FAKE_DEFAULT;
     }
     Mcs__Wire__RemoveAll *remove = mcs__wire__remove_all__unpack(NULL, request->header.length, request->payload);
@@ -386,7 +387,7 @@ static void a_repeatable_verb_goes_on_in_the_next_session_with_a_sequence_of_its
 {
     fixture_t *f = *state;
     asked_t asked;
-    assert_int_equal(ask_across_sessions(f, MCS_VERB_REMOVE_ALL, &asked), MCS_OK);
+    assert_int_equal(ask_across_sessions(f, MCS_VERB_PUT_START, &asked), MCS_OK);
     assert_int_equal(f->seq[2], 3);
     assert_int_equal(f->seq[3], 1);
     assert_int_equal(f->ack[3], 1);
@@ -399,6 +400,16 @@ static void a_commit_is_not_carried_into_another_session(void **state)
     asked_t asked;
     assert_int_equal(ask_across_sessions(f, MCS_VERB_PUT_END, &asked), MCS_ERR_SESSION_ENDED);
     assert_int_equal(f->seen, 3);
+    assert_true(asked.call.repeated);
+}
+
+static void a_removal_that_may_have_been_done_is_not_done_again_in_another_session(void **state)
+{
+    fixture_t *f = *state;
+    asked_t asked;
+    assert_int_equal(ask_across_sessions(f, MCS_VERB_REMOVE_ALL, &asked), MCS_ERR_RPC_FAIL);
+    assert_int_equal(f->seen, 3);
+    assert_int_equal(ask(f), MCS_OK);
 }
 
 static void a_session_that_was_dropped_and_resumed_keeps_its_sequences(void **state)
@@ -485,8 +496,8 @@ static void a_master_that_never_says_hello_is_a_timeout(void **state)
     mcs_conn_init(&conn);
     mcs_io_t io = {.deadline_ns = mcs_deadline_after_ms(150)};
     assert_int_equal(mcs_conn_open(&conn, fake_master_address(dumb), false, &io), MCS_OK);
-    assert_int_equal(mcs_hello(&conn, &f->self, MCS_HELLO_CONTROL, (mcs_id_t){0, 0}, &io, &result),
-                     MCS_ERR_RPC_TIMEOUT);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL};
+    assert_int_equal(mcs_hello(&conn, &f->self, &ask, &io, &result), MCS_ERR_RPC_TIMEOUT);
     mcs_conn_fini(&conn);
     fake_master_stop(dumb);
 }
@@ -526,6 +537,7 @@ int main(void)
         TEST(without_a_hook_clean_up_is_not_interrupted),
         TEST(a_repeatable_verb_goes_on_in_the_next_session_with_a_sequence_of_its),
         TEST(a_commit_is_not_carried_into_another_session),
+        TEST(a_removal_that_may_have_been_done_is_not_done_again_in_another_session),
         TEST(a_session_that_was_dropped_and_resumed_keeps_its_sequences),
         TEST(many_threads_share_few_connections),
         TEST(no_allocation_that_fails_loses_the_link),

@@ -31,7 +31,8 @@ typedef struct fixture {
     uint64_t acked[64];
     size_t acked_count;
     uint32_t goodbyes;
-    int lose; /* released requests to answer with a lost connection */
+    uint64_t hello_epoch; /* that the last hello named */
+    int lose;             /* released requests to answer with a lost connection */
     uint32_t challenges;
     uint32_t good_proofs;
     bool ask_token;
@@ -89,6 +90,9 @@ static fake_action_t script(void *arg, const fake_request_t *request, fake_answe
     fixture_t *f = arg;
     fake_action_t action = FAKE_DEFAULT;
     pthread_mutex_lock(&f->lock);
+    if (request->header.verb == MCS_VERB_HELLO) {
+        f->hello_epoch = request->header.epoch;
+    }
     if (request->header.verb == MCS_VERB_HELLO && f->mute) {
         action = FAKE_SILENCE;
     } else if (request->header.verb == MCS_VERB_RELEASED && f->lose > 0) {
@@ -268,6 +272,9 @@ static void a_master_of_a_lower_epoch_is_refused(void **state)
     assert_int_equal(f->opened, 1);
     assert_int_equal(f->resumed, 0);
     assert_false(mcs_session_is_connected(f->session));
+    pthread_mutex_lock(&f->lock);
+    assert_int_equal(f->hello_epoch, 7); /* the master is told why */
+    pthread_mutex_unlock(&f->lock);
     fake_master_set_session(f->master, (mcs_id_t){0x5e55, 3}, 7);
     WAIT_UNTIL(f, f->opened == 2);
 }
@@ -371,8 +378,8 @@ static void without_a_token_a_challenge_is_refused(void **state)
     mcs_conn_init(&conn);
     mcs_io_t io = {.deadline_ns = mcs_deadline_after_ms(2000)};
     assert_int_equal(mcs_conn_open(&conn, fake_master_address(strict), false, &io), MCS_OK);
-    assert_int_equal(mcs_hello(&conn, &f->self, MCS_HELLO_CONTROL, (mcs_id_t){0, 0}, &io, &result),
-                     MCS_ERR_ILLEGAL_CLIENT);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL};
+    assert_int_equal(mcs_hello(&conn, &f->self, &ask, &io, &result), MCS_ERR_ILLEGAL_CLIENT);
     mcs_conn_fini(&conn);
     fake_master_stop(strict);
 }

@@ -358,6 +358,32 @@ static void replicas_are_written_to_distinct_segments_and_described(void **state
     mcs_store_destroy(c);
 }
 
+static void replicas_of_many_keys_are_found_in_one_request(void **state)
+{
+    world_t *world = *state;
+    mcs_store_t *store = world_store(world, SEGMENT_BYTES);
+    assert_int_equal(world_put(store, "a", 100, 1), 0);
+    assert_int_equal(world_put(store, "b", 200, 2), 0);
+    mcs_bytes_t keys[] = {world_key("b"), world_key("missing"), world_key(""), world_key("a"), world_key("b")};
+    mcs_replica_info_t infos[5 * 2];
+    int counts[5];
+    uint32_t before = mini_master_requests(world->master, MCS_VERB_LOOKUP);
+    assert_int_equal(mcs_replicas_of_many(store, keys, 5, infos, 2, counts), 0);
+    assert_int_equal(mini_master_requests(world->master, MCS_VERB_LOOKUP) - before, 1);
+    static const int wanted[] = {1, -704, -600, 1, 1};
+    static const uint64_t sizes[] = {200, 0, 0, 100, 200};
+    for (size_t i = 0; i < 5; i++) {
+        assert_int_equal(counts[i], wanted[i]);
+        assert_true(counts[i] < 0 || infos[i * 2].size == sizes[i]);
+    }
+    assert_int_equal(mcs_replicas_of_many(store, keys, 5, NULL, 0, counts), 0);
+    assert_int_equal(counts[0], 1);
+    assert_int_equal(mcs_replicas_of_many(store, NULL, 0, NULL, 0, NULL), 0);
+    assert_int_equal(mcs_replicas_of_many(store, keys, 5, NULL, 2, counts), -600);
+    assert_int_equal(counts[3], -600);
+    mcs_store_destroy(store);
+}
+
 static void odd_configurations_are_refused_for_every_key(void **state)
 {
     mcs_log_set_level(MCS_LOG_OFF);
@@ -577,6 +603,7 @@ int main(void)
         TEST(an_existing_value_stays_and_an_upsert_replaces_it),
         TEST(a_staged_value_larger_than_the_local_buffer_is_refused),
         TEST(replicas_are_written_to_distinct_segments_and_described),
+        TEST(replicas_of_many_keys_are_found_in_one_request),
         TEST(odd_configurations_are_refused_for_every_key),
         TEST(a_get_in_two_steps_tells_sizes_first_and_may_skip),
         TEST(a_handle_is_a_view_of_a_mapped_replica_and_a_copy_of_a_remote_one),

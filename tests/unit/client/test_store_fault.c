@@ -1,4 +1,5 @@
 /* The C API when holders, replicas or the master fail: failover, replacement, waiting, leases, a new session. */
+#include "core/wire/extent.h"
 #include "tests/unit/client/world.h"
 
 /* A store's client id, learnt from what is asked of the transport; tests name holders by it. */
@@ -120,6 +121,43 @@ static void a_lease_that_has_run_out_is_asked_for_again_and_finally_an_error(voi
     assert_int_equal(mcs_get_run(get, &iov, &result), 0);
     assert_int_equal(result, 1000);
     mcs_get_end(get);
+    mcs_store_destroy(store);
+}
+
+/* Memory that decayed, or a program that writes where it must not: the master names a replica that nobody struck. */
+static void destroy_header(mcs_store_t *store, const char *name)
+{
+    mcs_bytes_t key = world_key(name);
+    mcs_handle_t *view = NULL;
+    assert_int_equal(mcs_get_handles(store, &key, 1, &view, NULL), 0);
+    assert_true(mcs_handle_readonly(view));
+    uint8_t *payload = mcs_handle_ptr(view);
+    memset(payload - mcs_extent_payload_offset(mcs_handle_size(view)), 0, MCS_EXTENT_HEADER);
+    mcs_handle_release(view);
+}
+
+static void a_value_whose_header_is_destroyed_is_an_error_soon(void **state)
+{
+    world_t *world = *state;
+    mini_master_set_lease_ms(world->master, 200);
+    mcs_store_t *store = world_store(world, SEGMENT_BYTES);
+    mcs_store_t *remote = world_remote_store(world, 0);
+    assert_int_equal(world_put(store, "broken", 1000, 1), 0);
+    assert_int_equal(world_put(store, "whole", 1000, 2), 0);
+    destroy_header(store, "broken");
+    mcs_store_t *readers[] = {store, remote};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(readers); i++) {
+        mcs_bytes_t keys[] = {world_key("broken"), world_key("whole")};
+        mcs_handle_t *handles[2] = {NULL, NULL};
+        int64_t results[2] = {1, 1};
+        assert_int_equal(world_get(readers[i], "broken", 1000, 1), -712);
+        assert_int_equal(mcs_get_handles(readers[i], keys, 2, handles, results), 0);
+        assert_int_equal(results[0], -712);
+        assert_int_equal(results[1], 1000);
+        assert_null(handles[0]);
+        mcs_handle_release(handles[1]);
+    }
+    mcs_store_destroy(remote);
     mcs_store_destroy(store);
 }
 
@@ -398,6 +436,44 @@ static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **stat
     mcs_log_set_level(MCS_LOG_ERROR);
 }
 
+typedef struct one_put {
+    mcs_store_t *store;
+    int code;
+} one_put_t;
+
+static void *put_one(void *arg)
+{
+    one_put_t *put = arg;
+    put->code = world_put(put->store, "key", 5000, 1);
+    return NULL;
+}
+
+/* The commit may have been made, seen and removed by others. Put again, the value would come back; refused then, the
+ * refusal would deny what others saw. */
+static void a_commit_that_nobody_can_answer_for_is_neither_repeated_nor_denied(void **state)
+{
+    world_t *world = *state;
+    mcs_log_set_level(MCS_LOG_OFF);
+    one_put_t put = {.store = world_store(world, SEGMENT_BYTES), .code = 1};
+    pthread_t thread;
+    world_script(world, MCS_VERB_PUT_END, 1, FAKE_SILENCE, MCS_OK);
+    pthread_create(&thread, NULL, put_one, &put);
+    while (mini_master_requests(world->master, MCS_VERB_PUT_START) == 0 || world_left(world) > 0) {
+        sched_yield();
+    }
+    mini_master_restart(world->master);
+    pthread_join(thread, NULL);
+    assert_int_equal(put.code, -900);
+    while (mini_master_stats(world->master).segments == 0) {
+        sched_yield();
+    }
+    assert_int_equal(mini_master_stats(world->master).objects, 0);
+    assert_int_equal(world_put(put.store, "key", 5000, 2), 0);
+    assert_int_equal(world_get(put.store, "key", 5000, 2), 5000);
+    mcs_store_destroy(put.store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
 static void segments_of_run_time_are_mounted_again_too(void **state)
 {
     world_t *world = *state;
@@ -407,6 +483,7 @@ static void segments_of_run_time_are_mounted_again_too(void **state)
     assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[0]), 0);
     assert_int_equal(mcs_mount_memory(store, SEGMENT_BYTES, -1, &ids[1]), 0);
     assert_int_equal(mcs_mount_memory(store, 0, -1, &ids[1]), -600);
+    assert_int_equal(mcs_mount_memory(store, UINT64_C(1) << 46, -1, &ids[1]), -600);
     for (uint32_t i = 0; i < 3; i++) {
         char key[16];
         snprintf(key, sizeof(key), "key%u", i);
@@ -490,6 +567,7 @@ int main(void)
         TEST(when_no_replica_is_left_the_error_says_why_in_time),
         TEST(a_holder_that_is_gone_is_a_clean_error_on_every_path),
         TEST(a_lease_that_has_run_out_is_asked_for_again_and_finally_an_error),
+        TEST(a_value_whose_header_is_destroyed_is_an_error_soon),
         TEST(a_get_whose_object_was_replaced_by_one_of_another_size_says_so),
         TEST(a_put_that_cannot_reach_a_segment_is_placed_elsewhere_once),
         TEST(a_put_without_another_place_fails_with_what_went_wrong),
@@ -501,6 +579,7 @@ int main(void)
         TEST(garbage_columns_are_refused_and_nothing_is_written),
         TEST(a_master_that_says_nothing_costs_the_rpc_timeout),
         TEST(a_master_that_forgot_the_session_gets_new_memory_mounted),
+        TEST(a_commit_that_nobody_can_answer_for_is_neither_repeated_nor_denied),
         TEST(segments_of_run_time_are_mounted_again_too),
         TEST(no_allocation_that_fails_leaks_or_gives_a_wrong_byte),
         TEST(no_system_call_that_fails_leaks_or_gives_a_wrong_byte),

@@ -120,6 +120,7 @@ static void odd_set_ups_are_refused_with_a_log_line_and_leave_the_store_as_it_wa
         {"localhost", "P2PHANDSHAKE", "tcp", "embedded:x", 0, 0, "embedded:x"},
         {"localhost", "P2PHANDSHAKE", "tcp", NULL, 1023, 0, "1023"},
         {"localhost", "P2PHANDSHAKE", "tcp", NULL, UINT64_MAX, 0, "18446744073709551615"},
+        {"localhost", "P2PHANDSHAKE", "tcp", NULL, UINT64_C(1) << 46, 0, "more than this machine's memory"},
         {"localhost", "P2PHANDSHAKE", "tcp", NULL, 0, UINT64_MAX, "18446744073709551615"},
     };
     mcs_store_t *store = world_store(*state, SEGMENT_BYTES);

@@ -53,6 +53,14 @@ MCS_UNUSED static void world_script(world_t *world, mcs_verb_t verb, int count, 
     pthread_mutex_unlock(&world->lock);
 }
 
+MCS_UNUSED static int world_left(world_t *world)
+{
+    pthread_mutex_lock(&world->lock);
+    int left = world->left;
+    pthread_mutex_unlock(&world->lock);
+    return left;
+}
+
 /* Everything but the master. */
 MCS_UNUSED static world_t *world_make(void)
 {

@@ -62,7 +62,8 @@ static Mcs__Wire__HelloReply good_reply(void)
 static mcs_status_t hello(mcs_hello_result_t *result)
 {
     mcs_io_t io = pair_io(2000);
-    return mcs_hello(&g_pair.conn, &g_self, MCS_HELLO_CONTROL, (mcs_id_t){0, 0}, &io, result);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CONTROL};
+    return mcs_hello(&g_pair.conn, &g_self, &ask, &io, result);
 }
 
 /* The hello that the client sent last, as the master reads it. */
@@ -158,7 +159,8 @@ static void silence_and_hanging_up_end_in_time(void **state)
     (void)state;
     mcs_hello_result_t result;
     mcs_io_t io = pair_io(10);
-    assert_int_equal(mcs_hello(&g_pair.conn, &g_self, MCS_HELLO_CALL, g_session, &io, &result), MCS_ERR_RPC_TIMEOUT);
+    mcs_hello_ask_t ask = {.role = MCS_HELLO_CALL, .session = g_session};
+    assert_int_equal(mcs_hello(&g_pair.conn, &g_self, &ask, &io, &result), MCS_ERR_RPC_TIMEOUT);
     pair_hang_up(&g_pair);
     assert_int_equal(hello(&result), MCS_ERR_RPC_FAIL);
 }

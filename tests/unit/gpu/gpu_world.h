@@ -5,8 +5,7 @@
 #include <stdlib.h>
 
 #include "gpu/gpu.h"
-#include "tests/fake_cuda/fake_cuda.h"
-#include "tests/support/unit.h"
+#include "tests/unit/gpu/gpu_left.h"
 
 #define GPU_MIB ((size_t)1 << 20)
 
@@ -51,18 +50,7 @@ MCS_UNUSED static void gpu_assert_nothing_left(void)
 {
     fake_counts_t counts;
     fake_cuda_counts(&counts);
-    assert_string_equal(fake_cuda_violation(), "");
-    assert_int_equal(counts.contexts, 0);
-    assert_int_equal(counts.pushed, 0);
-    assert_int_equal(counts.streams, 0);
-    assert_int_equal(counts.events, 0);
-    assert_int_equal(counts.device_allocs, 0);
-    assert_int_equal(counts.host_allocs, 0);
-    assert_int_equal(counts.registered, 0);
-    assert_int_equal(counts.modules, 0);
-    assert_int_equal(counts.pending, 0);
-    assert_int_equal(counts.memories, 0);
-    assert_int_equal(counts.reserved, 0);
+    gpu_assert_nothing(&counts, fake_cuda_violation());
 }
 
 #endif

@@ -14,6 +14,7 @@ SAME(CUDA_BAD_CONTEXT, CUDA_ERROR_INVALID_CONTEXT);
 SAME(CUDA_NOT_READY, CUDA_ERROR_NOT_READY);
 SAME(CUDA_ALREADY_REGISTERED, CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
 SAME(CUDA_NOT_REGISTERED, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
+SAME(CUDA_NOT_SUPPORTED, CUDA_ERROR_NOT_SUPPORTED);
 SAME(CUDA_POINTER_CONTEXT, CU_POINTER_ATTRIBUTE_CONTEXT);
 SAME(CUDA_POINTER_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 SAME(CUDA_POINTER_BUFFER_ID, CU_POINTER_ATTRIBUTE_BUFFER_ID);
@@ -52,6 +53,7 @@ _Static_assert(sizeof(cuda_access_t) == sizeof(CUmemAccessDesc), "CUmemAccessDes
 _Static_assert(offsetof(cuda_access_t, flags) == offsetof(CUmemAccessDesc, flags), "flags");
 _Static_assert(sizeof(cuda_ipc_handle_t) == sizeof(CUipcMemHandle), "CUipcMemHandle");
 _Static_assert(sizeof(cuda_uuid_t) == sizeof(CUuuid), "CUuuid");
+SAME(CUDA_DEVICE_HAS_POOLS, CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED);
 _Static_assert(sizeof(cuda_ptr_t) == sizeof(CUdeviceptr), "CUdeviceptr");
 _Static_assert(sizeof(cuda_handle_t) == sizeof(CUdevice), "CUdevice");
 #if CUDA_VERSION >= 12080

@@ -4,8 +4,7 @@
 
 #include "gpu/gpu.h"
 #include "gpu/internal.h"
-#include "tests/fake_cuda/fake_cuda.h"
-#include "tests/support/unit.h"
+#include "tests/unit/gpu/gpu_left.h"
 
 static int g_warnings;
 
@@ -68,6 +67,7 @@ static void a_driver_is_found_once_the_process_has_loaded_and_started_it(void **
     assert_non_null(driver.memcpy_batch_12);
     cuda_driver_forget(&driver);
     ops->close(NULL);
+    gpu_assert_nothing_left_in(library);
 }
 
 int main(void)

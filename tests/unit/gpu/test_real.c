@@ -7,7 +7,7 @@
 #include "core/base/macros.h"
 #include "gpu/gpu.h"
 #include "gpu/internal.h"
-#include "tests/support/unit.h"
+#include "tests/unit/gpu/gpu_left.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -26,6 +26,7 @@ static struct {
     int (*upload)(cuda_ptr_t, const void *, size_t);
     int (*download)(void *, cuda_ptr_t, size_t);
 } g_cuda;
+static void *g_library;
 static int g_handle;
 static mcs_mem_space_t *g_space;
 
@@ -42,6 +43,7 @@ static int set_up(void **state)
     if (library == NULL) {
         return 0;
     }
+    g_library = library;
     take(library, "cuInit", &g_cuda.init);
     take(library, "cuDeviceGet", &g_cuda.device_get);
     take(library, "cuDevicePrimaryCtxRetain", &g_cuda.retain);
@@ -69,7 +71,9 @@ static int tear_down(void **state)
     (void)state;
     if (g_space != NULL) {
         ops->close(g_space);
+        assert_int_equal(g_cuda.set(NULL), 0);
         assert_int_equal(g_cuda.release(g_handle), 0);
+        gpu_assert_nothing_left_in(g_library);
     }
     return 0;
 }
@@ -247,6 +251,43 @@ static void threads_without_a_context_know_device_memory(void **state)
     assert_int_equal(g_cuda.free(ptr), 0);
 }
 
+static void callers_get_memory_and_wait_for_streams(void **state)
+{
+    (void)state;
+    if (g_space == NULL) {
+        skip();
+    }
+    enum { LEN = 3000001 };
+    mcs_mem_block_t *blocks[2];
+    mcs_mem_where_t where;
+    uint64_t stream;
+    uint8_t *bytes = malloc(LEN);
+    uint8_t *back = calloc(LEN, 1);
+    for (size_t i = 0; i < LEN; i++) {
+        bytes[i] = (uint8_t)(i * 7 + i / 1001);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ops->block_alloc(g_space, 0, LEN, &blocks[i]), MCS_OK);
+        assert_int_equal(ops->query(g_space, (char *)blocks[i]->ptr + LEN - 1, &where), MCS_OK);
+        assert_int_equal(where.kind, MCS_MEM_DEVICE);
+        assert_int_equal(where.device, 0);
+    }
+    assert_int_equal(g_cuda.upload((cuda_ptr_t)(uintptr_t)blocks[0]->ptr, bytes, LEN), 0);
+    assert_int_equal(ops->order_stream(g_space, 0, &stream), MCS_OK);
+    assert_int_equal(ops->wait_stream(g_space, 0, stream), MCS_OK);
+    for (stream = 0; stream <= 2; stream++) {
+        assert_int_equal(ops->wait_stream(g_space, 0, stream), MCS_OK);
+    }
+    assert_int_equal(ops->block_copy(blocks[0], 0, blocks[1]->ptr, LEN), MCS_OK);
+    assert_int_equal(ops->block_copy(blocks[1], 1, back + 1, LEN - 1), MCS_OK);
+    assert_memory_equal(back + 1, bytes + 1, LEN - 1);
+    ops->block_free(blocks[0]);
+    ops->block_free(blocks[1]);
+    assert_int_equal(ops->block_alloc(g_space, 0, UINT64_C(1) << 50, &blocks[0]), MCS_ERR_NO_MEMORY);
+    free(bytes);
+    free(back);
+}
+
 static void run_far(const mcs_mem_far_t *far, bool to_user, void *user, int device, size_t len, uint32_t *crc)
 {
     bool coming;
@@ -310,6 +351,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_of_every_number_and_size_are_right_both_ways),
         cmocka_unit_test(threads_without_a_context_know_device_memory),
+        cmocka_unit_test(callers_get_memory_and_wait_for_streams),
         cmocka_unit_test(the_device_makes_the_crcs_when_it_has_kernels),
         cmocka_unit_test(far_memory_is_there_for_who_opens_it),
     };

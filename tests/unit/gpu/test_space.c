@@ -230,6 +230,23 @@ static void a_batch_that_is_refused_goes_copy_by_copy(void **state)
     drop_set(space, &set);
 }
 
+static void a_device_that_the_kernels_are_not_made_for_copies_without(void **state)
+{
+    (void)state;
+    fake_cuda_capabilities(70, true);
+    mcs_mem_space_t *space = open_space();
+    static set_t set;
+    make_set(space, &set, 20, 4096, 0);
+    run_set(space, &set);
+    fake_counts_t counts;
+    fake_cuda_counts(&counts);
+    assert_int_equal(counts.launches, 0);
+    assert_int_equal(counts.modules, 0);
+    assert_int_equal(counts.batches, 1);
+    drop_set(space, &set);
+    ops->close(space);
+}
+
 static void neighbours_go_as_one(void **state)
 {
     mcs_mem_space_t *space = *state;
@@ -382,6 +399,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_fragments_are_located_with_few_questions, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_way_of_a_copy_follows_from_number_and_size, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_batch_that_is_refused_goes_copy_by_copy, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_device_that_the_kernels_are_not_made_for_copies_without, set_up, tear_down),
         cmocka_unit_test_setup_teardown(neighbours_go_as_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(devices_sum_the_blocks_of_what_they_copy, set_up, tear_down),
         cmocka_unit_test_setup_teardown(crcs_are_not_promised_that_cannot_be_made, set_up, tear_down),

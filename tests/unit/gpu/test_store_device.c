@@ -308,6 +308,46 @@ static void without_kernels_or_batches_copies_do_it_all(void **state)
     }
 }
 
+static int g_ring_warnings;
+
+static void count_ring_warnings(void *arg, mcs_log_level_t level, const char *line)
+{
+    (void)arg;
+    if (level == MCS_LOG_WARN && strstr(line, "not by GPUDirect") != NULL) {
+        __atomic_fetch_add(&g_ring_warnings, 1, __ATOMIC_RELAXED);
+    }
+}
+
+static void who_asked_for_rdma_is_told_once_that_gpu_memory_goes_through_the_host(void **state)
+{
+    world_t *world = *state;
+    mcs_store_t *holder = world_store(world, 96 * GPU_MIB);
+    uint8_t *memory = gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 1);
+    struct iovec iov = {memory, GPU_MIB};
+    for (int asked = 0; asked < 2; asked++) {
+        mcs_setup_t setup = world_setup(world, 0);
+        setup.rdma_devices = asked ? "mlx5_0" : "";
+        setenv("MC_STORE_MEMCPY", "0", 1);
+        mcs_store_t *store = mcs_store_create();
+        mcs_log_set_level(MCS_LOG_WARN);
+        mcs_log_set_sink(count_ring_warnings, NULL);
+        g_ring_warnings = 0;
+        assert_int_equal(mcs_store_setup(store, &setup), 0);
+        setenv("MC_STORE_MEMCPY", "1", 1);
+        assert_int_equal(g_ring_warnings, 0);
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(put_iov(store, "key", &iov, 1, MCS_PUT_UPSERT), 0);
+            assert_int_equal(get_iov(store, "key", &iov, 1), GPU_MIB);
+        }
+        assert_int_equal(g_ring_warnings, asked);
+        mcs_log_set_sink(NULL, NULL);
+        mcs_log_set_level(MCS_LOG_ERROR);
+        mcs_store_destroy(store);
+    }
+    fake_cuda_free(memory);
+    mcs_store_destroy(holder);
+}
+
 static void gpu_memory_can_be_switched_off(void **state)
 {
     setenv("MC_STORE_GPU", "false", 1);
@@ -335,6 +375,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(buffers_that_are_not_all_device_memory_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_segment_that_goes_is_unpinned_before_it_is_unmapped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(without_kernels_or_batches_copies_do_it_all, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(who_asked_for_rdma_is_told_once_that_gpu_memory_goes_through_the_host, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(gpu_memory_can_be_switched_off, set_up, tear_down),
     };
     return cmocka_run_group_tests_name("gpu_store_device", tests, NULL, NULL);

@@ -18,6 +18,7 @@
     X(void, destroy, (mooncake_store_t))                                                                               \
     X(int, setup,                                                                                                      \
       (mooncake_store_t, const char *, const char *, uint64_t, uint64_t, const char *, const char *, const char *))    \
+    X(int, init_all, (mooncake_store_t, const char *, const char *, uint64_t))                                         \
     X(int, health_check, (mooncake_store_t))                                                                           \
     X(int, put, (mooncake_store_t, const char *, const void *, size_t, const mooncake_replicate_config_t *))           \
     X(int, put_from, (mooncake_store_t, const char *, void *, size_t, const mooncake_replicate_config_t *))            \
@@ -123,6 +124,17 @@ static void batches_give_a_result_a_key(void **state)
     assert_int_equal(api.remove_all(store, 1), 1);
 }
 
+static void bindings_find_it_by_the_name_they_look_for(void **state)
+{
+    (void)state;
+    void *by_our_name = dlopen(LIBMCSTORE, RTLD_NOW | RTLD_NOLOAD);
+    void *by_theirs = dlopen(LIBMOONCAKE_STORE, RTLD_NOW | RTLD_LOCAL);
+    assert_non_null(by_our_name);
+    assert_ptr_equal(by_theirs, by_our_name);
+    dlclose(by_theirs);
+    dlclose(by_our_name);
+}
+
 static void bad_arguments_are_codes(void **state)
 {
     mooncake_store_t store = *state;
@@ -134,6 +146,11 @@ static void bad_arguments_are_codes(void **state)
     assert_int_equal(api.put(fresh, "k", "v", 1, NULL), -600);
     assert_int_equal(api.put_from(store, "k", NULL, 0, NULL), 0);
     assert_int_equal(api.is_exist(store, "k"), 0);
+    assert_int_equal(api.init_all(NULL, "tcp", "", 0), -600);
+    assert_int_equal(api.init_all(fresh, NULL, "", 0), -600);
+    assert_int_equal(api.put_from(store, "k", &fresh, SIZE_MAX, NULL), -600);
+    assert_int_equal(api.register_buffer(store, NULL, 1), -600);
+    assert_int_equal(api.batch_get_into(store, (const char *[]){"k"}, NULL, NULL, SIZE_MAX, NULL), -600);
     assert_int_equal(api.get_into(fresh, "k", &fresh, 1), -600);
     assert_int_equal(api.batch_is_exist(store, NULL, 1, NULL), -600);
     assert_int_equal(api.setup(fresh, "127.0.0.1", "P2PHANDSHAKE", 0, 0, "garbage", NULL, "127.0.0.1:1"), -600);
@@ -147,6 +164,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_value_is_put_read_and_removed),
         cmocka_unit_test(batches_give_a_result_a_key),
+        cmocka_unit_test(bindings_find_it_by_the_name_they_look_for),
         cmocka_unit_test(bad_arguments_are_codes),
     };
     return cmocka_run_group_tests_name("store_c", tests, load, unload);

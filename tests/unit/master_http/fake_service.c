@@ -141,6 +141,16 @@ void mcs_service_for_each_client(mcs_service_t *service, mcs_service_client_fn f
     }
 }
 
+bool mcs_service_has_client(mcs_service_t *service, const char *name)
+{
+    bool found = false;
+    (void)service;
+    for (uint32_t i = 0; i < g_fake.client_count; i++) {
+        found = found || strcmp(g_fake.clients[i].name, name) == 0;
+    }
+    return found;
+}
+
 mcs_status_t mcs_service_query_key(mcs_service_t *service, const char *key, uint32_t key_len, bool lease,
                                    mcs_service_replica_t *replicas, uint32_t max, uint32_t *count_out)
 {

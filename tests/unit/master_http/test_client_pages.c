@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "core/base/fault.h"
+#include "core/base/log.h"
 #include "http_client.h"
 #include "master/http_client_pages.h"
 
@@ -93,6 +94,20 @@ static void nothing_else_is_served(void **state)
                 "{\"version\":\"1.2.3\",\"display_version\":\"mooncake-store 1.2.3\"}");
 }
 
+static void the_log_level_is_shown_and_set(void **state)
+{
+    (void)state;
+    mcs_log_set_level(MCS_LOG_WARN);
+    http_expect(g_port, "GET", "/log_level", NULL, 200, "WARNING");
+    http_expect(g_port, "PUT", "/log_level?level=debug", NULL, 200, "DEBUG");
+    http_expect(g_port, "GET", "/log_level", NULL, 200, "DEBUG");
+    const char *wanted = "level=TRACE, DEBUG, INFO, WARNING or ERROR is wanted";
+    http_expect(g_port, "PUT", "/log_level", NULL, 400, wanted);
+    http_expect(g_port, "PUT", "/log_level?level=loud", NULL, 400, wanted);
+    http_expect(g_port, "PUT", "/log_level?level=INFO%00", NULL, 400, wanted);
+    http_expect(g_port, "PUT", "/log_level?level=WARNING", NULL, 200, "WARNING");
+}
+
 static void a_port_in_use_is_refused_and_leaves_nothing(void **state)
 {
     void *other = NULL;
@@ -127,7 +142,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(health_has_the_documented_words), TEST(metrics_are_those_of_the_client_or_say_that_they_are_off),
         TEST(nothing_else_is_served),          TEST(a_port_in_use_is_refused_and_leaves_nothing),
-        TEST(a_failed_start_leaves_nothing),
+        TEST(the_log_level_is_shown_and_set),  TEST(a_failed_start_leaves_nothing),
     };
     return cmocka_run_group_tests_name("client pages", tests, NULL, NULL);
 }

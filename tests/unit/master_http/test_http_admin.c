@@ -281,6 +281,10 @@ static void segments_are_listed_and_described(void **state)
                 "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
     expect_json("GET", "/api/v1/segments/status?segment=nobody", 404,
                 "{\"success\":false,\"error_code\":-101,\"error_message\":\"SEGMENT_NOT_FOUND\"}");
+    /* A name ends where it ends, not at a zero byte. */
+    http_expect(g_port, "GET", "/query_segment?segment=node-1:12345%00x", NULL, 500, "Failed to query segment");
+    expect_json("GET", "/api/v1/segments/status?segment=node-2%3A12346%00", 400,
+                "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
 }
 
 static void remove_all_counts_and_passes_force_on(void **state)
@@ -293,6 +297,10 @@ static void remove_all_counts_and_passes_force_on(void **state)
     assert_int_equal(g_fake.remove_all_force, 1);
     g_fake.remove_all_force = -1;
     expect_json("POST", "/api/v1/remove_all?force=perhaps", 400,
+                "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
+    expect_json("POST", "/api/v1/remove_all?tenant_id=%00", 400,
+                "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
+    expect_json("POST", "/api/v1/remove_all?force=1%00", 400,
                 "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}");
     expect_json("POST", "/api/v1/remove_all?tenant_id=someone", 409,
                 "{\"success\":false,\"error_code\":-1011,\"error_message\":\"UNAVAILABLE_IN_CURRENT_MODE\"}");
@@ -320,6 +328,8 @@ static void a_drain_job_is_begun_with_the_names_and_limits_of_the_body(void **st
     expect_drain("{\"segments\":[\"a:1\",\"b:2\"],\"target_segments\":[\"c:3\"],\"max_concurrency\":9}", 200, created);
     assert_string_equal(g_fake.drain_asked, "a:1 b:2 to c:3 by 9");
     expect_drain("{\"segments\":[\"a:1\"],\"target_segments\":null}", 200, created);
+    assert_string_equal(g_fake.drain_asked, "a:1 to by 4");
+    expect_drain("{\"segments\":[\"a:1\"],\"max_concurrency\":null}", 200, created);
     assert_string_equal(g_fake.drain_asked, "a:1 to by 4");
     const char *invalid = "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}";
     static const char *const bad[] = {"",
@@ -367,7 +377,7 @@ static void a_drain_job_is_described_and_canceled_by_its_id(void **state)
                 "\"RUNNING\",\"created_at_ms_epoch\":1000,\"last_updated_at_ms_epoch\":2000,\"segments\":[\"a:1\","
                 "\"b:2\"],\"succeeded_units\":5,\"failed_units\":1,\"blocked_units\":2,\"active_units\":4,"
                 "\"migrated_bytes\":4096,\"message\":\"words\",\"error_code\":0,\"error_message\":\"\"}");
-    const char *invalid = "{\"success\":false,\"error_code\":-600,\"error_message\":\"INVALID_PARAMS\"}";
+    const char *invalid = "{\"success\":false,\"error_code\":-600,\"error_message\":\"Missing or invalid job_id\"}";
     const char *unknown = "{\"success\":false,\"error_code\":-1402,\"error_message\":\"JOB_NOT_FOUND\"}";
     static const char *const bad[] = {"",
                                       "?job_id=",
@@ -375,6 +385,7 @@ static void a_drain_job_is_described_and_canceled_by_its_id(void **state)
                                       "?job_id=3-",
                                       "?job_id=-7",
                                       "?job_id=3-x",
+                                      "?job_id=3-7%00",
                                       "?job_id=99999999999999999999999999999999999-1",
                                       "?job_id=18446744073709551616-1"};
     for (size_t i = 0; i < MCS_ARRAY_LEN(bad); i++) {
@@ -423,6 +434,21 @@ static void metrics_have_every_counter_and_every_gauge(void **state)
         "mcs_parked_requests",
         "mcs_rpc_connections",
         "mcs_index_bytes",
+        "mcs_journal_on",
+        "mcs_journal_bytes",
+        "mcs_journal_files",
+        "mcs_journal_records_total",
+        "mcs_journal_record_bytes_total",
+        "mcs_journal_snapshots_total",
+        "mcs_journal_errors_total",
+        "mcs_journal_windows_waited_total",
+        "mcs_journal_last_sync_seconds",
+        "mcs_recovered_objects",
+        "mcs_recovered_segments",
+        "mcs_recovery_lost_objects",
+        "mcs_recovery_damaged_streams",
+        "mcs_recovery_milliseconds",
+        "mcs_unclaimed_segments",
     };
     http_reply_t reply;
     char type[256];

@@ -198,6 +198,8 @@ static void routes_are_found_by_method_and_path(void **state)
     assert_string_equal(http_header(&reply, "Allow", value), "POST, PUT");
     http_reply_fini(&reply);
     http_expect(g_port, "BREW", "/query", NULL, 405, "Method not allowed");
+    http_expect(g_port, "GET", "/query%00", NULL, 400, "zero byte in the path");
+    http_expect(g_port, "GET", "/query%00x?key=1", NULL, 400, "zero byte in the path");
     http_expect(g_port, "POST", "/nothing", "a body that nobody wants", 404, "no such page");
 }
 

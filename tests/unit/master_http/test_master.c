@@ -20,6 +20,7 @@
 #include "fake_service.h"
 #include "http_client.h"
 #include "master/embed.h"
+#include "master/http_metadata.h"
 #include "master/master.h"
 
 static char g_folder[] = "/tmp/mcs-master-XXXXXX";
@@ -288,12 +289,42 @@ static void records_of_dead_clients_are_deleted_when_asked(void **state)
     http_expect(port, "GET", "/metadata?key=mooncake%2Fram%2Fnode-1%3A12345", NULL, 404, "metadata not found");
     http_expect(port, "GET", "/metadata?key=mooncake/mooncake_cluster/rpc_meta/node-1:12345", NULL, 404,
                 "metadata not found");
+    http_expect(port, "PUT", "/metadata?key=mooncake%2Fram%2Fnode-1%3A12345", "{}", 200, "metadata updated");
+    snprintf(g_fake.clients[0].name, sizeof(g_fake.clients[0].name), "node-1:12345");
+    g_fake.client_count = 1;
+    g_fake.config.client_expired(g_fake.config.client_expired_arg, "node-1:12345");
+    http_expect(port, "GET", "/metadata?key=mooncake%2Fram%2Fnode-1%3A12345", NULL, 200, "{}"); /* it is back */
     mcs_master_stop(master);
-    assert_false(logged("has no effect without enable_http_metadata_server"));
+    assert_false(logged("has no effect"));
+}
+
+static void records_in_another_server_are_deleted_too(void **state)
+{
+    (void)state;
+    mcs_http_metadata_t *elsewhere = NULL;
+    const mcs_http_metadata_config_t config = {.address = "127.0.0.1", .cluster_id = ""};
+    char url[64];
+    assert_int_equal(mcs_http_metadata_create(&config, &elsewhere), MCS_OK);
+    assert_int_equal(mcs_http_metadata_start(elsewhere), MCS_OK);
+    uint16_t port = mcs_http_metadata_port(elsewhere);
+    snprintf(url, sizeof(url), "http://127.0.0.1:%u/metadata", port);
+    http_expect(port, "PUT", "/metadata?key=mooncake/ram/node-1:12345", "{}", 200, "metadata updated");
+    set("enable_metadata_cleanup_on_timeout", "true");
     set("enable_http_metadata_server", "false");
     mcs_master_stop(start());
-    assert_null(g_fake.config.client_expired);
-    assert_true(logged("has no effect without enable_http_metadata_server"));
+    assert_null(g_fake.config.client_expired); /* no server is named */
+    assert_true(logged("enable_metadata_cleanup_on_timeout has no effect: the master serves no metadata"));
+    setenv("MOONCAKE_TE_META_DATA_SERVER", url, 1);
+    assert_int_equal(mcs_config_load_env(&mcs_master_config_table, &g_config, NULL), MCS_OK);
+    unsetenv("MOONCAKE_TE_META_DATA_SERVER");
+    mcs_master_t *master = start();
+    g_fake.config.client_expired(g_fake.config.client_expired_arg, "node-1:12345");
+    for (http_reply_t reply = {0}; reply.code != 404;) {
+        http_request(port, "GET", "/metadata?key=mooncake/ram/node-1:12345", NULL, &reply);
+        http_reply_fini(&reply);
+    }
+    mcs_master_stop(master);
+    mcs_http_metadata_destroy(elsewhere);
 }
 
 static uint64_t g_now_ns = 1000000000000;
@@ -442,6 +473,7 @@ int main(void)
         TEST(the_config_is_copied),
         TEST(an_open_port_without_a_token_is_warned_about),
         TEST(records_of_dead_clients_are_deleted_when_asked),
+        TEST(records_in_another_server_are_deleted_too),
         TEST(the_summary_is_logged_every_ten_seconds_unless_off),
         TEST(a_service_that_does_not_start_leaves_nothing),
         TEST(starting_survives_every_lost_allocation),

@@ -145,6 +145,17 @@ static void a_put_evicts_what_it_needs(void **state)
     assert_int_equal(settle(f), world_walk_bytes(&f->world));
 }
 
+static void small_ratio(mcs_master_config_t *conf)
+{
+    conf->eviction_ratio = 1e-9;
+    conf->eviction_high_watermark_ratio = 1;
+}
+
+static int setup_small_ratio(void **state)
+{
+    return setup_with(state, small_ratio);
+}
+
 static void no_ratio(mcs_master_config_t *conf)
 {
     conf->eviction_ratio = 0;
@@ -154,6 +165,20 @@ static void no_ratio(mcs_master_config_t *conf)
 static int setup_no_ratio(void **state)
 {
     return setup_with(state, no_ratio);
+}
+
+static void without_a_ratio_a_put_evicts_nothing(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 64, NULL);
+    f->world.conf.eviction_wait_ms = 20;
+    f->writer.idle = world_passing;
+    assert_int_equal(rpc_store(&f->writer, "one", OBJECT, NULL), MCS_ERR_NO_AVAILABLE_HANDLE);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
+    assert_int_equal(count_there(f, "k", 0, 64), 64);
+    f->world.conf.eviction_high_watermark_ratio = 0.5; /* that still evicts */
+    world_pass(&f->world, 100);
+    assert_int_equal(count_there(f, "k", 0, 64), 32);
 }
 
 static void demand_alone_evicts_only_what_is_needed(void **state)
@@ -203,7 +228,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_soft_pin_of_zero_is_none, setup, teardown),
         cmocka_unit_test_setup_teardown(groups_go_together_or_not_at_all, setup, teardown),
         cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
-        cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_no_ratio, teardown),
+        cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
     };
     return cmocka_run_group_tests_name("svc_evict", tests, NULL, NULL);

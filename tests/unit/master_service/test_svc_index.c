@@ -181,7 +181,7 @@ static void generations_are_never_given_twice_and_name_their_shard(void **state)
     svc_index_fini(&index);
 }
 
-static void a_key_costs_about_128_bytes_without_its_allocator_node(void **state)
+static void a_key_of_56_characters_costs_about_125_bytes(void **state)
 {
     (void)state;
     enum { KEYS = 200000 };
@@ -252,7 +252,7 @@ int main(void)
         cmocka_unit_test(random_operations_agree_with_a_model),
         cmocka_unit_test(a_walk_misses_nothing_that_stays_while_others_go),
         cmocka_unit_test(generations_are_never_given_twice_and_name_their_shard),
-        cmocka_unit_test(a_key_costs_about_128_bytes_without_its_allocator_node),
+        cmocka_unit_test(a_key_of_56_characters_costs_about_125_bytes),
         cmocka_unit_test(allocation_failures_leave_the_index_as_it_was),
     };
     return cmocka_run_group_tests_name("svc_index", tests, NULL, NULL);

@@ -244,6 +244,108 @@ static void walks_and_queries_tell_what_is_readable(void **state)
     assert_int_equal(world_totals(&f->world).capacity_bytes, SEGMENT);
 }
 
+/* ---- batches ---- */
+
+enum { BATCH_THERE = 2000, BATCH_ASKED = 4096 };
+
+static uint32_t batch_key(char *text, uint32_t number)
+{
+    return (uint32_t)snprintf(text, 16, "b%u", number);
+}
+
+static void store_batch(fixture_t *f)
+{
+    enum { STEP = 100 };
+    static char texts[STEP][16];
+    static rpc_put_t puts[STEP];
+    for (uint32_t k = 0; k < BATCH_THERE; k += STEP) {
+        const char *keys[STEP];
+        uint64_t sizes[STEP];
+        uint64_t ids[STEP];
+        int32_t statuses[STEP];
+        for (uint32_t i = 0; i < STEP; i++) {
+            batch_key(texts[i], k + i);
+            keys[i] = texts[i];
+            sizes[i] = 1 + k + i;
+        }
+        assert_int_equal(rpc_put_start(&f->writer, keys, sizes, STEP, NULL, puts), MCS_OK);
+        for (uint32_t i = 0; i < STEP; i++) {
+            assert_int_equal(puts[i].status, MCS_OK);
+            ids[i] = puts[i].put_id;
+        }
+        assert_int_equal(rpc_put_end(&f->writer, ids, STEP, statuses), MCS_OK);
+    }
+}
+
+/* Half of the keys asked for are there, and some are asked for twice. */
+static uint32_t batch_number(uint32_t i)
+{
+    return i * 7919 % (2 * BATCH_THERE);
+}
+
+static void a_batch_finds_every_key_in_the_order_of_the_request(void **state)
+{
+    fixture_t *f = *state;
+    store_batch(f);
+    mcs_buf_t lens;
+    mcs_buf_t bytes;
+    mcs_buf_init(&lens, MCS_FRAME_MAX);
+    mcs_buf_init(&bytes, MCS_FRAME_MAX);
+    for (uint32_t i = 0; i < BATCH_ASKED; i++) {
+        char text[16];
+        mcs_key_t key = {text, batch_key(text, batch_number(i))};
+        assert_int_equal(mcs_keys_encode(&key, 1, &lens, &bytes), MCS_OK);
+    }
+    Mcs__Wire__Lookup lookup = MCS__WIRE__LOOKUP__INIT;
+    ProtobufCMessage *message;
+    lookup.key_lens = (ProtobufCBinaryData){lens.len, lens.bytes};
+    lookup.keys = (ProtobufCBinaryData){bytes.len, bytes.bytes};
+    assert_int_equal(
+        rpc_call(&f->writer, MCS_VERB_LOOKUP, &lookup.base, &mcs__wire__lookup_reply__descriptor, &message), MCS_OK);
+    const Mcs__Wire__LookupReply *reply = (const Mcs__Wire__LookupReply *)message;
+    assert_int_equal(reply->objects.len, BATCH_ASKED * sizeof(mcs_col_object_t));
+    size_t at = 0;
+    for (uint32_t i = 0; i < BATCH_ASKED; i++) {
+        mcs_col_object_t object;
+        bool there = batch_number(i) < BATCH_THERE;
+        memcpy(&object, reply->objects.data + i * sizeof(object), sizeof(object));
+        assert_int_equal(object.status, there ? MCS_OK : MCS_ERR_OBJECT_NOT_FOUND);
+        assert_int_equal(object.replica_count, there ? 1 : 0);
+        if (there && i % 64 == 0) { /* what a lookup of this key alone says */
+            char text[16];
+            rpc_object_t alone;
+            batch_key(text, batch_number(i));
+            assert_int_equal(rpc_lookup(&f->writer, text, false, &alone), MCS_OK);
+            assert_memory_equal(&alone.object, &object, sizeof(object));
+            assert_memory_equal(alone.replica, reply->replicas.data + at, sizeof(mcs_col_replica_t));
+        }
+        if (there) {
+            assert_int_equal(object.payload_len, 1 + batch_number(i));
+        }
+        at += object.replica_count * sizeof(mcs_col_replica_t);
+    }
+    assert_int_equal(reply->replicas.len, at);
+    protobuf_c_message_free_unpacked(message, NULL);
+    /* All of them are leased, whatever list they were in. */
+    world_pass(&f->world, 10);
+    assert_int_equal(rpc_remove(&f->writer, "b0", false), MCS_ERR_OBJECT_HAS_LEASE);
+    mcs_buf_fini(&lens);
+    mcs_buf_fini(&bytes);
+}
+
+static void no_eviction(mcs_master_config_t *conf)
+{
+    conf->eviction_high_watermark_ratio = 1;
+}
+
+static int setup_batch(void **state)
+{
+    int rc = setup_with(state, no_eviction);
+    fixture_t *f = *state;
+    assert_int_equal(rpc_try_mount(&f->owner, "host-a:2", 16 * SEGMENT, mcs_id_random(), &f->handle, &f->key), MCS_OK);
+    return rc;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +361,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(leased_and_open_keys_are_skipped_by_bulk_removals, setup, teardown),
         cmocka_unit_test_setup_teardown(a_read_of_one_member_leases_its_group, setup, teardown),
         cmocka_unit_test_setup_teardown(walks_and_queries_tell_what_is_readable, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_batch_finds_every_key_in_the_order_of_the_request, setup_batch, teardown),
     };
     return cmocka_run_group_tests_name("svc_lease", tests, NULL, NULL);
 }

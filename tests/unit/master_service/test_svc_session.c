@@ -72,6 +72,52 @@ static void garbage_before_the_hello_closes_the_connection(void **state)
     rpc_client_fini(&client);
 }
 
+/* ---- epochs ---- */
+
+static int setup_alone(void **state)
+{
+    static fixture_t fixture;
+    fixture_t *f = &fixture;
+    world_init(&f->world, true);
+    world_start(&f->world);
+    rpc_client_init(&f->owner, world_path(&f->world), "host-a:1");
+    rpc_client_init(&f->writer, world_path(&f->world), "host-b:1");
+    *state = f;
+    return 0;
+}
+
+/* Rule 12, for a master without a journal whose wall clock was put back. */
+static void a_master_takes_a_later_epoch_than_its_first_client_has_seen(void **state)
+{
+    fixture_t *f = *state;
+    uint64_t before = world_totals(&f->world).epoch;
+    f->owner.epoch = before + 1000;
+    f->owner.session = mcs_id_random(); /* of the master before */
+    assert_int_equal(rpc_client_open(&f->owner), MCS_ERR_SESSION_ENDED);
+    f->owner.session = (mcs_id_t){0, 0};
+    assert_int_equal(rpc_client_open(&f->owner), MCS_OK);
+    assert_int_equal(f->owner.epoch, before + 1001);
+    assert_int_equal(world_totals(&f->world).epoch, before + 1001);
+    rpc_mount(&f->owner, "host-a:1", SEGMENT);
+    rpc_put_t put;
+    assert_int_equal(rpc_put_one(&f->owner, "k", 100, NULL, &put), MCS_OK);
+    assert_int_equal(mcs_generation_epoch(put.replica[0].generation), before + 1001);
+}
+
+static void a_hello_disturbs_nobody_whatever_epoch_it_names(void **state)
+{
+    fixture_t *f = *state;
+    uint64_t before = world_totals(&f->world).epoch;
+    f->owner.epoch = UINT64_MAX;
+    assert_int_equal(rpc_client_open(&f->owner), MCS_OK);
+    assert_int_equal(f->owner.epoch, before); /* no epoch at all */
+    f->writer.epoch = before + 1000;
+    assert_int_equal(rpc_client_open(&f->writer), MCS_OK);
+    assert_int_equal(f->writer.epoch, before); /* the owner has a session */
+    rpc_mount(&f->owner, "host-a:1", SEGMENT);
+    assert_int_equal(rpc_store(&f->owner, "k", 100, NULL), MCS_OK);
+}
+
 static void with_token(mcs_master_config_t *conf)
 {
     mcs_free(conf->cluster_token);
@@ -230,6 +276,27 @@ static void a_stalled_master_drops_nobody(void **state)
     assert_int_equal(world_totals(&f->world).clients, 2);
     world_pass(&f->world, 2000);
     assert_int_equal(world_totals(&f->world).clients, 0);
+}
+
+/* Its connections may be served before housekeeping has noticed. */
+static void what_is_heard_at_the_end_of_a_stall_is_not_of_the_future(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_t put;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    world_pass(&f->world, 1000);
+    f->owner.idle = f->writer.idle = NULL;
+    world_stall(&f->world, 3600 * MCS_NS_PER_SEC);
+    rpc_client_drop_control(&f->owner);
+    assert_int_equal(rpc_client_open(&f->owner), MCS_OK);
+    assert_int_equal(rpc_put_one(&f->writer, "open", 100, NULL, &put), MCS_ERR_NO_AVAILABLE_HANDLE);
+    f->owner.idle = f->writer.idle = world_tick;
+    world_tick(&f->world);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 0);
+    world_pass(&f->world, 1100);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1); /* steady for a second, not for an hour and a second */
+    world_pass(&f->world, 11000);
+    assert_int_equal(world_totals(&f->world).clients, 0); /* and silent for their time */
 }
 
 static void goodbye_unmounts_at_once(void **state)
@@ -466,6 +533,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_hello_opens_resumes_and_joins_sessions, setup, teardown),
         cmocka_unit_test_setup_teardown(another_data_plane_generation_is_refused_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(garbage_before_the_hello_closes_the_connection, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_master_takes_a_later_epoch_than_its_first_client_has_seen, setup_alone,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_hello_disturbs_nobody_whatever_epoch_it_names, setup_alone, teardown),
         cmocka_unit_test_setup_teardown(a_token_is_asked_for_and_checked, setup_token, teardown),
         cmocka_unit_test_setup_teardown(sessions_are_bounded, setup_few, teardown),
         cmocka_unit_test_setup_teardown(a_lost_owner_is_hidden_at_once_and_seen_again_when_steady, setup, teardown),
@@ -473,6 +543,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(suspicion_hides_and_does_not_decide, setup, teardown),
         cmocka_unit_test_setup_teardown(a_silent_client_is_dropped_at_its_ttl, setup, teardown),
         cmocka_unit_test_setup_teardown(a_stalled_master_drops_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_heard_at_the_end_of_a_stall_is_not_of_the_future, setup, teardown),
         cmocka_unit_test_setup_teardown(goodbye_unmounts_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(the_end_of_a_silent_owner_is_no_answer_to_a_strike, setup_short_ttl, teardown),
         cmocka_unit_test_setup_teardown(a_removal_after_the_end_of_a_silent_owner_waits_too, setup_short_ttl, teardown),

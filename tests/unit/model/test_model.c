@@ -56,6 +56,20 @@ static void every_weakened_message_protocol_is_caught(void **state)
     }
 }
 
+static void a_repeated_call_is_one_call_whatever_connections_lose(void **state)
+{
+    (void)state;
+    holds(mcs_model_outcomes(MCS_OUTCOMES_AS_DESIGNED));
+}
+
+static void every_weakened_memory_of_outcomes_is_caught(void **state)
+{
+    (void)state;
+    for (int mutant = MCS_OUTCOMES_AS_DESIGNED + 1; mutant < MCS_OUTCOMES_MUTANTS; mutant++) {
+        is_caught(mcs_model_outcomes((mcs_outcomes_mutant_t)mutant));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -63,6 +77,8 @@ int main(void)
         cmocka_unit_test(every_weakened_slot_protocol_is_caught),
         cmocka_unit_test(rules_1_to_6_hold_for_late_stores_lost_sessions_and_stalled_readers),
         cmocka_unit_test(every_weakened_message_protocol_is_caught),
+        cmocka_unit_test(a_repeated_call_is_one_call_whatever_connections_lose),
+        cmocka_unit_test(every_weakened_memory_of_outcomes_is_caught),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

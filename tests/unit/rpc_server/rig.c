@@ -27,6 +27,13 @@ static mcs_status_t reply_big(mcs_rpc_conn_t *conn, const mcs_frame_header_t *he
     return status;
 }
 
+static uint64_t real_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * MCS_NS_PER_SEC + (uint64_t)now.tv_nsec;
+}
+
 static mcs_status_t on_frame(void *arg, mcs_rpc_conn_t *conn, const mcs_frame_header_t *header, const uint8_t *payload)
 {
     rig_t *rig = arg;
@@ -47,9 +54,14 @@ static mcs_status_t on_frame(void *arg, mcs_rpc_conn_t *conn, const mcs_frame_he
         return status;
     }
     case RIG_WAIT:
+    case RIG_WAIT_AGAIN:
         __atomic_fetch_add(&rig->waiting, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&rig->gate, __ATOMIC_SEQ_CST) == 0) {
+        while (__atomic_load_n(&rig->gate, __ATOMIC_SEQ_CST) < (header->verb == RIG_WAIT ? 1u : 2u)) {
             sched_yield();
+        }
+        return reply(conn, header, payload, header->length);
+    case RIG_WORK:
+        for (uint64_t end_ns = real_ns() + MCS_NS_PER_MS; real_ns() < end_ns;) {
         }
         return reply(conn, header, payload, header->length);
     default: return reply(conn, header, payload, header->length);
@@ -108,7 +120,7 @@ void rig_remove_folder(rig_t *rig)
 
 void rig_stop(rig_t *rig)
 {
-    __atomic_store_n(&rig->gate, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&rig->gate, UINT32_MAX, __ATOMIC_SEQ_CST);
     mcs_rpc_server_stop(rig->server);
     assert_int_equal(mcs_rpc_server_connections(rig->server), 0);
     assert_int_equal(rig->closed, mcs_metric_get(&rig->metrics, rpc_connections)); /* once for each */

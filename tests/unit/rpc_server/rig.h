@@ -17,7 +17,9 @@ enum {
     RIG_KEEP,       /* keeps a reference (rig->kept), no reply */
     RIG_PARK,       /* one more parked, no reply */
     RIG_CLOSE,      /* replies, then asks to be closed */
-    RIG_WAIT        /* replies after rig->gate was opened: a handler that is busy */
+    RIG_WAIT,       /* replies after rig->gate was opened: a handler that is busy */
+    RIG_WAIT_AGAIN, /* the same until the gate was opened twice */
+    RIG_WORK        /* replies after a millisecond of work */
 };
 
 typedef struct rig {

@@ -240,6 +240,40 @@ static void busy_loop_has_not_polled(void **state)
     close(fd);
 }
 
+static int set_up_one_loop(void **state)
+{
+    (void)state;
+    rig_start(&g_rig, &(rig_options_t){.threads = 1});
+    return 0;
+}
+
+/* While the loop is busy with the first request of one connection, three more have arrived behind it and one from
+ * somebody else. The last of the three is answered only when the other connection has been. */
+static void requests_in_a_row_let_the_others_of_the_loop_have_their_turn(void **state)
+{
+    (void)state;
+    static const unsigned verbs[] = {RIG_WAIT, RIG_WORK, RIG_WORK, RIG_WAIT_AGAIN};
+    uint8_t frames[MCS_ARRAY_LEN(verbs) * MCS_FRAME_HEADER];
+    int first = rig_greeted(&g_rig);
+    int other = rig_greeted(&g_rig);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(verbs); i++) {
+        mcs_frame_header_t header = {.kind = MCS_FRAME_REQUEST, .verb = (uint16_t)verbs[i], .id = i};
+        mcs_frame_encode(&header, frames + i * MCS_FRAME_HEADER);
+    }
+    rig_send_bytes(first, frames, sizeof(frames));
+    while (__atomic_load_n(&g_rig.waiting, __ATOMIC_SEQ_CST) == 0) {
+    }
+    rig_send(other, RIG_ECHO, 7, "x", 1);
+    __atomic_store_n(&g_rig.gate, 1, __ATOMIC_SEQ_CST);
+    rig_expect_echo(other, 7, "x", 1);
+    __atomic_store_n(&g_rig.gate, 2, __ATOMIC_SEQ_CST);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(verbs); i++) {
+        rig_expect_echo(first, i, NULL, 0);
+    }
+    close(first);
+    close(other);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -255,6 +289,8 @@ int main(void)
         TEST(refused_request_ends_the_connection_after_its_answer),
         TEST(full_poll_sees_everything_that_had_arrived),
         TEST(busy_loop_has_not_polled),
+        cmocka_unit_test_setup_teardown(requests_in_a_row_let_the_others_of_the_loop_have_their_turn, set_up_one_loop,
+                                        tear_down),
     };
     return cmocka_run_group_tests_name("rpc serving", tests, NULL, NULL);
 }

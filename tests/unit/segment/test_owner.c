@@ -42,8 +42,10 @@ static mcs_status_t write_piece(world_t *world, mcs_access_t access, uint64_t fr
     memcpy(hold.bytes, whole + from, len);
     uint32_t crcs[64];
     uint32_t count = 0;
-    for (uint64_t at = 0; at < len; at += MCS_EXTENT_CRC_BLOCK) {
-        crcs[count++] = mcs_crc32c(0, whole + from + at, MCS_MIN(MCS_EXTENT_CRC_BLOCK, len - at));
+    for (uint64_t at = from; at < from + len;) { /* of each block that it touches */
+        uint64_t end = MCS_MIN(MCS_ALIGN_DOWN(at, MCS_EXTENT_CRC_BLOCK) + MCS_EXTENT_CRC_BLOCK, from + len);
+        crcs[count++] = mcs_crc32c(0, whole + at, end - at);
+        at = end;
     }
     free(whole);
     return g_ops->write_end(world->owner, &hold, MCS_OK, crcs, count);
@@ -212,6 +214,41 @@ static void more_holds_than_the_limit_are_refused(void **state)
 
 /* ---- puts in pieces ---- */
 
+/* The block CRCs that readers check. */
+static void assert_sums_are_right(world_t *world, uint64_t generation, uint64_t len)
+{
+    mcs_access_t access = world_access(world, MCS_CAP_READ, 0, generation, len);
+    mcs_hold_t hold;
+    assert_int_equal(g_ops->read_begin(world->owner, &access, &hold), MCS_OK);
+    for (uint32_t i = 0; i < hold.crc_count; i++) {
+        uint64_t at = i * MCS_EXTENT_CRC_BLOCK;
+        assert_int_equal(hold.crcs[i],
+                         mcs_crc32c(0, (uint8_t *)hold.bytes + at, MCS_MIN(MCS_EXTENT_CRC_BLOCK, len - at)));
+    }
+    g_ops->read_end(world->owner, &hold);
+}
+
+static void pieces_of_a_block_add_up_in_any_order(void **state)
+{
+    world_t *world = *state;
+    const uint64_t len = 5 * MCS_MIB + 333; /* its CRCs have a table of their own */
+    const uint64_t units = (len + MCS_WRITE_UNIT - 1) / MCS_WRITE_UNIT;
+    static const uint64_t steps[] = {1, 5, 19, 40}; /* none has a factor in common with 41 */
+    for (uint64_t i = 0; i < MCS_ARRAY_LEN(steps); i++) {
+        uint64_t generation = 200 + i;
+        mcs_access_t access = world_access(world, MCS_CAP_WRITE, 0, generation, len);
+        assert_int_equal(units, 41);
+        for (uint64_t n = 0; n < units; n++) {
+            uint64_t from = n * steps[i] % units * MCS_WRITE_UNIT;
+            assert_int_equal(world_get(world->own, 0, generation, len), MCS_ERR_REPLICA_IS_GONE);
+            assert_int_equal(write_piece(world, access, from, MCS_MIN(MCS_WRITE_UNIT, len - from)), MCS_OK);
+        }
+        assert_int_equal(world_get(world->own, 0, generation, len), MCS_OK);
+        assert_sums_are_right(world, generation, len);
+        world_release(world, 0, generation, len, 0);
+    }
+}
+
 static void pieces_may_come_in_any_order(void **state)
 {
     world_t *world = *state;
@@ -226,6 +263,7 @@ static void pieces_may_come_in_any_order(void **state)
             assert_int_equal(write_piece(world, access, from, MCS_MIN(2 * MCS_MIB, len - from)), MCS_OK);
         }
         assert_int_equal(world_get(world->own, 0, generation, len), MCS_OK);
+        assert_sums_are_right(world, generation, len);
         /* Complete is complete (rule 2). */
         assert_int_equal(write_piece(world, access, 0, 2 * MCS_MIB), MCS_ERR_INVALID_WRITE);
         world_release(world, 0, generation, len, 0);
@@ -233,7 +271,7 @@ static void pieces_may_come_in_any_order(void **state)
     }
 }
 
-static void pieces_that_are_no_whole_blocks_are_refused(void **state)
+static void pieces_that_are_no_whole_units_are_refused(void **state)
 {
     world_t *world = *state;
     mcs_access_t access = world_access(world, MCS_CAP_WRITE, 0, 1, 3 * MCS_MIB + 5);
@@ -258,7 +296,7 @@ static void a_piece_that_came_twice_counts_once(void **state)
 }
 
 /* Rule 2: nothing may still be receiving into an extent that became WRITTEN. */
-static void a_block_is_received_by_one_hold_at_a_time(void **state)
+static void a_unit_is_received_by_one_hold_at_a_time(void **state)
 {
     world_t *world = *state;
     mcs_access_t access = world_access(world, MCS_CAP_WRITE, 0, 7, 2 * MCS_MIB);
@@ -270,7 +308,7 @@ static void a_block_is_received_by_one_hold_at_a_time(void **state)
     assert_int_not_equal(write_piece(world, access, 0, 2 * MCS_MIB), MCS_OK);
     assert_int_equal(write_piece(world, access, MCS_MIB, MCS_MIB), MCS_OK);
     assert_int_equal(world_get(world->own, 0, 7, 2 * MCS_MIB), MCS_ERR_REPLICA_IS_GONE);
-    /* It fails: the block may be sent again, and then all is there. */
+    /* It fails: the piece may be sent again, and then all is there. */
     uint32_t crc = 0;
     assert_int_equal(g_ops->write_end(world->owner, &slow, MCS_ERR_TRANSFER_FAIL, &crc, 1), MCS_ERR_TRANSFER_FAIL);
     assert_int_equal(write_piece(world, access, 0, MCS_MIB), MCS_OK);
@@ -712,9 +750,10 @@ int main(void)
         IN_WORLD(an_ended_session_is_refused_and_no_other),
         IN_WORLD(more_holds_than_the_limit_are_refused),
         IN_WORLD(pieces_may_come_in_any_order),
-        IN_WORLD(pieces_that_are_no_whole_blocks_are_refused),
+        IN_WORLD(pieces_of_a_block_add_up_in_any_order),
+        IN_WORLD(pieces_that_are_no_whole_units_are_refused),
         IN_WORLD(a_piece_that_came_twice_counts_once),
-        IN_WORLD(a_block_is_received_by_one_hold_at_a_time),
+        IN_WORLD(a_unit_is_received_by_one_hold_at_a_time),
         IN_WORLD(a_piece_with_the_wrong_number_of_sums_is_refused_and_may_come_again),
         IN_WORLD(a_release_waits_for_the_holds_that_name_it),
         IN_WORLD(a_release_waits_for_a_receive_that_names_it_and_the_receive_fails),

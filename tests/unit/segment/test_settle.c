@@ -114,6 +114,70 @@ static void what_is_no_gap_of_ours_is_not_answered(void **state)
     world_close(world);
 }
 
+/* ---- what the journal says of extents ---- */
+
+static mcs_col_check_t check_of(uint64_t i)
+{
+    return (mcs_col_check_t){place(i), OLD(i + 1), LEN, 77};
+}
+
+static void extents_that_are_so_are_not_named(void **state)
+{
+    (void)state;
+    world_t *world = open_world();
+    mcs_col_check_t records[] = {check_of(0), check_of(1), check_of(2)};
+    mcs_owner_check(world->owner, world->instance, records, 3);
+    assert_int_equal(world->differing_count, 0);
+    world_close(world);
+}
+
+static void every_field_of_a_header_is_looked_at(void **state)
+{
+    (void)state;
+    world_t *world = open_world();
+    mcs_extent_header_t *header = mcs_segment_base(world->segment);
+    mcs_extent_header_t good = *header;
+    mcs_col_check_t record = check_of(0);
+    uint32_t expected = 0;
+    for (size_t at = 0; at < offsetof(mcs_extent_header_t, crc); at++) {
+        ((uint8_t *)header)[at] ^= 0x20;
+        mcs_owner_check(world->owner, world->instance, &record, 1);
+        expected++;
+        assert_int_equal(world->differing_count, expected);
+        assert_true(world->differing[expected - 1] == OLD(1));
+        *header = good;
+    }
+    mcs_owner_check(world->owner, world->instance, &record, 1);
+    assert_int_equal(world->differing_count, expected);
+    world_close(world);
+}
+
+static void what_is_not_written_differs(void **state)
+{
+    (void)state;
+    world_t *world = open_world();
+    mcs_pin_t pin;
+    assert_int_equal(mcs_pin_write(world->own, place(5), OLD(6), LEN, world_hash(OLD(6)), &pin), MCS_OK);
+    mcs_extent_kill((mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(world->segment) + place(1)));
+    mcs_col_check_t records[] = {
+        check_of(5),                               /* open */
+        check_of(1),                               /* dead */
+        {place(0), OLD(9), LEN, 77},               /* another generation's */
+        {place(0), OLD(1), LEN + 1, 77},           /* another length */
+        {place(900), OLD(1), LEN, 77},             /* never touched */
+        {place(0) + 1, OLD(1), LEN, 77},           /* no place of an extent */
+        {4 * MCS_MIB - 64, OLD(1), LEN, 77},       /* reaches out of the segment */
+        {UINT64_MAX - 63, OLD(1), UINT64_MAX, 77}, /* garbage */
+        {place(0), OLD(1), 0, 77},
+    };
+    mcs_owner_check(world->owner, world->instance, records, MCS_ARRAY_LEN(records));
+    assert_int_equal(world->differing_count, MCS_ARRAY_LEN(records));
+    mcs_owner_check(world->owner, mcs_id_random(), records, 1); /* not ours: nothing is said */
+    assert_int_equal(world->differing_count, MCS_ARRAY_LEN(records));
+    mcs_unpin(&pin);
+    world_close(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +186,9 @@ int main(void)
         cmocka_unit_test(a_slot_whose_place_is_not_known_keeps_every_gap),
         cmocka_unit_test(writes_of_an_earlier_epoch_are_refused),
         cmocka_unit_test(what_is_no_gap_of_ours_is_not_answered),
+        cmocka_unit_test(extents_that_are_so_are_not_named),
+        cmocka_unit_test(every_field_of_a_header_is_looked_at),
+        cmocka_unit_test(what_is_not_written_differs),
     };
     return cmocka_run_group_tests_name("settle", tests, NULL, NULL);
 }

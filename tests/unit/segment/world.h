@@ -34,6 +34,8 @@ typedef struct world {
     uint32_t released_count;
     uint32_t struck_count;
     uint64_t last_struck;
+    uint32_t differing_count;
+    uint64_t differing[64];
     mcs_owner_released_fn also; /* told, too; set before the first release */
 } world_t;
 
@@ -67,6 +69,15 @@ static void world_on_struck(void *arg, const uint64_t *generations, uint32_t cou
     world->struck_count += count;
     world->last_struck = generations[count - 1];
     pthread_mutex_unlock(&world->lock);
+}
+
+static void world_on_differs(void *arg, const mcs_col_differ_t *records, uint32_t count)
+{
+    world_t *world = arg;
+    for (uint32_t i = 0; i < count && world->differing_count < MCS_ARRAY_LEN(world->differing); i++) {
+        assert_int_equal(records[i].token, 77);
+        world->differing[world->differing_count++] = records[i].generation;
+    }
 }
 
 MCS_UNUSED static uint32_t world_times_released(world_t *world, uint64_t generation)
@@ -103,6 +114,7 @@ MCS_UNUSED static world_t *world_open(uint64_t size)
                                        .ipc_dir = world->folder,
                                        .released = world_on_released,
                                        .struck = world_on_struck,
+                                       .differs = world_on_differs,
                                        .released_arg = world};
     assert_int_equal(mcs_faulter_create(&world->faulter), MCS_OK);
     assert_int_equal(mcs_owner_create(&owner_config, &world->owner), MCS_OK);

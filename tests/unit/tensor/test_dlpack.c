@@ -86,6 +86,75 @@ static uint64_t next(uint64_t *seed)
     return *seed >> 33;
 }
 
+/* As somebody does who can only read whole stretches of the memory. */
+static void gather_by_stretches(const mcs_tensor_view_t *view, const uint8_t *memory, size_t len, uint8_t *to)
+{
+    static uint8_t stretch[1 << 20];
+    mcs_tensor_stretches_t stretches;
+    assert_int_equal(mcs_tensor_stretches(view, &stretches), MCS_OK);
+    assert_true(stretches.span <= MCS_MAX(2 * stretches.inner.bytes, MCS_STRETCH_SLACK) &&
+                stretches.span <= sizeof(stretch));
+    assert_int_equal(stretches.count * stretches.inner.bytes, view->bytes);
+    for (uint64_t i = 0; i < stretches.count; i++) {
+        const uint8_t *at = mcs_tensor_stretch_at(view, &stretches, i);
+        assert_true(at >= memory && at + stretches.span <= memory + len);
+        memcpy(stretch, at, stretches.span);
+        stretches.inner.data = stretch + stretches.lead;
+        mcs_tensor_view_gather(&stretches.inner, to + i * stretches.inner.bytes);
+    }
+}
+
+/* Steps so large that outer dimensions are stepped over, and signs. */
+static void stretches_have_all_elements_and_little_else(void **state)
+{
+    (void)state;
+    static uint8_t memory[16 << 20];
+    static uint8_t wanted[1 << 20];
+    static uint8_t got[1 << 20];
+    for (size_t i = 0; i < sizeof(memory); i++) {
+        memory[i] = (uint8_t)(i * 13 + i / 251);
+    }
+    static const struct {
+        int64_t shape[3];
+        int64_t strides[3];
+        int32_t outer;
+    } rows[] = {
+        {{2, 3, 5}, {100, 20, 4}, 0},
+        {{7, 100, 200}, {2000000, 20000, 4}, 2},
+        {{7, 100, 200}, {-2000000, 20000, -4}, 2},
+        {{3, 4, 5}, {4000000, -900000, 100000}, 3},
+        {{1, 1, 1}, {0, 0, 0}, 0},
+        {{10, 1, 1000}, {0, 0, 4}, 0},
+        {{100, 100, 10}, {4, 400, 40000}, 0},
+        {{2, 100, 100}, {8000000, 4, 400}, 1},
+    };
+    for (size_t r = 0; r < MCS_ARRAY_LEN(rows); r++) {
+        mcs_tensor_view_t view = {.dtype = MCS_DTYPE_INT32, .ndim = 3, .bytes = 4};
+        const uint8_t *low = memory;
+        for (int32_t i = 0; i < 3; i++) {
+            view.shape[i] = rows[r].shape[i];
+            view.strides[i] = rows[r].strides[i];
+            view.bytes *= (uint64_t)view.shape[i];
+            low += view.strides[i] < 0 ? -view.strides[i] * (view.shape[i] - 1) : 0;
+        }
+        view.data = low;
+        mcs_tensor_stretches_t stretches;
+        assert_int_equal(mcs_tensor_stretches(&view, &stretches), MCS_OK);
+        assert_int_equal(stretches.outer, rows[r].outer);
+        mcs_tensor_view_gather(&view, wanted);
+        gather_by_stretches(&view, memory, sizeof(memory), got);
+        assert_memory_equal(got, wanted, view.bytes);
+    }
+    mcs_tensor_view_t wild = {.dtype = MCS_DTYPE_INT32, .ndim = 2, .bytes = 16, .shape = {2, 2}};
+    wild.strides[0] = INT64_MAX;
+    wild.strides[1] = INT64_MIN;
+    mcs_tensor_stretches_t stretches;
+    assert_int_equal(mcs_tensor_stretches(&wild, &stretches), MCS_ERR_INVALID_PARAMS);
+    mcs_tensor_view_t empty = {.dtype = MCS_DTYPE_INT32, .ndim = 2, .shape = {0, 2}};
+    assert_int_equal(mcs_tensor_stretches(&empty, &stretches), MCS_OK);
+    assert_int_equal(stretches.count, 0);
+}
+
 /* Random shapes, orders of dimensions, steps and signs, against a loop over indices. */
 static void gathering_is_what_an_index_loop_copies(void **state)
 {
@@ -131,6 +200,9 @@ static void gathering_is_what_an_index_loop_copies(void **state)
         if (mcs_tensor_view_contiguous(&view)) {
             assert_memory_equal(copied, view.data, view.bytes);
         }
+        uint8_t by_stretches[2048];
+        gather_by_stretches(&view, memory, sizeof(memory), by_stretches);
+        assert_memory_equal(by_stretches, copied, view.bytes);
     }
 }
 
@@ -138,6 +210,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_tensor_is_understood),
+        cmocka_unit_test(stretches_have_all_elements_and_little_else),
         cmocka_unit_test(tensors_without_elements_or_dimensions_are_tensors),
         cmocka_unit_test(what_makes_no_sense_is_refused),
         cmocka_unit_test(host_memory_is_known),

@@ -46,7 +46,6 @@ static mcs_status_t begin(fake_owner_t *owner, const mcs_access_t *access, mcs_h
             .crcs = owner->crcs + slot * CRCS_A_SLOT + first,
             .crc_count = (uint32_t)(end - first),
             .payload_len = access->payload_len,
-            .token = owner->crcs + slot * CRCS_A_SLOT + first,
         };
     }
     mcs_mutex_unlock(&owner->lock);
@@ -69,7 +68,24 @@ static void read_end(void *arg, mcs_hold_t *hold MCS_UNUSED)
 
 static mcs_status_t write_begin(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out)
 {
-    return begin(owner, access, hold_out, MCS_ERR_INVALID_WRITE);
+    mcs_status_t status = begin(owner, access, hold_out, MCS_ERR_INVALID_WRITE);
+    if (status == MCS_OK) {
+        mcs_access_t *copy = malloc(sizeof(*copy));
+        MCS_ENSURE(copy != NULL);
+        *copy = *access;
+        hold_out->token = copy;
+    }
+    return status;
+}
+
+/* A piece adds to the sum of its block; the first of a block begins it. */
+static void add_crc(const fake_owner_t *owner, const mcs_access_t *access, uint32_t crc)
+{
+    uint64_t block = access->from / MCS_CRC_BLOCK;
+    uint64_t end = MCS_MIN((block + 1) * MCS_CRC_BLOCK, access->payload_len);
+    uint32_t *sum = &owner->crcs[access->offset / RIG_SLOT * CRCS_A_SLOT + block];
+    *sum = access->from % MCS_CRC_BLOCK == 0 ? 0 : *sum;
+    *sum ^= mcs_crc32c_shift(crc, end - access->from - access->len);
 }
 
 static mcs_status_t write_end(void *arg, mcs_hold_t *hold, mcs_status_t received, const uint32_t *crcs,
@@ -82,9 +98,11 @@ static mcs_status_t write_end(void *arg, mcs_hold_t *hold, mcs_status_t received
     owner->writes_ended++;
     owner->writes_bad += received != MCS_OK ? 1 : 0;
     if (received == MCS_OK) {
-        memcpy(hold->token, crcs, crc_count * sizeof(*crcs));
+        MCS_ENSURE(crc_count == 1);
+        add_crc(owner, hold->token, crcs[0]);
     }
     mcs_mutex_unlock(&owner->lock);
+    free(hold->token);
     return MCS_OK;
 }
 
@@ -137,12 +155,17 @@ void fake_owner_fill(fake_owner_t *owner, uint32_t slot, uint64_t payload_len, u
     mcs_mutex_unlock(&owner->lock);
 }
 
-uint32_t fake_owner_holds(fake_owner_t *owner)
+uint32_t fake_owner_read(fake_owner_t *owner, const uint32_t *count)
 {
     mcs_mutex_lock(&owner->lock);
-    uint32_t holds = owner->holds;
+    uint32_t value = *count;
     mcs_mutex_unlock(&owner->lock);
-    return holds;
+    return value;
+}
+
+uint32_t fake_owner_holds(fake_owner_t *owner)
+{
+    return fake_owner_read(owner, &owner->holds);
 }
 
 /* ---- sides ---- */
@@ -161,6 +184,7 @@ mcs_transport_config_t rig_config(side_t *side, const rig_options_t *options)
         .bind_host = "127.0.0.1",
         .library = rig_library(),
         .client = side->id,
+        .machine = options->elsewhere ? 2 : 1,
         .cluster_token = options->token != NULL ? options->token : "",
         .max_workers = options->workers != 0 ? options->workers : 3,
         .spin_ns = options->spin_us * MCS_NS_PER_US,
@@ -242,12 +266,6 @@ mcs_range_t *batch_add(batch_t *batch, uint32_t slot, uint64_t payload_len, uint
         batch->iovs[batch->iov_used++] =
             (struct iovec){.iov_base = memory + at, .iov_len = piece != 0 ? MCS_MIN(piece, len - at) : len};
         range->iov_count++;
-    }
-    if (batch->transfer.direction == MCS_STORE) {
-        for (uint64_t at = 0; at < len; at += MCS_CRC_BLOCK) {
-            batch->crcs[batch->crc_used + at / MCS_CRC_BLOCK] =
-                mcs_crc32c(0, memory + at, MCS_MIN(len - at, MCS_CRC_BLOCK));
-        }
     }
     batch->crc_used += range->crc_count;
     return range;

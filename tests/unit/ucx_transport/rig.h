@@ -37,12 +37,15 @@ void fake_owner_fini(fake_owner_t *owner);
 /* Fills a slot with bytes that differ by position and seed, and its CRCs over `payload_len`. */
 void fake_owner_fill(fake_owner_t *owner, uint32_t slot, uint64_t payload_len, uint64_t seed);
 uint32_t fake_owner_holds(fake_owner_t *owner);
+/* One of its counts, under its lock. */
+uint32_t fake_owner_read(fake_owner_t *owner, const uint32_t *count);
 
 typedef struct rig_options {
     const char *token;
     uint32_t workers;
     uint64_t connect_ms;
     uint64_t spin_us;
+    bool elsewhere; /* says that it is on another machine */
     bool (*give_up)(void *arg);
     void *give_up_arg;
 } rig_options_t;
@@ -74,8 +77,7 @@ typedef struct batch {
 } batch_t;
 void batch_init(batch_t *batch, const side_t *owner, mcs_direction_t direction, uint32_t ranges, uint32_t iovs);
 void batch_fini(batch_t *batch);
-/* Adds a range of the slot's payload that lies at `memory`, cut in iovs of `piece` bytes (0: one). CRCs of a store are
- * computed. */
+/* Adds a range of the slot's payload that lies at `memory`, cut in iovs of `piece` bytes (0: one). */
 mcs_range_t *batch_add(batch_t *batch, uint32_t slot, uint64_t payload_len, uint64_t from, uint64_t len,
                        uint8_t *memory, uint64_t piece);
 mcs_status_t batch_run(side_t *caller, batch_t *batch, uint32_t timeout_ms);

@@ -283,8 +283,8 @@ static const bad_request_t g_bad[] = {
     {"less than its table", UCXT_FETCH, 1, 0, 4096, 4096, UCXT_ACCESS + 1},
     {"a count that overflows", UCXT_FETCH, UINT32_MAX, 0, 4096, 4096, UCXT_ACCESS},
     {"an empty piece", UCXT_FETCH, 1, 0, 0, 4096, UCXT_ACCESS},
-    {"a piece over 1 MiB", UCXT_FETCH, 1, 0, UCXT_PIECE_MAX + 1, 8 << 20, UCXT_ACCESS},
-    {"a piece across blocks", UCXT_FETCH, 1, 4096, UCXT_PIECE_MAX, 8 << 20, UCXT_ACCESS},
+    {"a piece that is too long", UCXT_FETCH, 1, 0, UCXT_PIECE_MAX + 1, 8 << 20, UCXT_ACCESS},
+    {"a piece across two", UCXT_FETCH, 1, 4096, UCXT_PIECE_MAX, 8 << 20, UCXT_ACCESS},
     {"a piece past the end", UCXT_FETCH, 1, 4096, 4096, 8191, UCXT_ACCESS},
     {"an offset that overflows", UCXT_FETCH, 1, UINT64_MAX - 100, 4096, 8191, UCXT_ACCESS},
     {"a store without bytes", UCXT_STORE, 1, 0, 4096, 4096, UCXT_ACCESS},
@@ -315,7 +315,7 @@ static void malformed_requests_cost_their_sender_the_connection(void **state)
     assert_int_equal(g_holder.owner.writes_ended, 0);
 }
 
-static void a_store_that_is_no_whole_block_is_refused(void **state)
+static void a_store_of_no_whole_unit_is_refused(void **state)
 {
     (void)state;
     say_hello();
@@ -333,12 +333,31 @@ static void a_store_that_is_no_whole_block_is_refused(void **state)
     assert_others_are_served();
 }
 
+static void a_stored_piece_that_does_not_match_its_crc_is_refused(void **state)
+{
+    (void)state;
+    say_hello();
+    uint8_t message[UCXT_HEADER + UCXT_ACCESS + 4096] = {0};
+    ucxt_header_t header = {.kind = UCXT_STORE, .conn = g_welcome.conn, .request = 6, .count = 1};
+    ucxt_header_encode(&header, message);
+    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 4096, .payload_len = 4096};
+    uint32_t bad = fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad);
+    ucxt_access_encode(&access, mcs_crc32c(0, message, 4096) ^ 1, message + UCXT_HEADER);
+    uint32_t before = g_answers;
+    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
+    await_answer(before + 1);
+    assert_int_equal(g_last.kind, UCXT_STORED);
+    assert_int_equal(g_last.request, 6);
+    assert_int_equal(fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad), bad + 1);
+    assert_others_are_served();
+}
+
 static void requests_beyond_what_may_wait_are_refused(void **state)
 {
     (void)state;
     say_hello();
     static uint8_t message[UCXT_HEADER + 16 * UCXT_ACCESS];
-    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 1 << 20, .payload_len = 1 << 20};
+    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = UCXT_PIECE_MAX, .payload_len = 1 << 20};
     for (unsigned i = 0; i < 16; i++) {
         ucxt_access_encode(&access, 0, message + UCXT_HEADER + i * UCXT_ACCESS);
     }
@@ -359,7 +378,7 @@ static void requests_beyond_what_may_wait_are_refused(void **state)
         ucxt_worker_progress(&g_worker);
         assert_true(mcs_now_ns() < end);
     }
-    assert_true(g_holder.owner.max_holds <=
+    assert_true(fake_owner_read(&g_holder.owner, &g_holder.owner.max_holds) <=
                 4 * UCXT_FRAME_IOVS + 14); /* the window of one peer, and the other reader's */
     uint8_t bye[UCXT_HEADER];
     header = (ucxt_header_t){.kind = UCXT_BYE, .conn = g_welcome.conn};
@@ -474,7 +493,8 @@ int main(void)
         HOSTILE(an_owner_of_another_generation_is_never_called),
         HOSTILE(requests_without_a_hello_find_nobody),
         HOSTILE(malformed_requests_cost_their_sender_the_connection),
-        HOSTILE(a_store_that_is_no_whole_block_is_refused),
+        HOSTILE(a_store_of_no_whole_unit_is_refused),
+        HOSTILE(a_stored_piece_that_does_not_match_its_crc_is_refused),
         HOSTILE(requests_beyond_what_may_wait_are_refused),
         HOSTILE(strangers_who_leave_keep_no_descriptor),
         HOSTILE(endpoints_and_statuses_from_the_wire_are_checked),

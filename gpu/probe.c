@@ -1,0 +1,25 @@
+/* What a device can do, asked once. A device that does not answer can do nothing special: it is copied to and from all
+ * the same. */
+#include "gpu/internal.h"
+
+static int ask(const cuda_driver_t *driver, const gpu_device_t *device, int attribute)
+{
+    int value = 0;
+    return driver->device_get_attribute(&value, attribute, device->handle) == CUDA_OK ? value : 0;
+}
+
+void gpu_probe(const cuda_driver_t *driver, gpu_device_t *device)
+{
+    int major = ask(driver, device, CUDA_DEVICE_COMPUTE_MAJOR);
+    device->compute = 10 * major + ask(driver, device, CUDA_DEVICE_COMPUTE_MINOR);
+    device->has_pool = driver->mem_alloc_async != NULL && driver->mem_free_async != NULL &&
+                       ask(driver, device, CUDA_DEVICE_HAS_POOLS) != 0;
+    if (device->compute < GPU_COMPUTE_MIN || driver->module_load == NULL || driver->module_unload == NULL ||
+        driver->module_get_function == NULL || driver->launch_kernel == NULL) {
+        device->kernels = GPU_KERNELS_NONE; /* not worth a try */
+    }
+    bool batches = driver->memcpy_batch != NULL || driver->memcpy_batch_12 != NULL;
+    mcs_debug(GPU_AREA, "cuda:%d %s: compute %d.%d, kernels %s, batches of copies %s, memory pool %s", device->ordinal,
+              device->name, major, device->compute % 10, device->kernels == GPU_KERNELS_NONE ? "no" : "if they load",
+              batches ? "yes" : "no", device->has_pool ? "yes" : "no");
+}

@@ -1,0 +1,83 @@
+"""Processes that may have little: descriptors, address space, file sizes. A code says so; nobody else notices."""
+
+import socket
+
+import pytest
+
+from tests.support.processes import MIB
+from tests.support.waiting import wait_until
+
+
+def limited(how: str) -> list[str]:
+    """Before a command line: runs it under `ulimit HOW`."""
+    return ["bash", "-c", f'ulimit {how}; exec "$@"', "limited"]
+
+
+def use(store, count, size):
+    """Codes of puts, and whether each read was right or nothing; MemoryError is Python's own word for the same."""
+    codes, reads = [], []
+    for n in range(count):
+        try:
+            codes.append(store.put(f"limited-{n}", bytes([n + 1]) * size))
+        except MemoryError:
+            codes.append(-200)
+    for n in range(count):
+        try:
+            value = store.get(f"limited-{n}")
+        except MemoryError:
+            value = b""
+        reads.append(value in (b"", bytes([n + 1]) * size))
+    return codes, reads
+
+
+@pytest.mark.parametrize("how", ["-n 16", "-n 24", "-n 28", "-n 32", "-n 40", "-v 400000", "-v 700000", "-f 1024", "-l 0"])
+def test_a_client_with_little_works_or_says_why_not(how, master, start_peer):
+    other = start_peer("other").setup(master)
+    peer = start_peer("limited", prefix=limited(how))
+    code = peer.call("setup", "127.0.0.1", "P2PHANDSHAKE", 64 * MIB, 8 * MIB, "tcp", "", master.address)
+    assert code in (0, -600, -1, -200, -900), code
+    if code == 0:
+        codes, reads = peer.run(use, 12, 2 * MIB)
+        assert all(c <= 0 for c in codes) and all(reads), (codes, reads)
+        assert peer.call("close") == 0
+    else:
+        assert peer.call("put", "k", b"x") == -600 and peer.call("get", "k") == b""
+    assert other.call("put", "other", b"fine") == 0 and other.call("get", "other") == b"fine"
+
+
+def idlers(ports, count):
+    found = []
+    for _ in range(count):
+        for port in ports:
+            try:
+                found.append(socket.create_connection(("127.0.0.1", port), timeout=2))
+            except OSError:
+                pass
+    return found
+
+
+def test_idle_http_connections_keep_no_client_out(start_master, start_peer):
+    master = start_master(prefix=limited("-n 128"))
+    old = start_peer("old").setup(master)
+    connections = idlers([master.metrics_port, master.metadata_port], 150)
+    try:
+        new = start_peer("new").setup(master)
+        assert new.call("put", "k", b"x" * 1000) == 0 and old.call("get", "k") == b"x" * 1000
+    finally:
+        for connection in connections:
+            connection.close()
+    wait_until(lambda: master.admin("/health")[0] == 200, "HTTP is served again", 20)
+
+
+def test_a_master_out_of_descriptors_serves_those_it_has(start_master, start_peer):
+    master = start_master(prefix=limited("-n 96"))
+    old = start_peer("old").setup(master)
+    connections = idlers([master.rpc_port], 200)
+    try:
+        for n in range(20):
+            assert old.call("put", f"k{n}", bytes([n]) * 1000) == 0 and old.call("get", f"k{n}") == bytes([n]) * 1000
+    finally:
+        for connection in connections:
+            connection.close()
+    new = start_peer("new")
+    wait_until(lambda: new.call("setup", "127.0.0.1", "P2PHANDSHAKE", 0, MIB, "tcp", "", master.address) == 0, "others are let in again", 30)
