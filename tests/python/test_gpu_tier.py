@@ -16,7 +16,9 @@ TIER = 64 << 20
 START = f"""
 import random
 sys.path.insert(0, {str(HERE)!r})
-from cuda_driver import Cuda
+import atexit
+from cuda_driver import Cuda, nothing_is_left
+atexit.unregister(nothing_is_left)  # the store was imported before: it is closed after this would run
 cuda = Cuda().start()
 cuda.use(0)
 def far(store):
@@ -107,7 +109,11 @@ def test_a_second_process_reads_and_writes_the_device(master, worker, way):
         assert other(f"bytes(view) == random.Random({i}).randbytes({size})")
         holder("cuda.free(ptr)")
         other("cuda.free(ptr)")
+    other("del view")
     counters = other("store.counters()")
+    for one in (other, holder):
+        assert one("store.close()") == 0
+        assert one("cuda.left()") == ""
     assert counters["bytes_fetched"] == 0 and counters["bytes_stored"] == 0, "straight, not by the owner"
     assert counters["bytes_device_read"] > 0 and counters["bytes_device_written"] > 0
 
@@ -185,6 +191,7 @@ thread.start()
     assert reader("store.put_from('tier', ptr, len(data), far(store))") == 0
     assert reader("store.get('tier') == data")
     assert reader("store.close()") == 0
+    assert reader("cuda.left()") == ""
 
 
 @pytest.fixture
