@@ -2,9 +2,9 @@
 """GPU memory to and from the store, beside what the driver itself can do in the same run: `make bench-gpu`.
 
 First the ceilings: pinned and pageable copies both ways, device to device, fragments one by one and in batches. Then the store: whole values in the own
-and a same-host segment and through TCP; paged keys (64 layers of 64 KiB fragments) against the same fragments copied by the driver and by torch's
-Tensor.copy_; the cost of a call with many small fragments; and what a running matrix product loses beside a load. Every copy's bytes are compared, outside
-the timed calls. The figure is the median of the rounds.
+and a same-host segment and through TCP; values in the GPU memory of a second process (device tier) against copies on the device; paged keys (64 layers of
+64 KiB fragments) against the same fragments copied by the driver and by torch's Tensor.copy_; the cost of a call with many small fragments; and what a
+running matrix product loses beside a load. Every copy's bytes are compared, outside the timed calls. The figure is the median of the rounds.
 
 Results belong into docs/gpu-results.md with the machine, the driver and the date.
 """
@@ -13,9 +13,11 @@ import argparse
 import ctypes
 import json
 import os
+import pathlib
 import random
 import statistics
 import sys
+import tempfile
 import threading
 import time
 
@@ -65,7 +67,7 @@ class Ceilings:
     """What the driver does by itself. Every copy's bytes are compared."""
 
     def __init__(self, cuda, report, sizes, rounds):
-        self.h2d, self.d2h = {}, {}
+        self.h2d, self.d2h, self.d2d = {}, {}, {}
         biggest = max(sizes)
         self.cuda, self.report, self.rounds = cuda, report, rounds
         device, other = cuda.alloc(biggest), cuda.alloc(biggest)
@@ -94,13 +96,13 @@ class Ceilings:
             self.h2d[size] = report.add("pinned host to device", size, median_seconds(lambda: up(pinned, size), rounds), size)
             self.d2h[size] = report.add("device to pinned host", size, median_seconds(lambda: down(back, size), rounds), size)
             check(back, size, "pinned copies")
+            self.d2d[size] = report.add("device to device", size, median_seconds(lambda: across(size), rounds), size)
+            down(back, size, other)
+            check(back, size, "device to device copies")
         for size in sizes[-2:]:
             report.add("pageable host to device", size, median_seconds(lambda: up(ctypes.addressof(pageable), size), rounds), size)
             report.add("device to pageable host", size, median_seconds(lambda: down(ctypes.addressof(pageable_back), size), rounds), size)
             check(ctypes.addressof(pageable_back), size, "pageable copies")
-            report.add("device to device", size, median_seconds(lambda: across(size), rounds), size)
-            down(back, size, other)
-            check(back, size, "device to device copies")
         for size in (4 * KIB, 64 * KIB):
             count = min(1024, biggest // (2 * size))
             self.fragments(f"{count} fragments", [(device + 2 * i * size, i * size) for i in range(count)], size, pinned, back)
@@ -195,6 +197,54 @@ def values(cuda, report, stores, ceilings, sizes, rounds):
             for buffer in (ptr, back):
                 store.unregister_buffer(buffer)
                 cuda.free(buffer)
+
+
+def device_tier(cuda, report, stores, ceilings, sizes, rounds):
+    """Values in a segment on cuda:0 that another process has mounted, written and read by this one."""
+    from python_worker import Worker
+
+    from mooncake.store import ReplicateConfig
+
+    room = 4 * max(sizes) + 64 * MIB  # an upsert needs room for both values until its leases are over
+    log = pathlib.Path(tempfile.NamedTemporaryFile(prefix="bench-gpu-tier-", suffix=".log", delete=False).name)
+    owner = Worker(os.environ["PYTHONPATH"], log)
+    try:
+        owner(f"sys.path.insert(0, {os.path.dirname(os.path.abspath(sys.modules['cuda_driver'].__file__))!r})")
+        owner("from cuda_driver import Cuda; cuda = Cuda().start(); cuda.use(0)")
+        expect(owner(f"connect({stores.master!r}, 0)"), 0, "setup of the second process")
+        expect(owner(f"store.allocate_and_mount_segment({room}, location='cuda:0')['ret']"), 0, "segment of the second process")
+        config = ReplicateConfig()
+        config.preferred_segments = [owner("store.get_hostname()") + "/cuda:0"]
+        store = stores.by_path["same host"]
+        report.section("Device tier by IPC from a second process (goal: 90 % of device to device)")
+        for size in sizes:
+            data = random.Random(size).randbytes(size)
+            ptr, back = cuda.alloc(size), cuda.alloc(size)
+            cuda.write(ptr, data)
+            store.register_buffer(ptr, size)
+            store.register_buffer(back, size)
+            keys = [f"tier-{size}-{i}" for i in range(rounds + 1)]
+            times = []
+            for key in keys:
+                began = time.perf_counter()
+                expect(store.put_from(key, ptr, size, config), 0, key)
+                times.append(time.perf_counter() - began)
+                if key != keys[-1]:
+                    store.remove(key, True)
+            before = store.counters()["bytes_same_host_read"]
+            report.add("put_from", size, statistics.median(times[1:]), size, ceilings.d2d[size])
+            report.add("get_into", size, median_seconds(lambda: expect(store.get_into(keys[-1], back, size), size, "get"), rounds), size,
+                       ceilings.d2d[size])
+            expect(store.counters()["bytes_same_host_read"] - before, (rounds + 1) * size, "bytes that came straight")
+            expect(cuda.read(back, size) == data, True, f"bytes of {keys[-1]}")
+            store.remove(keys[-1], True)
+            for buffer in (ptr, back):
+                store.unregister_buffer(buffer)
+                cuda.free(buffer)
+        expect(owner("store.close()"), 0, "close of the second process")
+    finally:
+        owner.kill()
+        log.unlink()
 
 
 def paged(cuda, report, stores, ceilings, layers, fragment, keys, rounds):
@@ -402,10 +452,10 @@ def main():
     stores = Stores(segment)
     try:
         values(cuda, report, stores, ceilings, sizes, rounds)
+        device_tier(cuda, report, stores, ceilings, sizes, rounds)
         paged(cuda, report, stores, ceilings, layers, 64 * KIB, keys, rounds)
         overhead(cuda, report, stores, ceilings, rounds)
         with_torch(report, stores, layers, 64 * KIB, keys, rounds)
-        print("\ndevice tier: not there yet (docs/gpu.md)")
     finally:
         stores.close()
     if args.json:

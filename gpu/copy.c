@@ -112,11 +112,13 @@ static bool worth_crcs(const mcs_mem_space_t *space, const mcs_mem_copy_t *copy)
     if (space->kernel_image == NULL || copy->crcs == NULL || copy->crc_count == 0 || copy->crc_count > GPU_CRCS_MAX) {
         return false;
     }
+    /* What is far on both sides the processor would have to fetch first. */
+    uint64_t enough = copy->far != NULL ? 1 : CRC_MIN;
     uint64_t bytes = 0;
-    for (size_t i = 0; i < copy->count && bytes < CRC_MIN; i++) {
+    for (size_t i = 0; i < copy->count && bytes < enough; i++) {
         bytes += copy->pieces[i].block != MCS_MEM_NO_BLOCK ? copy->pieces[i].len : 0;
     }
-    return bytes >= CRC_MIN;
+    return bytes >= enough;
 }
 
 static mcs_status_t make_job(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, mcs_mem_job_t **job_out)
@@ -157,7 +159,7 @@ mcs_status_t gpu_copy_begin(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, 
         return status;
     }
     for (size_t i = 0; status == MCS_OK && i < copy->count; i++) {
-        int device = copy->pieces[i].device;
+        int device = gpu_lane_of(copy, &copy->pieces[i]);
         if (device == MCS_MEM_HOST || has_lane(job, device)) {
             continue;
         }
@@ -171,7 +173,7 @@ mcs_status_t gpu_copy_begin(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, 
     /* The engines are busy; meanwhile what the processor has to do itself. */
     for (size_t i = 0; i < copy->count; i++) {
         const mcs_mem_piece_t *piece = &copy->pieces[i];
-        if (piece->device == MCS_MEM_HOST) {
+        if (gpu_lane_of(copy, piece) == MCS_MEM_HOST) {
             memcpy(copy->to_user ? piece->user : piece->host, copy->to_user ? piece->host : piece->user,
                    (size_t)piece->len);
         }

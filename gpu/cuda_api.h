@@ -14,6 +14,7 @@ typedef struct CUstream_st *cuda_stream_t;
 typedef struct CUevent_st *cuda_event_t;
 typedef struct CUmod_st *cuda_module_t;
 typedef struct CUfunc_st *cuda_function_t;
+typedef uint64_t cuda_memory_t; /* CUmemGenericAllocationHandle */
 
 enum {
     CUDA_OK = 0,
@@ -51,6 +52,8 @@ enum { CUDA_EVENT_BLOCKING_SYNC = 1, CUDA_EVENT_DISABLE_TIMING = 2 };
 enum {
     CUDA_DEVICE_COMPUTE_MAJOR = 75,
     CUDA_DEVICE_COMPUTE_MINOR = 76,
+    CUDA_DEVICE_HAS_VMM = 102,
+    CUDA_DEVICE_HAS_VMM_FDS = 103,
     CUDA_DEVICE_HAS_POOLS = 115,
 };
 
@@ -61,11 +64,36 @@ typedef struct cuda_location {
     int type; /* 0: none given */
     int id;
 } cuda_location_t;
+enum { CUDA_LOCATION_DEVICE = 1 };
 typedef struct cuda_copy_attributes {
     int order;
     cuda_location_t source;
     cuda_location_t target;
     unsigned flags;
 } cuda_copy_attributes_t;
+
+/* CUmemAllocationProp, CUmemAccessDesc, CUipcMemHandle. */
+enum { CUDA_MEMORY_PINNED = 1, CUDA_SHARED_BY_FD = 1, CUDA_ACCESS_READ_WRITE = 3, CUDA_GRANULARITY_LEAST = 0 };
+enum { CUDA_IPC_LAZY_PEER = 1 };
+typedef struct cuda_memory_kind {
+    int type;
+    int shared_by;
+    cuda_location_t location;
+    void *windows;
+    uint8_t compression;
+    uint8_t gpu_direct;
+    uint16_t usage;
+    uint8_t reserved[4];
+} cuda_memory_kind_t;
+typedef struct cuda_access {
+    cuda_location_t location;
+    int flags;
+} cuda_access_t;
+typedef struct cuda_ipc_handle {
+    char bytes[64];
+} cuda_ipc_handle_t;
+typedef struct cuda_uuid {
+    char bytes[16];
+} cuda_uuid_t;
 
 #endif

@@ -100,12 +100,25 @@ static mcs_status_t push(mcs_mem_job_t *job, gpu_stretch_t next)
     return MCS_OK;
 }
 
+/* The same where our side is far memory: one piece for the device. The caller's side, when that is the host's, may be
+ * pinned in pieces, too (it may be a segment of ours). */
+static uint64_t far_room(mcs_mem_job_t *job, const mcs_mem_piece_t *piece, uint64_t done, cuda_ptr_t *device_out)
+{
+    const mcs_mem_far_t *far = job->copy->far;
+    uint64_t at = (uint64_t)(uintptr_t)(piece->host + done);
+    uint64_t room = (uint64_t)(uintptr_t)far->base + far->size - at;
+    cuda_ptr_t ignored;
+    *device_out = piece->device != MCS_MEM_HOST ? at : 0; /* plain copies where a side is the host's */
+    return piece->device != MCS_MEM_HOST ? room : MCS_MIN(room, host_room(job, piece->user + done, &ignored));
+}
+
 static mcs_status_t add_piece(mcs_mem_job_t *job, const mcs_mem_piece_t *piece)
 {
     mcs_status_t status = MCS_OK;
     for (uint64_t done = 0; status == MCS_OK && done < piece->len;) {
         cuda_ptr_t pinned;
-        uint64_t room = host_room(job, piece->host + done, &pinned);
+        uint64_t room =
+            job->copy->far != NULL ? far_room(job, piece, done, &pinned) : host_room(job, piece->host + done, &pinned);
         uint64_t len = MCS_MIN(piece->len - done, room);
         status = push(job, (gpu_stretch_t){
                                .user = (uint64_t)(uintptr_t)(piece->user + done),
@@ -124,7 +137,7 @@ static mcs_status_t make_stretches(mcs_mem_job_t *job, const gpu_lane_t *lane)
     mcs_status_t status = MCS_OK;
     job->stretch_count = 0;
     for (size_t i = 0; status == MCS_OK && i < job->copy->count; i++) {
-        if (job->copy->pieces[i].device == lane->device->ordinal) {
+        if (gpu_lane_of(job->copy, &job->copy->pieces[i]) == lane->device->ordinal) {
             status = add_piece(job, &job->copy->pieces[i]);
         }
     }

@@ -184,6 +184,12 @@ mcs_status_t gpu_launch_copy(mcs_mem_space_t *space, gpu_device_t *device, cuda_
 mcs_status_t gpu_launch_crc(mcs_mem_space_t *space, gpu_device_t *device, cuda_stream_t stream, cuda_ptr_t rows,
                             uint32_t count, cuda_ptr_t crcs) MCS_MUST_CHECK;
 
+/* ---- far memory (far.c) ---- */
+
+mcs_status_t gpu_far_create(mcs_mem_space_t *space, int device, uint64_t size, mcs_mem_far_t **far_out);
+mcs_status_t gpu_far_open(mcs_mem_space_t *space, const mcs_mem_share_t *share, int fd, mcs_mem_far_t **far_out);
+void gpu_far_close(mcs_mem_space_t *space, mcs_mem_far_t *far);
+
 /* ---- copies (copy.c, enqueue.c) ---- */
 
 mcs_status_t gpu_copy_begin(mcs_mem_space_t *space, const mcs_mem_copy_t *copy, mcs_mem_job_t **job_out,

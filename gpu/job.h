@@ -7,6 +7,12 @@
 #define GPU_LANES_MAX 16  /* devices of one job */
 #define GPU_AREAS_MAX 128 /* segments of one job */
 
+/* Which device copies a piece: the caller's, or that of the far memory. */
+static inline int gpu_lane_of(const mcs_mem_copy_t *copy, const mcs_mem_piece_t *piece)
+{
+    return piece->device == MCS_MEM_HOST && copy->far != NULL ? copy->far->device : piece->device;
+}
+
 /* Bytes that are next to each other on both sides, in one pinned piece or in unpinned memory. */
 typedef struct gpu_stretch {
     uint64_t user;

@@ -89,6 +89,8 @@ typedef struct svc_segment {
     char *protocol;
     char *ipc_path;
     char *transport_endpoint;
+    char location[16]; /* "cuda:N"; "": host memory */
+    unsigned shift;    /* of its extents (core/wire/extent.h): 0 = host memory */
     uint8_t *wire_endpoint;
     size_t wire_endpoint_len;
     uint64_t base;
@@ -598,9 +600,10 @@ typedef struct svc_place_ask {
 /* MCS_ERR_INVALID_PARAMS: too many names. */
 mcs_status_t svc_place_init(svc_place_ask_t *ask, mcs_service_t *service, svc_session_t *session,
                             const Mcs__Wire__PutConfig *config) MCS_MUST_CHECK;
-/* 1 .. want extents of `len` bytes on distinct segment names; 0: none. *possible: some segment could hold it if it were
+/* 1 .. want extents for a payload on distinct segment names; 0: none. *possible: some segment could hold it if it were
  * empty. */
-uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t len, uint32_t want, svc_extent_t *extents, bool *possible);
+uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t payload_len, uint32_t want, svc_extent_t *extents,
+                           bool *possible);
 uint64_t svc_name_hash(const char *name, size_t len);
 /* The kernel's clock, for slices of work: a test's clock stands still while they run. */
 uint64_t svc_real_ns(void);

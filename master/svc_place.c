@@ -2,9 +2,9 @@
  *
  * Order: preferred names as given, then (same_node) the sender's host, then the strategy of the flag: a random start
  * and a scan over all (random), the sender's own segments first (local_first), the emptiest of a sample
- * (free_ratio_first). Each extent of an object lies on a segment of another name; suspect, draining and gone segments,
- * those the sender could not reach and those of another data plane generation get nothing. Best effort: one extent is
- * enough.
+ * (free_ratio_first). Segments in the memory of a device are only for who names them, and runs on their host. Each
+ * extent of an object lies on a segment of another name; suspect, draining and gone segments, those the sender could
+ * not reach and those of another data plane generation get nothing. Best effort: one extent is enough.
  *
  * The scan looks at two atomics of a segment before it takes its allocator's lock. Under the table's read lock; on the
  * request path. */
@@ -22,11 +22,16 @@ uint64_t svc_name_hash(const char *name, size_t len)
     return mcs_hash64(0x6d63732d6e616d65, name, len);
 }
 
-/* The host of "host:port" or "[v6]:port"; the whole name when there is no port. */
+/* The host of "host:port", "[v6]:port" or one of these and "/device"; the whole name when there is no port. */
 static size_t host_len(const char *name)
 {
-    const char *colon = strrchr(name, ':');
-    return colon != NULL ? (size_t)(colon - name) : strlen(name);
+    size_t len = strcspn(name, "/");
+    for (size_t i = len; i > 0; i--) {
+        if (name[i - 1] == ':') {
+            return i - 1;
+        }
+    }
+    return len;
 }
 
 static mcs_status_t add_preferred(svc_place_ask_t *ask, const char *name)
@@ -70,9 +75,10 @@ mcs_status_t svc_place_init(svc_place_ask_t *ask, mcs_service_t *service, svc_se
 /* The search for the extents of one object. */
 typedef struct search {
     svc_place_ask_t *ask;
-    uint64_t len;
+    uint64_t payload_len;
     uint32_t want;
     uint32_t found;
+    bool named; /* the segments at hand were asked for by name */
     uint32_t tries;
     svc_extent_t *extents;
     bool possible;
@@ -94,6 +100,10 @@ static bool may_take(const search_t *search, const svc_segment_t *segment)
         is_excluded(search->ask, segment->handle)) {
         return false;
     }
+    if (segment->shift != 0 && (!search->named || segment->owner->boot_id[0] == '\0' ||
+                                strcmp(segment->owner->boot_id, search->ask->session->boot_id) != 0)) {
+        return false;
+    }
     for (uint32_t i = 0; i < search->found; i++) {
         if (search->extents[i].segment->name_hash == segment->name_hash) {
             return false;
@@ -109,19 +119,20 @@ static bool may_take(const search_t *search, const svc_segment_t *segment)
 
 static void try_segment(search_t *search, svc_segment_t *segment)
 {
-    if (!may_take(search, segment) || search->len > segment->size) {
+    uint64_t len = mcs_extent_room(search->payload_len, segment->shift);
+    if (!may_take(search, segment) || len > segment->size) {
         return;
     }
     search->possible = true;
-    if (search->len > segment->size - MCS_MIN(segment->size, __atomic_load_n(&segment->used, __ATOMIC_RELAXED)) ||
+    if (len > segment->size - MCS_MIN(segment->size, __atomic_load_n(&segment->used, __ATOMIC_RELAXED)) ||
         search->tries >= TRIES_MAX) {
         return;
     }
-    svc_extent_t extent = {.segment = segment, .len = search->len};
+    svc_extent_t extent = {.segment = segment, .len = len};
     mcs_mutex_lock(&segment->lock);
-    mcs_status_t status = mcs_allocator_alloc(segment->allocator, search->len, &extent.offset);
+    mcs_status_t status = mcs_allocator_alloc(segment->allocator, len, &extent.offset);
     if (status == MCS_OK) {
-        __atomic_fetch_add(&segment->used, search->len, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&segment->used, len, __ATOMIC_RELAXED);
     }
     mcs_mutex_unlock(&segment->lock);
     if (status == MCS_OK) {
@@ -135,6 +146,7 @@ static void try_segment(search_t *search, svc_segment_t *segment)
 static void try_preferred_locked(search_t *search, const svc_segments_t *segments)
 {
     const svc_place_ask_t *ask = search->ask;
+    search->named = true;
     for (uint32_t p = 0; p < ask->preferred_count && search->found < search->want; p++) {
         for (uint32_t i = 0; i < segments->active_count && search->found < search->want; i++) {
             if (segments->active[i]->name_hash == ask->preferred[p]) {
@@ -142,6 +154,7 @@ static void try_preferred_locked(search_t *search, const svc_segments_t *segment
             }
         }
     }
+    search->named = false;
     for (uint32_t i = 0; ask->host_hash != 0 && i < segments->active_count && search->found < search->want; i++) {
         const char *name = segments->active[i]->name;
         if (svc_name_hash(name, host_len(name)) == ask->host_hash) {
@@ -191,10 +204,11 @@ static void try_all_locked(search_t *search, const svc_segments_t *segments)
     }
 }
 
-uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t len, uint32_t want, svc_extent_t *extents, bool *possible)
+uint32_t svc_place_extents(svc_place_ask_t *ask, uint64_t payload_len, uint32_t want, svc_extent_t *extents,
+                           bool *possible)
 {
     svc_segments_t *segments = &ask->service->segments;
-    search_t search = {.ask = ask, .len = len, .want = want, .extents = extents};
+    search_t search = {.ask = ask, .payload_len = payload_len, .want = want, .extents = extents};
     const char *strategy = ask->service->conf->allocation_strategy;
     mcs_rwlock_rdlock(&segments->lock);
     if (segments->active_count > 0) {

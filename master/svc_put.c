@@ -325,7 +325,7 @@ static mcs_status_t start_locked(put_job_t *job, svc_shard_t *shard, uint32_t i,
     }
     svc_extent_t extents[MCS_REPLICAS_MAX];
     bool possible = false;
-    uint32_t count = svc_place_extents(&job->ask, mcs_extent_len(size), job->stride, extents, &possible);
+    uint32_t count = svc_place_extents(&job->ask, size, job->stride, extents, &possible);
     if (count == 0) {
         *wants_space = possible;
         return MCS_ERR_NO_AVAILABLE_HANDLE;

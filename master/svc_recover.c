@@ -11,6 +11,7 @@
  * allocator from the start: their owners are asked after the grace, and answer when nobody is in them any more (rule
  * 3). A segment takes nothing and is read by nobody until its owner has mounted it again and said how far it was ever
  * used; above that it is free at once. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
@@ -101,6 +102,11 @@ static mcs_status_t recover_segment(mcs_service_t *service, const mcs_seg_t *seg
     request.transport_endpoint = text_of(seg, MCS_SEG_ENDPOINT, endpoint);
     request.size = seg->head.size;
     request.base_address = seg->head.base;
+    char location[16] = "";
+    if (seg->head.device != 0) {
+        snprintf(location, sizeof(location), "cuda:%u", (unsigned)seg->head.device - 1u);
+    }
+    request.location = location;
     svc_segment_t *segment = svc_segment_create(owner, &request);
     if (segment == NULL) {
         return MCS_ERR_NO_MEMORY;

@@ -192,7 +192,7 @@ static bool has_room(const mcs_service_t *service, const svc_record_t *record, u
 {
     uint64_t place = record->replicas[replica].place;
     const svc_segment_t *segment = svc_segment_at(service, svc_place_handle(place));
-    uint64_t len = mcs_extent_len(record->payload_len);
+    uint64_t len = segment != NULL ? mcs_extent_room(record->payload_len, segment->shift) : 0;
     return segment != NULL && len <= segment->size && svc_place_offset(place) <= segment->size - len;
 }
 

@@ -98,7 +98,7 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
         }
     }
     if (status == MCS_OK) {
-        status = take(segment, offset, mcs_extent_len(record->payload_len), &extent);
+        status = take(segment, offset, mcs_extent_room(record->payload_len, segment->shift), &extent);
     }
     if (status == MCS_OK) {
         record->putter &= ~(UINT32_C(1) << entry->replica);

@@ -185,7 +185,7 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
     ending->by_writer.generation = replica->generation;
     ending->offset = svc_place_offset(replica->place);
     ending->payload_len = payload_len;
-    ending->len = mcs_extent_len(payload_len);
+    ending->len = mcs_extent_room(payload_len, segment->shift);
 }
 
 /* ---- begin and finish ---- */

@@ -3,9 +3,11 @@
  * A segment lives while it is mounted, while an extent of it is in the index or on its way back, and while somebody
  * holds it. So whoever has a record under its shard's lock may follow the handle without a lock; everybody else needs
  * the table's. Handles are never reused: what a client has cached under a handle is true for the master's life. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/alloc.h"
+#include "core/base/parse.h"
 #include "master/svc_internal.h"
 
 #define SIZE_LIMIT     (UINT64_C(1) << 46)
@@ -127,6 +129,17 @@ void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint6
     svc_segment_put(service, segment);
 }
 
+#define DEVICE     "cuda:"
+#define DEVICE_MAX 1023u
+
+/* Is it the memory of a device? False: it says so, but of which is not to be understood. */
+static bool parse_location(const char *location, bool *far)
+{
+    uint64_t device;
+    *far = strncmp(location, DEVICE, strlen(DEVICE)) == 0;
+    return !*far || mcs_parse_u64(location + strlen(DEVICE), DEVICE_MAX, &device) == MCS_OK;
+}
+
 svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSegment *request)
 {
     svc_segment_t *segment = MCS_NEW(svc_segment_t);
@@ -147,6 +160,11 @@ svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSe
     segment->wire_endpoint = mcs_malloc(request->endpoint.len);
     segment->base = request->base_address;
     segment->size = request->size;
+    bool far;
+    if (parse_location(request->location, &far) && far) {
+        snprintf(segment->location, sizeof(segment->location), "%s", request->location);
+        segment->shift = MCS_EXTENT_FAR_SHIFT;
+    }
     segment->wire = owner->wire;
     segment->key = (mcs_mac_key_t){mcs_random_u64(), mcs_random_u64()};
     if (segment->name == NULL || segment->protocol == NULL || segment->ipc_path == NULL ||
@@ -167,6 +185,10 @@ svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSe
 static bool mount_is_valid(const Mcs__Wire__MountSegment *request)
 {
     size_t name = strlen(request->name);
+    bool far;
+    if (!parse_location(request->location, &far) || (far && request->size % MCS_EXTENT_FAR_ALIGN != 0)) {
+        return false;
+    }
     return request->instance != NULL && (request->instance->hi | request->instance->lo) != 0 && name > 0 &&
            name <= SVC_NAME_MAX && request->size >= MCS_ALLOCATOR_GRANULE && request->size <= SIZE_LIMIT &&
            strlen(request->protocol) < 16 && request->endpoint.len <= ENDPOINT_LIMIT &&
@@ -434,6 +456,7 @@ static void fill_record(const mcs_service_t *service, const svc_segment_t *segme
     record->transport_endpoint = segment->transport_endpoint;
     record->base_address = segment->base;
     record->state = svc_segment_state(flags);
+    record->location = (char *)(uintptr_t)segment->location;
     record->used = __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
     (void)service;
 }
@@ -533,7 +556,8 @@ void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *return
     mcs_rwlock_rdlock(&segments->lock);
     for (uint32_t i = 0; i < segments->active_count; i++) {
         const svc_segment_t *segment = segments->active[i];
-        if (svc_segment_flags(segment) == 0) { /* what can take something */
+        /* Devices' memory is no space for who does not name it. */
+        if (svc_segment_flags(segment) == 0 && segment->shift == 0) { /* what can take something */
             *used += __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
             *returning += __atomic_load_n(&segment->returning, __ATOMIC_RELAXED);
             *capacity += segment->size;

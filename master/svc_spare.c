@@ -28,14 +28,14 @@ static bool wanted(const mcs_service_t *service, const svc_session_t *session, u
            __atomic_load_n(&service->spares_out, __ATOMIC_RELAXED) == 0;
 }
 
-static bool place(svc_call_t *call, uint64_t len, svc_extent_t *extent)
+static bool place(svc_call_t *call, uint64_t payload_len, svc_extent_t *extent)
 {
     Mcs__Wire__PutConfig config = MCS__WIRE__PUT_CONFIG__INIT;
     svc_place_ask_t ask;
     bool possible;
     config.replica_num = 1;
     if (svc_place_init(&ask, call->service, call->session, &config) != MCS_OK ||
-        svc_place_extents(&ask, len, 1, extent, &possible) == 0) {
+        svc_place_extents(&ask, payload_len, 1, extent, &possible) == 0) {
         return false;
     }
     if (extent->len > extent->segment->size / SEGMENT_SHARE) {
@@ -78,7 +78,7 @@ void svc_spare_offer(svc_call_t *call, uint64_t payload_len, svc_spare_t *spare,
 {
     mcs_service_t *service = call->service;
     svc_extent_t extent;
-    if (!wanted(service, call->session, payload_len) || !place(call, mcs_extent_len(payload_len), &extent)) {
+    if (!wanted(service, call->session, payload_len) || !place(call, payload_len, &extent)) {
         return;
     }
     svc_pending_t *pending = svc_pending_create(SVC_SPARE, 1);

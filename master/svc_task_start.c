@@ -220,7 +220,7 @@ static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc
         return MCS_ERR_REPLICA_ALREADY_EXISTS;
     }
     uint64_t len = mcs_extent_len(record->payload_len);
-    uint32_t count = svc_place_extents(&place, len, want, extents, &possible);
+    uint32_t count = svc_place_extents(&place, record->payload_len, want, extents, &possible);
     mcs_status_t status = MCS_OK;
     if (count < want) {
         if (!possible && task->job != NULL && may_leave(service, task, record)) {

@@ -24,5 +24,5 @@ elif [ -n "$sanitizer" ]; then
 else
     echo "test-gpu: compute-sanitizer is not here: left out"
 fi
-"$GPU_PYTHON" -m pytest -q -rs -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tensors.py tests/python/test_gpu_frameworks.py || failed=1
+"$GPU_PYTHON" -m pytest -q -rs -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_tensors.py tests/python/test_gpu_frameworks.py || failed=1
 exit $failed

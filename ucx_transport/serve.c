@@ -13,6 +13,7 @@
 #define SLOT_MASK   ((uint64_t)SERVE_PEERS - 1)
 #define TIMERS_NS   (UINT64_C(100) * 1000000)
 #define DRAIN_NS    (UINT64_C(500) * 1000000) /* of sends that a stop cuts off; then the worker's end cuts them off */
+#define WAITING_MS  1                         /* between two questions for bytes that are on their way */
 #define CHECK_EVERY 64                        /* rounds of a busy loop between two looks at the clock */
 
 /* ---- answers ---- */
@@ -432,7 +433,8 @@ static void serve_main(void *arg)
         if (worked) {
             sched_yield(); /* the other side may be waiting for this very core */
         } else {
-            idle(server, now, timers ? (int)(TIMERS_NS / 1000000) : -1);
+            int sleep_ms = server->bytes_coming ? WAITING_MS : timers ? (int)(TIMERS_NS / 1000000) : -1;
+            idle(server, now, sleep_ms);
         }
     }
     wait_end(server, false);

@@ -108,6 +108,7 @@ struct ucxt_server {
     mcs_spin_t spin;      /* whether polling for peers pays */
     mcs_spin_wait_t wait; /* while `waiting` */
     bool waiting;
+    bool bytes_coming; /* of some job, from a device: asked for again soon */
 };
 
 /* serve.c */

@@ -265,8 +265,8 @@ static void frame_gather(serve_frame_t *frame, void *bytes, size_t len)
     frame->bytes += len;
 }
 
-/* Holds the piece and adds it, or adds why not. */
-static void frame_add(struct ucxt_server *server, serve_frame_t *frame, const mcs_access_t *access)
+/* Holds the piece and adds it, or adds why not. False: not now. */
+static bool frame_add(struct ucxt_server *server, serve_frame_t *frame, const mcs_access_t *access)
 {
     const mcs_owner_ops_t *ops = server->config.owner_ops;
     mcs_hold_t hold;
@@ -279,6 +279,9 @@ static void frame_add(struct ucxt_server *server, serve_frame_t *frame, const mc
     }
     if (status == MCS_OK) {
         status = ops->read_begin(server->config.owner, access, &hold);
+        if (status == MCS_ERR_AGAIN) {
+            return false;
+        }
         if (status != MCS_OK) {
             ucxt_count(&server->config.counters->refused, 1);
         }
@@ -299,6 +302,7 @@ static void frame_add(struct ucxt_server *server, serve_frame_t *frame, const mc
     }
     ucxt_piece_encode(status, crc, frame->head + UCXT_HEADER + (size_t)frame->piece_count * UCXT_PIECE);
     frame->piece_count++;
+    return true;
 }
 
 static void frame_fill(struct ucxt_server *server, serve_frame_t *frame, serve_job_t *job)
@@ -308,8 +312,12 @@ static void frame_fill(struct ucxt_server *server, serve_frame_t *frame, serve_j
     uint64_t limit = ucxt_frame_limit(job->left);
     while (job->next < job->count && frame->hold_count < UCXT_FRAME_IOVS &&
            frame_fits(frame, job->access[job->next].len, limit)) {
+        if (!frame_add(server, frame, &job->access[job->next])) {
+            server->bytes_coming = true;
+            break;
+        }
         job->left -= job->access[job->next].len;
-        frame_add(server, frame, &job->access[job->next++]);
+        job->next++;
     }
     header.count = frame->piece_count;
     ucxt_header_encode(&header, frame->head);
@@ -334,6 +342,10 @@ static bool pump_peer(ucxt_peer_t *peer)
         return false;
     }
     frame_fill(server, frame, job);
+    if (frame->piece_count == 0) {
+        frame_put(frame); /* its first bytes are not there yet */
+        return false;
+    }
     if (peer->frames == 0) {
         peer->since_ns = mcs_now_ns();
         peer->frames_until_ns = 0;
@@ -359,6 +371,7 @@ bool ucxt_serve_pump(struct ucxt_server *server)
 {
     uint32_t sent = 0;
     bool more = true;
+    server->bytes_coming = false;
     while (more && sent < FRAMES_A_PUMP) {
         more = false;
         MCS_LIST_FOR_EACH_SAFE(node, next, &server->active)

@@ -278,7 +278,8 @@ static void describe(const mcs_found_t *found, const mcs_col_replica_t *replica,
     info->size = found->size;
     if (route != NULL && route->peer != NULL) {
         const mcs_peer_t *peer = route->peer;
-        info->buffer_address = peer->base_address + replica->offset + mcs_extent_payload_offset(found->size);
+        uint64_t before = peer->far ? 0 : mcs_extent_payload_offset(found->size);
+        info->buffer_address = peer->base_address + replica->offset + before;
         snprintf(info->transport_endpoint, sizeof(info->transport_endpoint), "%s", peer->transport_endpoint);
         snprintf(info->segment_name, sizeof(info->segment_name), "%s", peer->name);
     }

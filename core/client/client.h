@@ -6,7 +6,7 @@
  *   routes.h     how the segments of others are reached
  *   lookup.h     where objects are
  *   move.h       moves payloads: copy.c (own and same host), remote.c (transport)
- *   device.h     memory that the processor cannot touch, in all of these
+ *   device.h     memory that the processor cannot touch, in all of these; device_far.c: segments in it
  *   get.c handle.c put.c admin.c   the verbs
  *   get_session.c put_session.c    objects read and written piece by piece
  *   task.c task_call.c             copies and moves of replicas: executed, and asked for
@@ -41,6 +41,8 @@ typedef struct mcs_mounted {
     mcs_list_t node;             /* in mcs_client_t.mounted, those of run time */
     mcs_id_t id;                 /* what the caller knows it by: its first instance */
     mcs_segment_config_t config; /* size 0: none */
+    bool far;                    /* in the memory of a device: */
+    int device;
     mcs_segment_t *segment;
     bool offered;        /* a mount of it has been sent: a new session takes new memory */
     bool busy;           /* a thread is mounting or unmounting it */
@@ -139,6 +141,9 @@ void mcs_client_drop_segments(mcs_client_t *client);
 /* One more segment, of whole pages; its id. -600 for a protocol without a data plane. */
 mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
     MCS_MUST_CHECK;
+/* In the memory of a device (driver's number); under the name "host:port/cuda:N". MCS_ERR_NOT_SUPPORTED: there is no
+ * such device in this process, or no driver has been started. */
+mcs_status_t mcs_client_mount_device(mcs_client_t *client, uint64_t size, int device, mcs_id_t *id_out) MCS_MUST_CHECK;
 /* Of run time. MCS_ERR_SEGMENT_NOT_FOUND: not one of this client's. With a grace period it takes no new objects and
  * goes when the period is over. */
 mcs_status_t mcs_client_unmount(mcs_client_t *client, mcs_id_t id, uint32_t grace_seconds) MCS_MUST_CHECK;

@@ -44,6 +44,35 @@ void mcs_device_retired(void *client, void *base)
     self->space_ops->forget_host(self->space, base);
 }
 
+mcs_status_t mcs_device_open_far(void *client, const mcs_mem_share_t *share, int fd, mcs_far_t *far_out)
+{
+    mcs_client_t *self = client;
+    mcs_mem_far_t *memory;
+    if (!mcs_device_active(self)) {
+        return MCS_ERR_NOT_SUPPORTED;
+    }
+    mcs_status_t status = self->space_ops->far_open(self->space, share, fd, &memory);
+    if (status == MCS_OK) {
+        *far_out = (mcs_far_t){self->space_ops, self->space, memory};
+    }
+    return status;
+}
+
+mcs_status_t mcs_device_make_far(mcs_client_t *client, int device, uint64_t size, mcs_far_t *far_out)
+{
+    mcs_mem_far_t *memory;
+    if (!mcs_device_look(client)) {
+        mcs_error(AREA, "segment of %llu bytes on cuda:%d: this process has not started CUDA, or has no such part: %s",
+                  (unsigned long long)size, device, mcs_status_name(MCS_ERR_NOT_SUPPORTED));
+        return MCS_ERR_NOT_SUPPORTED;
+    }
+    mcs_status_t status = client->space_ops->far_create(client->space, device, size, &memory);
+    if (status == MCS_OK) {
+        *far_out = (mcs_far_t){client->space_ops, client->space, memory};
+    }
+    return status;
+}
+
 bool mcs_device_look(mcs_client_t *client)
 {
     return client->space_ops != NULL && client->space_ops->look(client->space);
@@ -198,7 +227,7 @@ uint64_t mcs_device_next(mcs_device_cursor_t *cursor, uint64_t max, uint8_t **us
 {
     while (cursor->left > 0 && cursor->at == cursor->iov->iov_len) {
         cursor->iov++;
-        cursor->devices++;
+        cursor->devices += cursor->devices != NULL ? 1 : 0;
         cursor->left--;
         cursor->at = 0;
     }
@@ -207,7 +236,7 @@ uint64_t mcs_device_next(mcs_device_cursor_t *cursor, uint64_t max, uint8_t **us
     }
     uint64_t len = MCS_MIN((uint64_t)(cursor->iov->iov_len - cursor->at), max);
     *user_out = (uint8_t *)cursor->iov->iov_base + cursor->at;
-    *device_out = *cursor->devices;
+    *device_out = cursor->devices != NULL ? *cursor->devices : (int16_t)MCS_MEM_HOST;
     cursor->at += (size_t)len;
     return len;
 }

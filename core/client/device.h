@@ -9,11 +9,15 @@
 #include "core/client/client.h"
 #include "core/client/move.h"
 
-/* At set-up, before the mapper is made; at close, after it is gone. */
+/* At set-up, before the mapper is made; at close, after it and the owner are gone. */
 mcs_status_t mcs_device_open(mcs_client_t *client) MCS_MUST_CHECK;
 void mcs_device_close(mcs_client_t *client);
 /* The mapper's hook (mcs_mapper_config_t.retired); `client`. */
 void mcs_device_retired(void *client, void *base);
+/* The mapper's other hook (mcs_mapper_config_t.open_far); `client`. */
+mcs_status_t mcs_device_open_far(void *client, const mcs_mem_share_t *share, int fd, mcs_far_t *far_out) MCS_MUST_CHECK;
+/* Memory of a device for a segment. Logged: which device, and what failed. */
+mcs_status_t mcs_device_make_far(mcs_client_t *client, int device, uint64_t size, mcs_far_t *far_out) MCS_MUST_CHECK;
 
 static inline bool mcs_device_active(const mcs_client_t *client)
 {
@@ -41,7 +45,7 @@ mcs_status_t mcs_device_copy_out(mcs_client_t *client, void *user, const void *s
 /* Walks over the memory of a move, with the device of each piece. */
 typedef struct mcs_device_cursor {
     const struct iovec *iov;
-    const int16_t *devices;
+    const int16_t *devices; /* NULL: all is the host's */
     size_t left;
     size_t at;
 } mcs_device_cursor_t;

@@ -186,8 +186,10 @@ static mcs_status_t view(mcs_read_t *read, mcs_read_item_t *item, mcs_handle_t *
         return MCS_ERR_AGAIN;
     }
     mcs_route_map(read->client, route);
-    return route->mapping != NULL ? view_replica(read->client, item, route, &item->found.replicas[best], handle_out)
-                                  : MCS_ERR_AGAIN;
+    /* What lies in a device's memory nobody can look at. */
+    return route->mapping != NULL && mcs_mapping_far(route->mapping) == NULL
+               ? view_replica(read->client, item, route, &item->found.replicas[best], handle_out)
+               : MCS_ERR_AGAIN;
 }
 
 /* ---- copies ---- */

@@ -172,7 +172,8 @@ void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_m
     wave.unit_count = 0;
     for (size_t i = 0; i < count; i++) {
         mcs_move_t *move = &moves[i];
-        if (move->status != MCS_ERR_AGAIN || move->route->mapping == NULL || move->devices != NULL) {
+        if (move->status != MCS_ERR_AGAIN || move->route->mapping == NULL || move->devices != NULL ||
+            mcs_mapping_far(move->route->mapping) != NULL) {
             continue;
         }
         if (wave.count == 0) {

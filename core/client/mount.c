@@ -14,6 +14,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/device.h"
 #include "core/client/local.h"
 #include "core/client/lookup_cache.h"
 #include "core/client/routes.h"
@@ -27,10 +28,20 @@
 #define MOUNT_MAX       (UINT64_C(1) << 46)
 #define DRAIN_MARGIN_NS (2 * MCS_NS_PER_SEC) /* the master's housekeeping ends it */
 
+static mcs_status_t make_segment(mcs_client_t *client, const mcs_mounted_t *mounted, mcs_segment_t **segment_out)
+{
+    if (!mounted->far) {
+        return mcs_segment_create(&mounted->config, client->faulter, segment_out);
+    }
+    mcs_far_t far;
+    mcs_status_t status = mcs_device_make_far(client, mounted->device, mounted->config.size, &far);
+    return status == MCS_OK ? mcs_segment_create_far(&mounted->config, client->faulter, far, segment_out) : status;
+}
+
 static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
 {
     mcs_segment_t *segment;
-    mcs_status_t status = mcs_segment_create(&mounted->config, client->faulter, &segment);
+    mcs_status_t status = make_segment(client, mounted, &segment);
     if (status != MCS_OK) {
         return status;
     }
@@ -104,15 +115,28 @@ void mcs_client_drop_segments(mcs_client_t *client)
     }
 }
 
+/* "" for host memory of any node. */
+static void format_location(const mcs_mounted_t *mounted, char *text, size_t size)
+{
+    text[0] = '\0';
+    if (mounted->far) {
+        snprintf(text, size, "cuda:%d", mounted->device);
+    } else if (mounted->config.numa_node >= 0) {
+        snprintf(text, size, "cpu:%d", mounted->config.numa_node);
+    }
+}
+
 /* `resumes`: with its contents. */
 static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounted, mcs_segment_t *segment, bool resumes,
                                unsigned flags, mcs_mac_key_t *key_out)
 {
     mcs_id_t instance = mcs_segment_instance(segment);
-    char location[16] = "";
-    if (mounted->config.numa_node >= 0) {
-        snprintf(location, sizeof(location), "cpu:%d", mounted->config.numa_node);
-    }
+    const mcs_far_t *far = mcs_segment_far(segment);
+    char location[16];
+    char name[MCS_SEGMENT_NAME_MAX + sizeof(location)];
+    format_location(mounted, location, sizeof(location));
+    /* A tier of its own has a name of its own: it is asked for by that, and a value may lie in both. */
+    snprintf(name, sizeof(name), "%s%s%s", client->name, mounted->far ? "/" : "", mounted->far ? location : "");
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     Mcs__Wire__Id id = MCS__WIRE__ID__INIT;
     Mcs__Wire__MountSegment request;
@@ -121,7 +145,7 @@ static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounte
     id.lo = instance.lo;
     request.sequence = &sequence;
     request.instance = &id;
-    request.name = client->name;
+    request.name = name;
     request.size = mcs_segment_size(segment);
     request.protocol = client->protocol;
     request.endpoint =
@@ -129,7 +153,7 @@ static mcs_status_t send_mount(mcs_client_t *client, const mcs_mounted_t *mounte
     request.ipc_path = (char *)(uintptr_t)mcs_owner_ipc_path(client->owner);
     request.transport_endpoint = client->transport_endpoint;
     request.location = location;
-    request.base_address = (uint64_t)(uintptr_t)mcs_segment_base(segment);
+    request.base_address = (uint64_t)(uintptr_t)(far != NULL ? far->memory->base : mcs_segment_base(segment));
     request.resumes = resumes;
     request.high_mark = resumes ? mcs_owner_high_mark(client->owner, instance) : 0;
     mcs_call_t call = {.verb = MCS_VERB_MOUNT_SEGMENT,
@@ -259,7 +283,7 @@ static void forget(mcs_client_t *client, mcs_mounted_t *mounted)
     mcs_free(mounted);
 }
 
-mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
+static mcs_status_t mount_new(mcs_client_t *client, uint64_t size, const mcs_mounted_t *wanted, mcs_id_t *id_out)
 {
     if (size == 0 || size > MOUNT_MAX || client->transport == NULL) {
         mcs_error(AREA, "mount of %llu bytes: %s", (unsigned long long)size,
@@ -274,9 +298,8 @@ mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int nu
     if (mounted == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    mounted->config = client->own.config;
+    *mounted = *wanted;
     mounted->config.size = size;
-    mounted->config.numa_node = numa_node >= 0 ? numa_node : client->own.config.numa_node;
     mounted->busy = true;
     mcs_status_t status = make_memory(client, mounted);
     if (status != MCS_OK) {
@@ -295,6 +318,19 @@ mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int nu
     *id_out = mounted->id;
     set_idle(client, mounted);
     return MCS_OK;
+}
+
+mcs_status_t mcs_client_mount_memory(mcs_client_t *client, uint64_t size, int numa_node, mcs_id_t *id_out)
+{
+    mcs_mounted_t wanted = {.config = client->own.config};
+    wanted.config.numa_node = numa_node >= 0 ? numa_node : client->own.config.numa_node;
+    return mount_new(client, size, &wanted, id_out);
+}
+
+mcs_status_t mcs_client_mount_device(mcs_client_t *client, uint64_t size, int device, mcs_id_t *id_out)
+{
+    mcs_mounted_t wanted = {.config = client->own.config, .far = true, .device = device};
+    return mount_new(client, size, &wanted, id_out);
 }
 
 static mcs_status_t take_mounted(mcs_client_t *client, mcs_id_t id, mcs_mounted_t **mounted_out)
@@ -403,6 +439,12 @@ static mcs_status_t mount_again(mcs_client_t *client, bool resumed)
             return status;
         }
         status = resumed ? mount_resumed(client, mounted) : mount(client, mounted, MCS_CALL_EARLY);
+        if (status != MCS_OK && mounted->far && mounted->segment == NULL) {
+            /* The device has no memory left, or has failed: the host's segments go on without it. */
+            mcs_warn(AREA, "segment %s/cuda:%d stays unmounted: %s", client->name, mounted->device,
+                     mcs_status_name(status));
+            status = MCS_OK;
+        }
         last = mounted;
     }
 }

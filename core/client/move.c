@@ -35,14 +35,19 @@ static bool wants_transport(const mcs_client_t *client, mcs_move_t *move)
 void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                    uint64_t deadline_ns, mcs_arena_t *arena)
 {
+    bool far = false;
     for (size_t i = 0; i < count; i++) {
         moves[i].status = MCS_ERR_AGAIN;
         moves[i].in_doubt = false;
         moves[i].of_caller = false;
         moves[i].devices = NULL;
         mcs_route_map(client, moves[i].route);
+        far = far || (moves[i].route->mapping != NULL && mcs_mapping_far(moves[i].route->mapping) != NULL);
     }
     bool device = mcs_device_active(client) && mcs_device_locate(client, moves, count, arena);
+    if (far) {
+        mcs_moves_run_far(client, direction, moves, count, deadline_ns, arena);
+    }
     mcs_moves_run_mapped(client, direction, moves, count, deadline_ns);
     if (device) {
         mcs_moves_run_device_mapped(client, direction, moves, count, deadline_ns, arena);

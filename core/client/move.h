@@ -49,14 +49,17 @@ mcs_status_t mcs_move_pin(mcs_direction_t direction, const mcs_move_t *move, mcs
 void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin, mcs_status_t status);
 void mcs_move_count_mapped(mcs_client_t *client, mcs_direction_t direction, const mcs_move_t *move);
 
-/* Parts of it: mapped.c and remote.c, and device_mapped.c and device_staged.c for moves with device memory. Work on the
- * moves whose status is MCS_ERR_AGAIN and whose route has their path; a mapped move that finds no slot stays AGAIN. */
+/* Parts of it: mapped.c and remote.c, device_mapped.c and device_staged.c for moves with device memory, and
+ * device_far.c for all moves over mappings of far segments. Work on the moves whose status is MCS_ERR_AGAIN and whose
+ * route has their path; a mapped move that finds no slot stays AGAIN. */
 void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns);
 void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns, mcs_arena_t *arena);
 void mcs_moves_run_device_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                                  uint64_t deadline_ns, mcs_arena_t *arena);
+void mcs_moves_run_far(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                       uint64_t deadline_ns, mcs_arena_t *arena);
 void mcs_moves_run_device_staged(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                                  uint64_t deadline_ns, mcs_arena_t *arena);
 

@@ -17,6 +17,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/device.h"
 #include "core/client/interrupt.h"
 #include "core/client/lookup_cache.h"
 
@@ -227,19 +228,44 @@ static mcs_status_t look_up_needed(mcs_read_t *read)
 
 /* ---- replicas ---- */
 
+static bool is_into_device(const mcs_read_t *read, const mcs_read_item_t *item)
+{
+    const void *memory = item->parts != NULL   ? item->part_count > 0 ? item->parts[0].ptr : NULL
+                         : item->iov_count > 0 ? item->iov[0].iov_base
+                                               : NULL;
+    return mcs_device_active(read->client) && memory != NULL && mcs_device_holds(read->client, memory);
+}
+
+/* The smaller the better. A device's memory is near to what goes into a device, and for the rest it is the last that is
+ * on this host. */
+static int rank(const mcs_read_t *read, const mcs_read_item_t *item, const mcs_route_t *route)
+{
+    enum { FIRST, OWN, SAME_HOST, FAR, TRANSPORT, FAR_TRANSPORT, NONE };
+    static const int ranks[] = {[MCS_PATH_OWN] = OWN,
+                                [MCS_PATH_SAME_HOST] = SAME_HOST,
+                                [MCS_PATH_TRANSPORT] = TRANSPORT,
+                                [MCS_PATH_NONE] = NONE};
+    if (mcs_route_is_far(route)) {
+        return is_into_device(read, item) ? FIRST : FAR;
+    }
+    bool far = route->path == MCS_PATH_TRANSPORT && route->peer->far; /* brought down by its owner first */
+    return far ? FAR_TRANSPORT : ranks[route->path];
+}
+
 int mcs_read_choose(mcs_read_t *read, const mcs_read_item_t *item)
 {
     int best = -1;
-    mcs_path_t best_path = MCS_PATH_NONE;
+    int best_rank = 0;
     for (uint32_t i = 0; i < item->found.replica_count; i++) {
         const mcs_col_replica_t *replica = &item->found.replicas[i];
         const mcs_route_t *route = mcs_routes_find(&read->routes, replica->segment);
         if ((item->tried & (1u << i)) != 0 || route == NULL || has_failed(item, replica->generation)) {
             continue;
         }
-        if (best < 0 || route->path < best_path) {
+        int rank_here = item->found.replica_count > 1 ? rank(read, item, route) : 0;
+        if (best < 0 || rank_here < best_rank) {
             best = (int)i;
-            best_path = route->path;
+            best_rank = rank_here;
         }
     }
     return best;

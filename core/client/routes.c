@@ -9,6 +9,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/client/device.h"
 
 #define AREA         "client"
 #define CACHE_MAX    65536
@@ -63,6 +64,7 @@ mcs_peer_t *mcs_peer_make(const mcs_client_t *client, const Mcs__Wire__SegmentRe
                       record->boot_id[0] != '\0' && strcmp(record->boot_id, mcs_boot_id()) == 0;
     peer->wired = client->transport != NULL && record->endpoint.len > 0 && record->endpoint.len <= MCS_ENDPOINT_MAX &&
                   strcmp(record->wire, client->transport_info.wire) == 0;
+    peer->far = strncmp(record->location, "cuda:", 5) == 0;
     if (peer->same_host) {
         snprintf(peer->ipc_path, sizeof(peer->ipc_path), "%s", record->ipc_path);
     }
@@ -248,7 +250,7 @@ static void route_set_peer(const mcs_client_t *client, mcs_route_t *route, mcs_p
     }
     if (client->config.memcpy_paths && peer->own) {
         route->path = MCS_PATH_OWN;
-    } else if (client->config.memcpy_paths && peer->same_host) {
+    } else if (client->config.memcpy_paths && peer->same_host && (!peer->far || mcs_device_active(client))) {
         route->path = MCS_PATH_SAME_HOST;
     } else if (peer->wired) {
         route->path = MCS_PATH_TRANSPORT;

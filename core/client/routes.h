@@ -22,6 +22,7 @@ typedef struct mcs_peer {
     bool own;       /* ours */
     bool same_host; /* its owner runs on this kernel and offers the same-host path */
     bool wired;     /* its data plane and ours understand each other */
+    bool far;       /* its payloads lie in the memory of a device */
     char ipc_path[MCS_UNIX_PATH_MAX];
     char name[MCS_SEGMENT_NAME_MAX];
     char transport_endpoint[MCS_SEGMENT_NAME_MAX];
@@ -65,6 +66,11 @@ mcs_status_t mcs_routes_add(mcs_routes_t *routes, const mcs_col_replica_t *repli
     MCS_MUST_CHECK;
 /* NULL when it was never added. */
 mcs_route_t *mcs_routes_find(mcs_routes_t *routes, uint32_t handle);
+/* Is it in a device's memory that this process maps, or may? */
+static inline bool mcs_route_is_far(const mcs_route_t *route)
+{
+    return route->peer != NULL && route->peer->far && route->path <= MCS_PATH_SAME_HOST;
+}
 /* Own and same-host routes: makes the mapping, or falls back to the transport. */
 void mcs_route_map(mcs_client_t *client, mcs_route_t *route);
 

@@ -296,6 +296,8 @@ static mcs_status_t make_mapper(mcs_client_t *client)
         .owner = client->owner,
         .retired = mcs_device_retired,
         .retired_arg = client,
+        .open_far = mcs_device_open_far,
+        .open_far_arg = client,
     };
     return mcs_mapper_create(&mapper_config, &client->mapper);
 }
@@ -523,10 +525,10 @@ void mcs_client_close(mcs_client_t *client)
     if (client->mapper != NULL) {
         mcs_mapper_destroy(client->mapper);
     }
-    mcs_device_close(client);
     if (client->owner != NULL) {
         mcs_owner_destroy(client->owner);
     }
+    mcs_device_close(client); /* the last of its segments has gone */
     mcs_faulter_destroy(client->faulter);
     mcs_spares_destroy(client->spares, client->session != NULL ? mcs_session_inflight(client->session) : NULL);
     mcs_session_destroy(client->session);

@@ -880,6 +880,24 @@ int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segme
     return mcs_status_public(status);
 }
 
+int mcs_mount_device_memory(mcs_store_t *store, uint64_t size, int device, mcs_segment_id_t *id_out)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return MCS_INVALID_PARAMS;
+    }
+    mcs_id_t id;
+    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
+    if (id_out != NULL) {
+        status = mcs_client_mount_device(live->client, size, device, &id);
+    }
+    if (status == MCS_OK) {
+        *id_out = (mcs_segment_id_t){id.hi, id.lo};
+    }
+    leave(live);
+    return mcs_status_public(status);
+}
+
 int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds)
 {
     live_t *live = enter(store);

@@ -21,6 +21,7 @@
 #define MCS_MEM_NO_BLOCK UINT32_MAX
 /* A staging chunk. */
 #define MCS_MEM_STAGE_BYTES (UINT64_C(16) << 20)
+#define MCS_MEM_HANDLE      64
 
 typedef struct mcs_mem_space mcs_mem_space_t;
 typedef struct mcs_mem_job mcs_mem_job_t;
@@ -61,7 +62,28 @@ typedef struct mcs_mem_host {
     void *arg;
 } mcs_mem_host_t;
 
-/* `len` bytes between an address of the caller's and host memory of ours. */
+/* How another process of this host gets at far memory: sent as it is, with a descriptor for the first kind. */
+typedef enum mcs_mem_share_kind { MCS_MEM_SHARE_FD = 1, MCS_MEM_SHARE_HANDLE = 2 } mcs_mem_share_kind_t;
+typedef struct mcs_mem_share {
+    uint32_t kind; /* mcs_mem_share_kind_t */
+    uint32_t reserved;
+    uint64_t size;
+    uint8_t device[16]; /* the device's own name: processes number devices differently */
+    uint8_t handle[MCS_MEM_HANDLE];
+} mcs_mem_share_t;
+_Static_assert(sizeof(mcs_mem_share_t) == 96, "wire ABI");
+
+/* Far memory: a device's, with a segment in it; made here, or shared by another process of the host. */
+typedef struct mcs_mem_far {
+    uint8_t *base; /* where the device sees it; no processor does */
+    uint64_t size;
+    int device;
+    uint64_t reach;        /* a bit for each device that can copy to and from it */
+    mcs_mem_share_t share; /* of memory made here */
+    int fd;                /* of the share, open as long as the memory; -1: none */
+} mcs_mem_far_t;
+
+/* `len` bytes between an address of the caller's and memory of ours. */
 typedef struct mcs_mem_piece {
     uint8_t *user;
     uint8_t *host;
@@ -72,7 +94,8 @@ typedef struct mcs_mem_piece {
 } mcs_mem_piece_t;
 
 typedef struct mcs_mem_copy {
-    bool to_user; /* else from the caller's memory into ours */
+    bool to_user;             /* else from the caller's memory into ours */
+    const mcs_mem_far_t *far; /* NULL, or the far memory that all of `host` lies in; pieces of devices that reach it */
     const mcs_mem_piece_t *pieces;
     size_t count;
     uint32_t *crcs; /* NULL, or room for the CRC32C of each block as it lies in the caller's memory; there at copy_end
@@ -120,6 +143,15 @@ typedef struct mcs_mem_space_ops {
     mcs_status_t (*add_host)(mcs_mem_space_t *space, const mcs_mem_host_t *host);
     /* No new use of the memory at that base; `released` follows, now or when the last job that uses it ends. */
     void (*forget_host)(mcs_mem_space_t *space, const void *base);
+
+    /* `size` bytes of a device's memory (or some more), to be shared with other processes. Logged: which call failed on
+     * which device. MCS_ERR_NOT_SUPPORTED: the process has no such device, or it has not been started. */
+    mcs_status_t (*far_create)(mcs_mem_space_t *space, int device, uint64_t size, mcs_mem_far_t **far_out);
+    /* Another process's, of at least `share->size` bytes. Nothing of the share is believed. `fd` stays the caller's;
+     * -1: none came with it. */
+    mcs_status_t (*far_open)(mcs_mem_space_t *space, const mcs_mem_share_t *share, int fd, mcs_mem_far_t **far_out);
+    /* When no copy runs; NULL is fine. */
+    void (*far_close)(mcs_mem_space_t *space, mcs_mem_far_t *far);
 
     /* Starts a copy. `copy` and what it points to stay until copy_end. After an error nothing runs. A failure of the
      * device is MCS_ERR_TRANSFER_FAIL, logged with the names of device and driver. *crcs_coming_out: the device makes

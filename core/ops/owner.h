@@ -38,7 +38,8 @@ typedef struct mcs_hold {
 typedef struct mcs_owner_ops {
     /* MCS_ERR_INVALID_READ/INVALID_WRITE: out of bounds, bad capability, or a write to a WRITTEN extent;
      * MCS_ERR_REPLICA_IS_GONE: dead, revoked or another generation; MCS_ERR_SEGMENT_NOT_FOUND; MCS_ERR_SESSION_ENDED;
-     * MCS_ERR_LIMIT: too many holds. */
+     * MCS_ERR_LIMIT: too many holds. Of device memory: MCS_ERR_AGAIN to a read whose bytes are on their way to host
+     * memory; the same access is to be asked for again soon. MCS_ERR_NOT_SUPPORTED to a write. */
     mcs_status_t (*read_begin)(void *owner, const mcs_access_t *access, mcs_hold_t *hold_out);
     void (*read_end)(void *owner, mcs_hold_t *hold);
     /* The first write opens the extent (header OPEN); bytes may then be received straight into hold->bytes. Pieces are

@@ -11,6 +11,7 @@
 
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
@@ -21,6 +22,8 @@
 
 #define FAILURES_MAX   256u
 #define FAILURE_FOR_NS MCS_NS_PER_SEC
+/* Memory of a device that could not be opened: the driver has said why, and will say the same again. */
+#define FAR_FAILURE_FOR_NS (30 * MCS_NS_PER_SEC)
 
 typedef struct failure {
     mcs_id_t instance;
@@ -70,6 +73,9 @@ void mcs_mapping_put(mcs_mapping_t *mapping)
     __atomic_fetch_sub(&mapping->counts->mapped_bytes, mapping->size, __ATOMIC_RELAXED);
     counts_put(mapping->counts);
     mcs_i_mapper_conn_put(mapping->conn);
+    if (mapping->own == NULL) {
+        mcs_far_close(&mapping->far);
+    }
     mcs_segment_put(mapping->own);
     mcs_region_put(mapping->memory);
     mcs_region_put(mapping->control);
@@ -80,6 +86,11 @@ void mcs_mapping_put(mcs_mapping_t *mapping)
 bool mcs_mapping_is_own(const mcs_mapping_t *mapping)
 {
     return mapping->own != NULL;
+}
+
+const mcs_mem_far_t *mcs_mapping_far(const mcs_mapping_t *mapping)
+{
+    return mapping->far.memory;
 }
 
 void mcs_mapping_memory(const mcs_mapping_t *mapping, mcs_mapping_memory_t *memory_out)
@@ -283,6 +294,10 @@ mcs_status_t mcs_mapper_add_own(mcs_mapper_t *mapper, mcs_segment_t *segment)
     }
     mapping->own = mcs_segment_get(segment);
     mapping->base = mcs_segment_base(segment);
+    mapping->shift = mcs_segment_shift(segment);
+    if (mcs_segment_far(segment) != NULL) {
+        mapping->far = *mcs_segment_far(segment); /* the segment's */
+    }
     mapping->ctl = mcs_segment_ctl(segment);
     mcs_mutex_lock(&mapper->lock);
     mcs_list_push_head(&mapper->mappings, &mapping->node);
@@ -394,10 +409,10 @@ static bool failed_lately_locked(const mcs_mapper_t *mapper, mcs_id_t instance)
     return false;
 }
 
-static void remember_failure(mcs_mapper_t *mapper, mcs_id_t instance)
+static void remember_failure(mcs_mapper_t *mapper, mcs_id_t instance, uint64_t for_ns)
 {
     mcs_mutex_lock(&mapper->lock);
-    mapper->failures[mapper->next_failure++ % FAILURES_MAX] = (failure_t){instance, mcs_now_ns() + FAILURE_FOR_NS};
+    mapper->failures[mapper->next_failure++ % FAILURES_MAX] = (failure_t){instance, mcs_now_ns() + for_ns};
     mcs_mutex_unlock(&mapper->lock);
 }
 
@@ -471,32 +486,61 @@ static mcs_status_t get_conn(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer
     return status;
 }
 
-static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
-                                 mcs_mapping_t **mapping_out)
+/* The payloads of a far segment. Nothing that the owner said is believed: the memory is asked how long it is. */
+static mcs_status_t open_far(const mcs_mapper_t *mapper, mcs_mapping_t *mapping, uint64_t deadline_ns)
 {
+    mcs_mem_share_t share;
+    int fd;
+    if (mapper->config.open_far == NULL) {
+        return MCS_ERR_NOT_SUPPORTED;
+    }
+    mcs_status_t status = mcs_i_mapper_ask_far(mapping->conn, mapping->instance, deadline_ns, &share, &fd);
+    if (status != MCS_OK) {
+        return status;
+    }
+    if (share.size < mapping->size) {
+        status = MCS_ERR_PROTOCOL;
+    } else {
+        status = mapper->config.open_far(mapper->config.open_far_arg, &share, fd, &mapping->far);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return status;
+}
+
+/* *pause_ns: how long a failure is not worth another attempt. */
+static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
+                                 mcs_mapping_t **mapping_out, uint64_t *pause_ns)
+{
+    *pause_ns = FAILURE_FOR_NS;
     mapper_conn_t *conn = NULL;
     mcs_status_t status = get_conn(mapper, peer, deadline_ns, &conn);
     if (status != MCS_OK) {
         return status;
     }
-    mcs_region_t *memory = NULL;
-    mcs_region_t *control = NULL;
-    status = mcs_i_mapper_map(conn, peer->instance, peer->size, deadline_ns, &memory, &control);
+    mapper_got_t got = {0};
+    status = mcs_i_mapper_map(conn, peer->instance, peer->size, deadline_ns, &got);
     mcs_mapping_t *mapping = NULL;
     if (status == MCS_OK) {
-        mapping = mapping_create(mapper, conn, peer->instance, memory->size);
+        mapping = mapping_create(mapper, conn, peer->instance, got.size);
         status = mapping != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
     }
     if (status == MCS_OK) {
-        mapping->memory = memory;
-        mapping->control = control;
-        mapping->base = memory->base;
-        mapping->ctl = control->base;
-        mapping->populated = MCS_NEW_ARRAY(uint64_t, (size_t)(mapping->size / MAPPER_PIECE / 64 + 1));
+        mapping->memory = got.memory;
+        mapping->control = got.control;
+        mapping->shift = got.shift;
+        mapping->base = got.memory->base;
+        mapping->ctl = got.control->base;
+        mapping->populated = MCS_NEW_ARRAY(uint64_t, (size_t)(got.memory->size / MAPPER_PIECE / 64 + 1));
         status = mapping->populated != NULL ? MCS_OK : MCS_ERR_NO_MEMORY;
     } else {
-        mcs_region_put(memory);
-        mcs_region_put(control);
+        mcs_region_put(got.memory);
+        mcs_region_put(got.control);
+    }
+    if (status == MCS_OK && got.shift != 0) {
+        *pause_ns = FAR_FAILURE_FOR_NS;
+        status = open_far(mapper, mapping, deadline_ns);
     }
     mcs_i_mapper_conn_put(conn);
     if (status != MCS_OK) {
@@ -556,10 +600,11 @@ mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer,
     if (failed || peer->ipc_path[0] == '\0') {
         return MCS_ERR_TRANSFER_FAIL;
     }
-    mcs_status_t status = make_mapping(mapper, peer, deadline_ns, &mapping);
+    uint64_t pause_ns;
+    mcs_status_t status = make_mapping(mapper, peer, deadline_ns, &mapping, &pause_ns);
     if (status != MCS_OK) {
         mcs_debug(MAPPER_AREA, "owner at %s: no same-host path: %s", peer->ipc_path, mcs_status_name(status));
-        remember_failure(mapper, peer->instance);
+        remember_failure(mapper, peer->instance, pause_ns);
         return status == MCS_ERR_NO_MEMORY ? status : MCS_ERR_TRANSFER_FAIL;
     }
     *mapping_out = enter_mapping(mapper, mapping);

@@ -13,6 +13,9 @@
  * mapper's thread ("mcs-mapper"), so that the memory of a dead owner does not stay. A forked child's calls of
  * mcs_unpin, mcs_mapping_put and mcs_mapper_destroy do nothing (rule 11).
  *
+ * A far segment is mapped when this process can open its memory (config.open_far): then its payloads are where the
+ * device sees them, for the device's copies alone.
+ *
  * A pin is the right to touch one extent: a slot that names its generation, held until mcs_unpin. Thread-safe. Locks:
  * MCS_RANK_MAPPER. */
 #ifndef MCS_SEGMENT_MAPPER_H
@@ -31,6 +34,9 @@ typedef struct mcs_mapper_config {
      * without locks; may block for a while. NULL when nothing is exposed. */
     void (*retired)(void *arg, void *base);
     void *retired_arg;
+    /* Opens a peer's far memory. NULL, or any error: the segment is not mapped. */
+    mcs_status_t (*open_far)(void *arg, const mcs_mem_share_t *share, int fd, mcs_far_t *far_out);
+    void *open_far_arg;
 } mcs_mapper_config_t;
 
 typedef struct mcs_mapper_peer {
@@ -43,7 +49,7 @@ typedef struct mcs_mapper_peer {
 typedef struct mcs_pin {
     mcs_mapping_t *mapping;
     mcs_extent_header_t *header;
-    void *payload;
+    void *payload; /* of a far mapping: a device's address */
     uint64_t payload_len;
     uint64_t generation;
     int slot;
@@ -61,12 +67,14 @@ void mcs_mapper_remove_own(mcs_mapper_t *mapper, mcs_id_t instance);
 
 /* The mapping of an instance: cached, or made now (connect and hello within `deadline_ns`, normally < 1 ms).
  * MCS_ERR_TRANSFER_FAIL when the same-host path cannot be had (no socket, refused, another uid, lost): remembered for a
- * second, the caller takes the transport. Put with mcs_mapping_put. */
+ * second (30, when far memory could not be opened), the caller takes the transport. Put with mcs_mapping_put. */
 mcs_status_t mcs_mapper_get(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer, uint64_t deadline_ns,
                             mcs_mapping_t **mapping_out) MCS_MUST_CHECK;
 mcs_mapping_t *mcs_mapping_ref(mcs_mapping_t *mapping);
 void mcs_mapping_put(mcs_mapping_t *mapping);
 bool mcs_mapping_is_own(const mcs_mapping_t *mapping);
+/* The device's memory that payloads lie in; NULL: they are in host memory. */
+const mcs_mem_far_t *mcs_mapping_far(const mcs_mapping_t *mapping);
 
 /* The memory of a mapping, for what keeps it beyond a pin (pinned pages for a device). Who does takes a reference of
  * its own first, then exposes the mapping; false: it has been given up already (and nobody will be told), or is exposed

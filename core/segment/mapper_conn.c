@@ -55,8 +55,12 @@ static void close_fds(const int *fds, int count)
     }
 }
 
-/* One answer. `fds` are the caller's when MCS_OK: all of them. */
-static mcs_status_t receive(int fd, uint64_t deadline_ns, mcs_ipc_answer_t *answer, int fds[MCS_IPC_FDS])
+/* Both answers begin alike. */
+_Static_assert(offsetof(mcs_ipc_answer_t, status) == offsetof(mcs_ipc_far_t, status), "wire ABI");
+
+/* One message of `size` bytes and up to MCS_IPC_FDS descriptors, which are the caller's when MCS_OK. */
+static mcs_status_t receive(int fd, uint64_t deadline_ns, void *message, size_t size, int fds[MCS_IPC_FDS],
+                            int *count_out)
 {
     union {
         char bytes[CMSG_SPACE(sizeof(int) * MCS_IPC_FDS)];
@@ -66,7 +70,7 @@ static mcs_status_t receive(int fd, uint64_t deadline_ns, mcs_ipc_answer_t *answ
     if (status != MCS_OK) {
         return status;
     }
-    struct iovec iov = {answer, sizeof(*answer)};
+    struct iovec iov = {message, size};
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
     ssize_t n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -78,29 +82,47 @@ static mcs_status_t receive(int fd, uint64_t deadline_ns, mcs_ipc_answer_t *answ
             got = (int)count;
         }
     }
-    if (n != (ssize_t)sizeof(*answer) || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
+    /* A refusal is always the short one. */
+    const mcs_ipc_answer_t *answer = message;
+    bool refusal = n == (ssize_t)sizeof(*answer) && answer->status != MCS_OK;
+    if ((n != (ssize_t)size && !refusal) || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
         answer->magic != MCS_IPC_MAGIC || answer->version != MCS_IPC_VERSION) {
         status = n == 0 ? MCS_ERR_TRANSFER_FAIL : MCS_ERR_PROTOCOL;
     } else if (answer->status != MCS_OK) {
         status = answer->status == MCS_ERR_SEGMENT_NOT_FOUND ? MCS_ERR_SEGMENT_NOT_FOUND : MCS_ERR_TRANSFER_FAIL;
-    } else if (got != MCS_IPC_FDS) {
-        status = MCS_ERR_PROTOCOL;
     }
     if (status != MCS_OK) {
         close_fds(fds, got);
+        return status;
     }
-    return status;
+    *count_out = got;
+    return MCS_OK;
 }
 
-static mcs_status_t ask(int fd, const mcs_ipc_request_t *request, uint64_t deadline_ns, mcs_ipc_answer_t *answer,
-                        int fds[MCS_IPC_FDS])
+static mcs_status_t send_request(int fd, const mcs_ipc_request_t *request, uint64_t deadline_ns)
 {
     mcs_status_t status = wait_for(fd, POLLOUT, deadline_ns);
     if (status == MCS_OK &&
         send(fd, request, sizeof(*request), MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)sizeof(*request)) {
         status = MCS_ERR_TRANSFER_FAIL;
     }
-    return status == MCS_OK ? receive(fd, deadline_ns, answer, fds) : status;
+    return status;
+}
+
+/* `fds` are the caller's when MCS_OK: all of them. */
+static mcs_status_t ask(int fd, const mcs_ipc_request_t *request, uint64_t deadline_ns, mcs_ipc_answer_t *answer,
+                        int fds[MCS_IPC_FDS])
+{
+    int count = 0;
+    mcs_status_t status = send_request(fd, request, deadline_ns);
+    if (status == MCS_OK) {
+        status = receive(fd, deadline_ns, answer, sizeof(*answer), fds, &count);
+    }
+    if (status == MCS_OK && count != MCS_IPC_FDS) {
+        close_fds(fds, count);
+        status = MCS_ERR_PROTOCOL;
+    }
+    return status;
 }
 
 static mcs_status_t open_socket(const char *path, int *fd_out)
@@ -184,45 +206,90 @@ mcs_status_t mcs_i_mapper_connect(mcs_id_t client, mcs_id_t session, const mcs_m
     return MCS_OK;
 }
 
+/* An answer that comes late must not be taken for the next one's. The thread sees the end. */
+static mcs_status_t judge_locked(mapper_conn_t *conn, mcs_status_t status)
+{
+    if (status == MCS_OK || status == MCS_ERR_SEGMENT_NOT_FOUND) {
+        return status;
+    }
+    __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
+    shutdown(conn->fd, SHUT_RDWR);
+    return MCS_ERR_TRANSFER_FAIL;
+}
+
+/* What the control page says, which its owner may change at any time: taken once. */
+static mcs_status_t take_control(const mcs_region_t *control, mcs_id_t instance, uint64_t size,
+                                 const mcs_ipc_answer_t *answer, mapper_got_t *got)
+{
+    const mcs_segment_ctl_t *page = control->base;
+    mcs_segment_ctl_t ctl;
+    memcpy(&ctl, page, sizeof(ctl));
+    bool far = ctl.shift == MCS_EXTENT_FAR_SHIFT;
+    bool fits = far ? answer->size >= ctl.size >> MCS_EXTENT_FAR_SHIFT && ctl.size % MCS_EXTENT_FAR_ALIGN == 0
+                    : ctl.shift == 0 && ctl.size == answer->size;
+    if (ctl.magic != MCS_SEGMENT_CTL_MAGIC || ctl.instance_hi != instance.hi || ctl.instance_lo != instance.lo ||
+        !fits || ctl.size < size) {
+        return MCS_ERR_PROTOCOL;
+    }
+    got->size = ctl.size;
+    got->shift = ctl.shift;
+    return MCS_OK;
+}
+
 mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t size, uint64_t deadline_ns,
-                              mcs_region_t **memory_out, mcs_region_t **control_out)
+                              mapper_got_t *got_out)
 {
     const mcs_ipc_request_t request = {
         .magic = MCS_IPC_MAGIC, .version = MCS_IPC_VERSION, .op = MCS_IPC_MAP, .instance = instance};
     mcs_ipc_answer_t answer;
+    mapper_got_t got = {0};
     int fds[MCS_IPC_FDS];
     mcs_mutex_lock(&conn->lock);
-    mcs_status_t status = ask(conn->fd, &request, deadline_ns, &answer, fds);
-    if (status != MCS_OK && status != MCS_ERR_SEGMENT_NOT_FOUND) {
-        /* An answer that comes late must not be taken for the next one's. The thread sees the end. */
-        __atomic_store_n(&conn->lost, 1, __ATOMIC_RELEASE);
-        shutdown(conn->fd, SHUT_RDWR);
-        status = MCS_ERR_TRANSFER_FAIL;
-    }
+    mcs_status_t status = judge_locked(conn, ask(conn->fd, &request, deadline_ns, &answer, fds));
     mcs_mutex_unlock(&conn->lock);
     if (status != MCS_OK) {
         return status;
     }
-    mcs_region_t *memory = NULL;
-    mcs_region_t *control = NULL;
-    status = answer.size >= size ? mcs_region_map(fds[0], answer.size, true, &memory) : MCS_ERR_PROTOCOL;
+    status = mcs_region_map(fds[1], sizeof(mcs_segment_ctl_t), true, &got.control);
     if (status == MCS_OK) {
-        status = mcs_region_map(fds[1], sizeof(mcs_segment_ctl_t), true, &control);
+        status = take_control(got.control, instance, size, &answer, &got);
     }
     if (status == MCS_OK) {
-        const mcs_segment_ctl_t *ctl = control->base;
-        if (ctl->magic != MCS_SEGMENT_CTL_MAGIC || ctl->instance_hi != instance.hi || ctl->instance_lo != instance.lo ||
-            ctl->size != answer.size) {
-            status = MCS_ERR_PROTOCOL;
-        }
+        status = mcs_region_map(fds[0], answer.size, true, &got.memory);
     }
     close_fds(fds, MCS_IPC_FDS);
     if (status != MCS_OK) {
-        mcs_region_put(memory);
-        mcs_region_put(control);
+        mcs_region_put(got.memory);
+        mcs_region_put(got.control);
         return status == MCS_ERR_NO_MEMORY ? status : MCS_ERR_TRANSFER_FAIL;
     }
-    *memory_out = memory;
-    *control_out = control;
+    *got_out = got;
+    return MCS_OK;
+}
+
+mcs_status_t mcs_i_mapper_ask_far(mapper_conn_t *conn, mcs_id_t instance, uint64_t deadline_ns,
+                                  mcs_mem_share_t *share_out, int *fd_out)
+{
+    const mcs_ipc_request_t request = {
+        .magic = MCS_IPC_MAGIC, .version = MCS_IPC_VERSION, .op = MCS_IPC_FAR, .instance = instance};
+    mcs_ipc_far_t answer;
+    int fds[MCS_IPC_FDS];
+    int count = 0;
+    mcs_mutex_lock(&conn->lock);
+    mcs_status_t status = send_request(conn->fd, &request, deadline_ns);
+    if (status == MCS_OK) {
+        status = receive(conn->fd, deadline_ns, &answer, sizeof(answer), fds, &count);
+    }
+    status = judge_locked(conn, status);
+    mcs_mutex_unlock(&conn->lock);
+    if (status != MCS_OK) {
+        return status;
+    }
+    if (count > 1) {
+        close_fds(fds, count);
+        return MCS_ERR_TRANSFER_FAIL;
+    }
+    *share_out = answer.share;
+    *fd_out = count == 1 ? fds[0] : -1;
     return MCS_OK;
 }

@@ -47,8 +47,10 @@ struct mcs_mapping {
     mcs_mapper_counts_t *counts; /* referenced */
     mapper_conn_t *conn;         /* referenced */
     mcs_id_t instance;
-    uint8_t *base;
-    uint64_t size;
+    uint8_t *base; /* of host memory: all of the segment, or (far) its headers */
+    uint64_t size; /* of the segment */
+    unsigned shift;
+    mcs_far_t far; /* its payloads; memory NULL: with the headers */
     mcs_segment_ctl_t *ctl;
     mcs_segment_t *own;    /* referenced; NULL for a peer's */
     mcs_region_t *memory;  /* of a peer's */
@@ -61,9 +63,19 @@ void mcs_i_mapper_conn_put(mapper_conn_t *conn);
 /* Connects and says hello. MCS_ERR_TRANSFER_FAIL … */
 mcs_status_t mcs_i_mapper_connect(mcs_id_t client, mcs_id_t session, const mcs_mapper_peer_t *peer,
                                   uint64_t deadline_ns, mapper_conn_t **conn_out) MCS_MUST_CHECK;
-/* Asks for a segment. MCS_ERR_SEGMENT_NOT_FOUND: the owner says that it has none like this. */
+/* What a peer's segment is made of. */
+typedef struct mapper_got {
+    mcs_region_t *memory;
+    mcs_region_t *control;
+    uint64_t size;
+    unsigned shift; /* 0, or it is a far one */
+} mapper_got_t;
+/* Asks for a segment of at least `size` bytes. MCS_ERR_SEGMENT_NOT_FOUND: the owner says that it has none like this. */
 mcs_status_t mcs_i_mapper_map(mapper_conn_t *conn, mcs_id_t instance, uint64_t size, uint64_t deadline_ns,
-                              mcs_region_t **memory_out, mcs_region_t **control_out) MCS_MUST_CHECK;
+                              mapper_got_t *got_out) MCS_MUST_CHECK;
+/* Asks how a far segment's payloads are to be had. *fd_out: a descriptor for it, the caller's; -1: none. */
+mcs_status_t mcs_i_mapper_ask_far(mapper_conn_t *conn, mcs_id_t instance, uint64_t deadline_ns,
+                                  mcs_mem_share_t *share_out, int *fd_out) MCS_MUST_CHECK;
 /* Of no use to new pins: the owner has gone, or has closed our page (the session has ended, or it parts with us) and
  * will hang up. */
 static inline bool mapper_conn_lost(const mapper_conn_t *conn)

@@ -98,6 +98,7 @@ void mcs_owner_destroy(mcs_owner_t *owner)
     close_pages_locked(owner);
     mcs_mutex_unlock(&owner->lock);
     mcs_i_owner_close_conns(owner);
+    mcs_i_owner_stager_stop(owner->stager);
     MCS_ENSURE(mcs_list_empty(&owner->holds)); /* the transport is closed before */
     while (!mcs_list_empty(&owner->segments)) {
         mcs_owner_remove_segment(owner, MCS_LIST_FIRST(&owner->segments, owner_segment_t, node)->instance);
@@ -185,6 +186,10 @@ owner_segment_t *mcs_i_owner_find_locked(mcs_owner_t *owner, mcs_id_t instance)
 
 mcs_status_t mcs_owner_add_segment(mcs_owner_t *owner, mcs_segment_t *segment)
 {
+    mcs_status_t status = mcs_segment_far(segment) != NULL ? mcs_i_owner_stager_start(owner) : MCS_OK;
+    if (status != MCS_OK) {
+        return status;
+    }
     owner_segment_t *entry = MCS_NEW(owner_segment_t);
     if (entry == NULL) {
         return MCS_ERR_NO_MEMORY;

@@ -19,15 +19,19 @@ static mcs_segment_t *segment_of(mcs_owner_t *owner, mcs_id_t instance)
 static bool agrees(mcs_segment_t *segment, const mcs_col_check_t *record)
 {
     uint64_t size = mcs_segment_size(segment);
-    if (record->payload_len == 0 || record->payload_len > MCS_OBJECT_MAX || record->offset % MCS_EXTENT_ALIGN != 0 ||
-        mcs_extent_len(record->payload_len) > size || record->offset > size - mcs_extent_len(record->payload_len)) {
+    unsigned shift = mcs_segment_shift(segment);
+    if (record->payload_len == 0 || record->payload_len > MCS_OBJECT_MAX ||
+        record->offset % mcs_extent_align(shift) != 0) {
+        return false;
+    }
+    uint64_t room = mcs_extent_room(record->payload_len, shift);
+    if (room > size || record->offset > size - room) {
         return false;
     }
     if (mcs_segment_ensure(segment, record->offset, MCS_EXTENT_HEADER) != MCS_OK) {
         return true; /* nobody can say */
     }
-    const mcs_extent_header_t *header =
-        (const mcs_extent_header_t *)(const void *)((const uint8_t *)mcs_segment_base(segment) + record->offset);
+    const mcs_extent_header_t *header = mcs_segment_header(segment, record->offset);
     return mcs_extent_check(header, mcs_segment_instance(segment), record->generation, record->payload_len) ==
            MCS_EXTENT_WRITTEN;
 }

@@ -54,13 +54,17 @@ typedef struct owner_write {
     uint64_t *claimed;   /* a bit per unit: arrived, or on its way in a hold */
 } owner_write_t;
 
+typedef struct owner_stage owner_stage_t;
+typedef struct owner_stager owner_stager_t;
+
 /* The token of a mcs_hold_t. */
 typedef struct owner_hold {
     mcs_list_t node;
     mcs_access_t access;
     mcs_segment_t *segment; /* a reference */
     mcs_extent_header_t *header;
-    bool wanted; /* a release waits for its end */
+    bool wanted;          /* a release waits for its end */
+    owner_stage_t *stage; /* of a far segment: where its bytes are; NULL: of another */
 } owner_hold_t;
 
 typedef struct owner_pending {
@@ -121,6 +125,7 @@ struct mcs_owner {
     uint32_t gap_count;
     uint32_t gap_cap;
     uint64_t released_total;
+    owner_stager_t *stager; /* from the first far segment on; never replaced */
 
     /* owner thread only */
     uint64_t gaps_at_ns; /* when the gaps are looked at again */
@@ -148,9 +153,23 @@ owner_page_t *mcs_i_owner_add_page(mcs_owner_t *owner, mcs_id_t session, int pid
 void mcs_i_owner_page_free(owner_page_t *page);
 
 /* owner_serve.c */
+void mcs_i_owner_add_hold_locked(mcs_owner_t *owner, owner_hold_t *hold, const mcs_access_t *access,
+                                 const owner_segment_t *entry);
+/* Frees it; the caller has another reference of its segment. */
+void mcs_i_owner_drop_hold_locked(mcs_owner_t *owner, owner_hold_t *hold);
 void mcs_i_owner_drop_write_locked(mcs_owner_t *owner, uint64_t generation);
 /* Of one instance; none: all. */
 void mcs_i_owner_drop_writes_locked(mcs_owner_t *owner, mcs_id_t instance);
+
+/* owner_stage.c */
+mcs_status_t mcs_i_owner_stager_start(mcs_owner_t *owner) MCS_MUST_CHECK;
+void mcs_i_owner_stager_stop(owner_stager_t *stager); /* when nothing is served any more; NULL is fine */
+/* A read of a far segment that was let in. MCS_OK: *ready_out has its bytes; MCS_ERR_AGAIN: they are on their way, or
+ * all places are taken. *hold becomes NULL when it was taken. */
+mcs_status_t mcs_i_owner_stage_locked(mcs_owner_t *owner, const mcs_access_t *access, const owner_segment_t *entry,
+                                      owner_hold_t **hold, owner_hold_t **ready_out) MCS_MUST_CHECK;
+void *mcs_i_owner_staged(const owner_hold_t *hold);
+void mcs_i_owner_unstage(mcs_owner_t *owner, owner_hold_t *hold);
 
 /* owner_release.c */
 /* Looks at the pending releases again. True when some are left. */

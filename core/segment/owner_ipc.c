@@ -109,14 +109,14 @@ static void accept_one(mcs_owner_t *owner)
 }
 
 /* One message with up to two descriptors. False: the connection is of no use any more. */
-static bool answer(int fd, const mcs_ipc_answer_t *message, const int *fds, int fd_count)
+static bool answer_with(int fd, const void *message, size_t size, const int *fds, int fd_count)
 {
     union {
         char bytes[CMSG_SPACE(sizeof(int) * MCS_IPC_FDS)];
         struct cmsghdr align;
     } control;
     memset(&control, 0, sizeof(control));
-    struct iovec iov = {(void *)(uintptr_t)message, sizeof(*message)};
+    struct iovec iov = {(void *)(uintptr_t)message, size};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     if (fd_count > 0) {
         msg.msg_control = control.bytes;
@@ -131,7 +131,12 @@ static bool answer(int fd, const mcs_ipc_answer_t *message, const int *fds, int 
     do {
         n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
-    return n == (ssize_t)sizeof(*message);
+    return n == (ssize_t)size;
+}
+
+static bool answer(int fd, const mcs_ipc_answer_t *message, const int *fds, int fd_count)
+{
+    return answer_with(fd, message, sizeof(*message), fds, fd_count);
 }
 
 /* The process at the other end. Asked of the socket, the answer is exact; by number it could be another process by now,
@@ -179,6 +184,13 @@ static bool answer_hello(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_r
     return sent;
 }
 
+static bool answer_far(const owner_conn_t *conn, const mcs_segment_t *segment)
+{
+    const mcs_mem_far_t *memory = mcs_segment_far(segment)->memory;
+    mcs_ipc_far_t reply = {.magic = MCS_IPC_MAGIC, .version = MCS_IPC_VERSION, .share = memory->share};
+    return answer_with(conn->fd, &reply, sizeof(reply), &memory->fd, memory->fd >= 0 ? 1 : 0);
+}
+
 static bool answer_map(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_request_t *request,
                        mcs_ipc_answer_t *reply)
 {
@@ -188,7 +200,7 @@ static bool answer_map(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_req
     mcs_segment_t *segment = NULL;
     mcs_mutex_lock(&owner->lock);
     owner_segment_t *entry = mcs_i_owner_find_locked(owner, request->instance);
-    if (entry != NULL) {
+    if (entry != NULL && (request->op == MCS_IPC_MAP || mcs_segment_far(entry->segment) != NULL)) {
         segment = mcs_segment_get(entry->segment);
     }
     mcs_mutex_unlock(&owner->lock);
@@ -196,9 +208,9 @@ static bool answer_map(mcs_owner_t *owner, owner_conn_t *conn, const mcs_ipc_req
         reply->status = MCS_ERR_SEGMENT_NOT_FOUND;
         return answer(conn->fd, reply, NULL, 0);
     }
-    reply->size = mcs_segment_size(segment);
+    reply->size = mcs_segment_near_size(segment);
     int fds[MCS_IPC_FDS] = {mcs_segment_fd(segment), mcs_segment_ctl_fd(segment)};
-    bool sent = answer(conn->fd, reply, fds, MCS_IPC_FDS);
+    bool sent = request->op == MCS_IPC_FAR ? answer_far(conn, segment) : answer(conn->fd, reply, fds, MCS_IPC_FDS);
     mcs_segment_put(segment);
     return sent;
 }
@@ -223,7 +235,7 @@ static bool serve_one(mcs_owner_t *owner, owner_conn_t *conn)
     if (request.op == MCS_IPC_HELLO) {
         return answer_hello(owner, conn, &request, &reply);
     }
-    return request.op == MCS_IPC_MAP && answer_map(owner, conn, &request, &reply);
+    return (request.op == MCS_IPC_MAP || request.op == MCS_IPC_FAR) && answer_map(owner, conn, &request, &reply);
 }
 
 /* ---- pages without a connection ---- */

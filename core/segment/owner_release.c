@@ -34,8 +34,7 @@ static bool kill_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
     if (mcs_segment_ensure(entry->segment, record->offset, MCS_EXTENT_HEADER) != MCS_OK) {
         return false;
     }
-    mcs_extent_header_t *header =
-        (mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(entry->segment) + record->offset);
+    mcs_extent_header_t *header = mcs_segment_header(entry->segment, record->offset);
     /* Not another generation's header. It may be an older one's, dead already: then this generation was never opened
      * here, and who still may has a slot or is stopped by the revoked table. Or a newer one's: the master repeated a
      * request whose answer had crossed it. */
@@ -182,11 +181,12 @@ static bool valid_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
 {
     const owner_segment_t *entry = mcs_i_owner_find_locked(owner, (mcs_id_t){record->instance_hi, record->instance_lo});
     if (entry == NULL || record->payload_len == 0 || record->payload_len > MCS_OBJECT_MAX ||
-        record->offset % MCS_EXTENT_ALIGN != 0 || record->generation == 0 || record->generation == UINT64_MAX) {
+        record->offset % mcs_extent_align(mcs_segment_shift(entry->segment)) != 0 || record->generation == 0 ||
+        record->generation == UINT64_MAX) {
         return false;
     }
     uint64_t size = mcs_segment_size(entry->segment);
-    uint64_t need = mcs_extent_len(record->payload_len);
+    uint64_t need = mcs_extent_room(record->payload_len, mcs_segment_shift(entry->segment));
     return need <= size && record->offset <= size - need;
 }
 

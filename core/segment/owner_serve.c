@@ -18,12 +18,13 @@ static mcs_status_t check_locked(mcs_owner_t *owner, const mcs_access_t *access,
     if (entry == NULL) {
         return MCS_ERR_SEGMENT_NOT_FOUND;
     }
-    if (access->payload_len == 0 || access->payload_len > MCS_OBJECT_MAX || access->offset % MCS_EXTENT_ALIGN != 0 ||
-        access->len == 0 || access->len > access->payload_len || access->from > access->payload_len - access->len) {
+    if (access->payload_len == 0 || access->payload_len > MCS_OBJECT_MAX ||
+        access->offset % mcs_extent_align(mcs_segment_shift(entry->segment)) != 0 || access->len == 0 ||
+        access->len > access->payload_len || access->from > access->payload_len - access->len) {
         return bad;
     }
     uint64_t size = mcs_segment_size(entry->segment);
-    uint64_t need = mcs_extent_len(access->payload_len);
+    uint64_t need = mcs_extent_room(access->payload_len, mcs_segment_shift(entry->segment));
     if (need > size || access->offset > size - need) {
         return bad;
     }
@@ -41,27 +42,37 @@ static mcs_status_t check_locked(mcs_owner_t *owner, const mcs_access_t *access,
     return MCS_OK;
 }
 
-static mcs_extent_header_t *header_at(const mcs_segment_t *segment, uint64_t offset)
-{
-    return (mcs_extent_header_t *)(void *)((uint8_t *)mcs_segment_base(segment) + offset);
-}
-
-static void add_hold_locked(mcs_owner_t *owner, owner_hold_t *hold, const mcs_access_t *access,
-                            const owner_segment_t *entry)
+void mcs_i_owner_add_hold_locked(mcs_owner_t *owner, owner_hold_t *hold, const mcs_access_t *access,
+                                 const owner_segment_t *entry)
 {
     hold->access = *access;
     hold->segment = mcs_segment_get(entry->segment);
-    hold->header = header_at(entry->segment, access->offset);
+    hold->header = mcs_segment_header(entry->segment, access->offset);
     mcs_list_push_tail(&owner->holds, &hold->node);
     owner->hold_count++;
+}
+
+/* Out of the list; true: a release waits for that. */
+static bool unlist_hold_locked(mcs_owner_t *owner, owner_hold_t *hold)
+{
+    mcs_list_remove(&hold->node);
+    owner->hold_count--;
+    return hold->wanted;
+}
+
+void mcs_i_owner_drop_hold_locked(mcs_owner_t *owner, owner_hold_t *hold)
+{
+    if (unlist_hold_locked(owner, hold)) {
+        mcs_event_set(&owner->wake);
+    }
+    mcs_segment_put(hold->segment);
+    mcs_free(hold);
 }
 
 static void end_hold(mcs_owner_t *owner, owner_hold_t *hold)
 {
     mcs_mutex_lock(&owner->lock);
-    mcs_list_remove(&hold->node);
-    owner->hold_count--;
-    bool wanted = hold->wanted;
+    bool wanted = unlist_hold_locked(owner, hold);
     mcs_mutex_unlock(&owner->lock);
     mcs_segment_put(hold->segment);
     mcs_free(hold);
@@ -75,8 +86,9 @@ static void fill_hold(const owner_hold_t *hold, mcs_hold_t *hold_out)
     const mcs_access_t *access = &hold->access;
     uint64_t first = (access->from + MCS_EXTENT_CRC_BLOCK - 1) / MCS_EXTENT_CRC_BLOCK;
     uint64_t end = mcs_extent_block_count(access->from + access->len);
+    uint8_t *payload = (uint8_t *)hold->header + mcs_extent_payload_offset(access->payload_len);
     *hold_out = (mcs_hold_t){
-        .bytes = (uint8_t *)hold->header + mcs_extent_payload_offset(access->payload_len) + access->from,
+        .bytes = hold->stage != NULL ? mcs_i_owner_staged(hold) : payload + access->from,
         .crcs = mcs_extent_crcs(hold->header, access->payload_len) + first,
         .crc_count = end > first ? (uint32_t)(end - first) : 0,
         .payload_len = access->payload_len,
@@ -100,28 +112,36 @@ static mcs_status_t read_begin(void *arg, const mcs_access_t *access, mcs_hold_t
         status = mcs_segment_ensure(entry->segment, access->offset, MCS_EXTENT_HEADER);
     }
     if (status == MCS_OK) {
-        const mcs_extent_header_t *header = header_at(entry->segment, access->offset);
+        const mcs_extent_header_t *header = mcs_segment_header(entry->segment, access->offset);
         mcs_extent_state_t state = mcs_extent_check(header, access->instance, access->generation, access->payload_len);
         /* Of a WRITTEN one only: another's may just be filled in. */
         bool right = state == MCS_EXTENT_WRITTEN && !mcs_segment_is_closed(entry->segment) &&
                      header->key_hash.lo == access->key_hash.lo && header->key_hash.hi == access->key_hash.hi;
         status = right ? MCS_OK : MCS_ERR_REPLICA_IS_GONE;
     }
-    if (status == MCS_OK) {
-        add_hold_locked(owner, hold, access, entry);
+    owner_hold_t *held = hold;
+    if (status == MCS_OK && mcs_segment_far(entry->segment) != NULL) {
+        status = mcs_i_owner_stage_locked(owner, access, entry, &hold, &held);
+    } else if (status == MCS_OK) {
+        mcs_i_owner_add_hold_locked(owner, hold, access, entry);
+        hold = NULL;
     }
     mcs_mutex_unlock(&owner->lock);
-    if (status != MCS_OK) {
-        mcs_free(hold);
-        return status;
+    mcs_free(hold);
+    if (status == MCS_OK) {
+        fill_hold(held, hold_out);
     }
-    fill_hold(hold, hold_out);
-    return MCS_OK;
+    return status;
 }
 
 static void read_end(void *arg, mcs_hold_t *hold)
 {
-    end_hold(arg, hold->token);
+    owner_hold_t *mine = hold->token;
+    if (mine->stage != NULL) {
+        mcs_i_owner_unstage(arg, mine);
+    } else {
+        end_hold(arg, mine);
+    }
 }
 
 /* ---- served writes ---- */
@@ -287,11 +307,14 @@ static mcs_status_t write_begin(void *arg, const mcs_access_t *access, mcs_hold_
     owner_segment_t *entry = NULL;
     mcs_mutex_lock(&owner->lock);
     mcs_status_t status = check_locked(owner, access, MCS_CAP_WRITE, &entry);
+    if (status == MCS_OK && mcs_segment_far(entry->segment) != NULL) {
+        status = MCS_ERR_NOT_SUPPORTED; /* only who maps the device's memory writes there */
+    }
     if (status == MCS_OK && !whole_units(access)) {
         status = MCS_ERR_INVALID_WRITE;
     }
     if (status == MCS_OK) {
-        add_hold_locked(owner, hold, access, entry); /* from here on a release leaves it pending */
+        mcs_i_owner_add_hold_locked(owner, hold, access, entry); /* from here on a release leaves it pending */
     }
     mcs_mutex_unlock(&owner->lock);
     if (status != MCS_OK) {

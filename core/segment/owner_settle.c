@@ -31,8 +31,9 @@ bool mcs_i_owner_add_gap_locked(mcs_owner_t *owner, const mcs_col_release_t *rec
 {
     const owner_segment_t *entry = mcs_i_owner_find_locked(owner, (mcs_id_t){record->instance_hi, record->instance_lo});
     uint64_t size = entry != NULL ? mcs_segment_size(entry->segment) : 0;
-    if (entry == NULL || record->offset % MCS_EXTENT_ALIGN != 0 || record->payload_len == 0 || record->offset > size ||
-        record->payload_len > size - record->offset || record->generation == 0) {
+    if (entry == NULL || record->offset % mcs_extent_align(mcs_segment_shift(entry->segment)) != 0 ||
+        record->payload_len == 0 || record->offset > size || record->payload_len > size - record->offset ||
+        record->generation == 0) {
         return false;
     }
     if (owner->gap_count == owner->gap_cap) {
@@ -68,22 +69,23 @@ typedef void (*header_fn)(void *arg, mcs_extent_header_t *header, const mcs_exte
 static mcs_status_t walk(mcs_segment_t *segment, uint64_t from, uint64_t to, header_fn fn, void *arg)
 {
     mcs_id_t instance = mcs_segment_instance(segment);
-    uint8_t *base = mcs_segment_base(segment);
+    unsigned shift = mcs_segment_shift(segment);
+    uint64_t align = mcs_extent_align(shift);
     uint64_t ready = from;
-    for (uint64_t at = from; at + MCS_EXTENT_HEADER <= to;) {
-        if (at + MCS_EXTENT_HEADER > ready) {
-            ready = MCS_MIN(at + WALK_PIECE, to);
+    for (uint64_t at = from; at + align <= to;) {
+        if (at + align > ready) {
+            ready = MCS_MIN(at + (WALK_PIECE << shift), to);
             mcs_status_t status = mcs_segment_ensure(segment, at, ready - at);
             if (status != MCS_OK) {
                 return status;
             }
         }
-        mcs_extent_header_t *header = (mcs_extent_header_t *)(void *)(base + at);
+        mcs_extent_header_t *header = mcs_segment_header(segment, at);
         mcs_extent_header_t copy;
-        uint64_t step = MCS_EXTENT_ALIGN;
+        uint64_t step = align;
         if (mcs_extent_find(header, instance, &copy)) {
             fn(arg, header, &copy, at);
-            step = copy.state == MCS_EXTENT_DEAD ? step : mcs_extent_len(copy.payload_len);
+            step = copy.state == MCS_EXTENT_DEAD ? step : mcs_extent_room(copy.payload_len, shift);
         }
         at += MCS_MIN(step, to - at);
     }
@@ -228,7 +230,8 @@ static bool hold_reaches_locked(mcs_owner_t *owner, const mcs_col_release_t *gap
     MCS_LIST_FOR_EACH(node, &owner->holds)
     {
         owner_hold_t *hold = MCS_CONTAINER_OF(node, owner_hold_t, node);
-        uint64_t end = hold->access.offset + mcs_extent_len(hold->access.payload_len);
+        uint64_t end =
+            hold->access.offset + mcs_extent_room(hold->access.payload_len, mcs_segment_shift(hold->segment));
         if (hold->access.instance.hi == gap->instance_hi && hold->access.instance.lo == gap->instance_lo &&
             hold->access.offset < gap->offset + gap->payload_len && end > gap->offset) {
             hold->wanted = true;
@@ -362,7 +365,7 @@ uint64_t mcs_owner_high_mark(mcs_owner_t *owner, mcs_id_t instance)
     {
         const mcs_access_t *access = &MCS_CONTAINER_OF(node, owner_hold_t, node)->access;
         if (mcs_id_equal(access->instance, instance)) {
-            high = MCS_MAX(high, access->offset + mcs_extent_len(access->payload_len));
+            high = MCS_MAX(high, access->offset + mcs_extent_room(access->payload_len, mcs_segment_shift(segment)));
         }
     }
     mcs_mutex_unlock(&owner->lock);

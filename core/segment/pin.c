@@ -35,6 +35,7 @@ static mcs_status_t populate_range(uint8_t *base, uint64_t len, int advice)
  * wrong one, takes no more than the pages asked for. */
 static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint64_t len, purpose_t purpose)
 {
+    uint64_t size = mapping->memory->size;
     uint64_t faulted = __atomic_load_n(&mapping->ctl->faulted, __ATOMIC_ACQUIRE);
     uint64_t end = offset + len;
     for (uint64_t piece = offset / MAPPER_PIECE; piece * MAPPER_PIECE < end; piece++) {
@@ -44,11 +45,11 @@ static mcs_status_t populate_peer(mcs_mapping_t *mapping, uint64_t offset, uint6
             continue;
         }
         uint64_t from = piece * MAPPER_PIECE;
-        uint64_t to = MCS_MIN(from + MAPPER_PIECE, mapping->size);
+        uint64_t to = MCS_MIN(from + MAPPER_PIECE, size);
         bool whole = to <= faulted || purpose != PURPOSE_LOOK;
         if (!whole) {
             from = MCS_ALIGN_DOWN(MCS_MAX(from, offset), PAGE);
-            to = MCS_MIN(MCS_ALIGN_UP(MCS_MIN(to, end), PAGE), mapping->size);
+            to = MCS_MIN(MCS_ALIGN_UP(MCS_MIN(to, end), PAGE), size);
         }
         bool fresh = to > faulted && purpose == PURPOSE_WRITE;
         mcs_status_t status =
@@ -84,17 +85,20 @@ static mcs_status_t populate(mcs_mapping_t *mapping, uint64_t offset, uint64_t l
     if (purpose == PURPOSE_WRITE) {
         raise_high_mark(mapping->ctl, offset + len);
     }
-    return populate_peer(mapping, offset, len, purpose);
+    /* Of a far segment: the headers that stand for these bytes. */
+    uint64_t from = offset >> mapping->shift;
+    uint64_t to = MCS_ALIGN_UP(offset + len, UINT64_C(1) << mapping->shift) >> mapping->shift;
+    return populate_peer(mapping, from, to - from, purpose);
 }
 
 /* ---- pins ---- */
 
 static bool in_bounds(const mcs_mapping_t *mapping, uint64_t offset, uint64_t payload_len)
 {
-    if (payload_len == 0 || payload_len > MCS_OBJECT_MAX || offset % MCS_EXTENT_ALIGN != 0) {
+    if (payload_len == 0 || payload_len > MCS_OBJECT_MAX || offset % mcs_extent_align(mapping->shift) != 0) {
         return false;
     }
-    uint64_t need = mcs_extent_len(payload_len);
+    uint64_t need = mcs_extent_room(payload_len, mapping->shift);
     return need <= mapping->size && offset <= mapping->size - need;
 }
 
@@ -118,10 +122,11 @@ static mcs_status_t pin_begin(mcs_mapping_t *mapping, uint64_t offset, uint64_t 
         bool closed = __atomic_load_n(&slots_of(mapping)->closed, __ATOMIC_RELAXED) != 0;
         return closed ? MCS_ERR_TRANSFER_FAIL : MCS_ERR_LIMIT;
     }
+    const mcs_mem_far_t *far = mapping->far.memory;
     *pin = (mcs_pin_t){
         .mapping = mcs_mapping_ref(mapping),
-        .header = (mcs_extent_header_t *)(void *)(mapping->base + offset),
-        .payload = mapping->base + offset + mcs_extent_payload_offset(payload_len),
+        .header = (mcs_extent_header_t *)(void *)(mapping->base + (offset >> mapping->shift)),
+        .payload = far != NULL ? far->base + offset : mapping->base + offset + mcs_extent_payload_offset(payload_len),
         .payload_len = payload_len,
         .generation = generation,
         .slot = slot,
@@ -149,7 +154,7 @@ static mcs_status_t check_read(mcs_mapping_t *mapping, const mcs_pin_t *pin, uin
         pin->header->key_hash.lo != key_hash.lo || pin->header->key_hash.hi != key_hash.hi) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
-    return populate(mapping, offset, mcs_extent_len(pin->payload_len), PURPOSE_READ);
+    return populate(mapping, offset, mcs_extent_room(pin->payload_len, mapping->shift), PURPOSE_READ);
 }
 
 mcs_status_t mcs_pin_read(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
@@ -177,7 +182,7 @@ static mcs_status_t check_write(mcs_mapping_t *mapping, const mcs_pin_t *pin, ui
         mcs_generation_epoch(pin->generation) < __atomic_load_n(&slots_of(mapping)->epoch, __ATOMIC_SEQ_CST)) {
         return MCS_ERR_REPLICA_IS_GONE;
     }
-    mcs_status_t status = populate(mapping, offset, mcs_extent_len(pin->payload_len), PURPOSE_WRITE);
+    mcs_status_t status = populate(mapping, offset, mcs_extent_room(pin->payload_len, mapping->shift), PURPOSE_WRITE);
     if (status != MCS_OK) {
         return status;
     }

@@ -61,7 +61,10 @@ struct mcs_segment {
     mcs_faulter_t *faulter;
     mcs_id_t instance;
     uint8_t *base;
+    uint64_t near_size; /* of the memfd; all of the segment, or its headers */
     uint64_t size;
+    unsigned shift;
+    mcs_far_t far;
     uint64_t window;
     int fd;
     int ctl_fd;
@@ -78,11 +81,12 @@ static uint64_t page_size(void)
     return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Of the memfd. */
 static mcs_status_t populate(const mcs_segment_t *segment, uint64_t offset, uint64_t len)
 {
     uint64_t page = page_size();
     uint64_t begin = MCS_ALIGN_DOWN(offset, page);
-    uint64_t end = MCS_MIN(MCS_ALIGN_UP(offset + len, page), segment->size);
+    uint64_t end = MCS_MIN(MCS_ALIGN_UP(offset + len, page), segment->near_size);
     if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
         return MCS_ERR_NO_MEMORY;
     }
@@ -100,8 +104,9 @@ static mcs_status_t populate(const mcs_segment_t *segment, uint64_t offset, uint
 
 static uint64_t wanted_end(const mcs_segment_t *segment)
 {
-    uint64_t high = MCS_MIN(__atomic_load_n(&segment->ctl->high_mark, __ATOMIC_RELAXED), segment->size);
-    return segment->size - high < segment->window ? segment->size : high + segment->window;
+    uint64_t mark = __atomic_load_n(&segment->ctl->high_mark, __ATOMIC_RELAXED) >> segment->shift;
+    uint64_t high = MCS_MIN(mark, segment->near_size);
+    return segment->near_size - high < segment->window ? segment->near_size : high + segment->window;
 }
 
 /* One piece of one segment. True when something was done. */
@@ -116,7 +121,7 @@ static bool fault_piece(mcs_segment_t *segment)
     if (populate(segment, faulted, len) != MCS_OK) {
         if (!segment->failed) {
             mcs_warn(AREA, "no memory to fault %llu bytes ahead at %llu of %llu: %s", (unsigned long long)len,
-                     (unsigned long long)faulted, (unsigned long long)segment->size, strerror(errno));
+                     (unsigned long long)faulted, (unsigned long long)segment->near_size, strerror(errno));
         }
         segment->failed = true;
         return false;
@@ -138,7 +143,7 @@ static bool fault_round(mcs_faulter_t *faulter, bool *unfinished)
     {
         mcs_segment_t *segment = MCS_CONTAINER_OF(node, mcs_segment_t, node);
         more = fault_piece(segment) || more;
-        *unfinished = *unfinished || __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED) < segment->size;
+        *unfinished = *unfinished || __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED) < segment->near_size;
     }
     mcs_mutex_unlock(&faulter->lock);
     return more;
@@ -257,23 +262,29 @@ static bool make_huge(mcs_segment_t *segment, const mcs_segment_config_t *config
         return false;
     }
     segment->size = size;
+    segment->near_size = size;
     return true;
 }
 
 static mcs_status_t make_memory(mcs_segment_t *segment, const mcs_segment_config_t *config)
 {
-    if (config->huge_pages && is_huge_size(config->huge_page_size) && make_huge(segment, config)) {
+    if (config->huge_pages && segment->far.memory == NULL && is_huge_size(config->huge_page_size) &&
+        make_huge(segment, config)) {
         return MCS_OK;
     }
-    segment->size = MCS_ALIGN_UP(config->size, page_size());
-    segment->fd = memory_file("mooncake-segment", segment->size, 0);
-    segment->base = segment->fd >= 0 ? map_file(segment->fd, segment->size) : NULL;
+    bool far = segment->far.memory != NULL;
+    segment->size = far ? segment->far.memory->size : MCS_ALIGN_UP(config->size, page_size());
+    segment->near_size = far ? MCS_ALIGN_UP(segment->size >> segment->shift, page_size()) : segment->size;
+    segment->fd = memory_file("mooncake-segment", segment->near_size, 0);
+    segment->base = segment->fd >= 0 ? map_file(segment->fd, segment->near_size) : NULL;
     if (segment->base == NULL) {
         mcs_error(AREA, "segment of %llu bytes: %s: %s", (unsigned long long)segment->size, strerror(errno),
                   mcs_status_name(MCS_ERR_NO_MEMORY));
         return MCS_ERR_NO_MEMORY;
     }
-    madvise(segment->base, segment->size, MADV_HUGEPAGE); /* where the kernel has them for shared memory */
+    if (!far) {
+        madvise(segment->base, segment->size, MADV_HUGEPAGE); /* where the kernel has them for shared memory */
+    }
     return MCS_OK;
 }
 
@@ -290,6 +301,7 @@ static mcs_status_t make_ctl(mcs_segment_t *segment)
         .size = segment->size,
         .instance_hi = segment->instance.hi,
         .instance_lo = segment->instance.lo,
+        .shift = segment->shift,
     };
     return MCS_OK;
 }
@@ -302,7 +314,7 @@ static void bind_to_node(const mcs_segment_t *segment, int node)
         return;
     }
     mask[(unsigned long)node / (8 * sizeof(long))] |= 1UL << ((unsigned long)node % (8 * sizeof(long)));
-    if (mbind(segment->base, segment->size, MPOL_PREFERRED, mask, bits, 0) != 0) {
+    if (mbind(segment->base, segment->near_size, MPOL_PREFERRED, mask, bits, 0) != 0) {
         mcs_warn(AREA, "NUMA node %d: %s: memory comes from any node", node, strerror(errno));
     }
 }
@@ -314,22 +326,25 @@ static void segment_free(mcs_segment_t *segment)
     }
     mcs_memfd_close(segment->ctl_fd);
     if (segment->base != NULL) {
-        munmap(segment->base, segment->size);
+        munmap(segment->base, segment->near_size);
     }
     mcs_memfd_close(segment->fd);
+    mcs_far_close(&segment->far);
     mcs_free(segment);
 }
 
-mcs_status_t mcs_segment_create(const mcs_segment_config_t *config, mcs_faulter_t *faulter, mcs_segment_t **segment_out)
+/* Takes the far memory, if there is any. */
+static mcs_status_t create(const mcs_segment_config_t *config, mcs_faulter_t *faulter, mcs_far_t far,
+                           mcs_segment_t **segment_out)
 {
-    if (config->size == 0 || config->size > SEGMENT_MAX) {
-        return MCS_ERR_INVALID_PARAMS;
-    }
     mcs_segment_t *segment = MCS_NEW(mcs_segment_t);
     if (segment == NULL) {
+        mcs_far_close(&far);
         return MCS_ERR_NO_MEMORY;
     }
     segment->refs = 1;
+    segment->far = far;
+    segment->shift = far.memory != NULL ? MCS_EXTENT_FAR_SHIFT : 0;
     segment->fd = -1;
     segment->ctl_fd = -1;
     segment->instance = mcs_id_random();
@@ -353,6 +368,25 @@ mcs_status_t mcs_segment_create(const mcs_segment_config_t *config, mcs_faulter_
     mcs_event_set(&faulter->wake);
     *segment_out = segment;
     return MCS_OK;
+}
+
+mcs_status_t mcs_segment_create(const mcs_segment_config_t *config, mcs_faulter_t *faulter, mcs_segment_t **segment_out)
+{
+    if (config->size == 0 || config->size > SEGMENT_MAX) {
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return create(config, faulter, (mcs_far_t){0}, segment_out);
+}
+
+mcs_status_t mcs_segment_create_far(const mcs_segment_config_t *config, mcs_faulter_t *faulter, mcs_far_t far,
+                                    mcs_segment_t **segment_out)
+{
+    uint64_t size = far.memory->size;
+    if (size == 0 || size > SEGMENT_MAX || size % MCS_EXTENT_FAR_ALIGN != 0) {
+        mcs_far_close(&far);
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    return create(config, faulter, far, segment_out);
 }
 
 mcs_segment_t *mcs_segment_get(mcs_segment_t *segment)
@@ -391,6 +425,26 @@ uint64_t mcs_segment_size(const mcs_segment_t *segment)
     return segment->size;
 }
 
+uint64_t mcs_segment_near_size(const mcs_segment_t *segment)
+{
+    return segment->near_size;
+}
+
+unsigned mcs_segment_shift(const mcs_segment_t *segment)
+{
+    return segment->shift;
+}
+
+const mcs_far_t *mcs_segment_far(const mcs_segment_t *segment)
+{
+    return segment->far.memory != NULL ? &segment->far : NULL;
+}
+
+mcs_extent_header_t *mcs_segment_header(const mcs_segment_t *segment, uint64_t offset)
+{
+    return (mcs_extent_header_t *)(void *)(segment->base + (offset >> segment->shift));
+}
+
 int mcs_segment_fd(const mcs_segment_t *segment)
 {
     return segment->fd;
@@ -419,7 +473,7 @@ void mcs_segment_touch(mcs_segment_t *segment, uint64_t end)
     }
     /* Woken when half the window is used up, not at every step. */
     uint64_t faulted = __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED);
-    if (faulted < segment->size && end + segment->window / 2 > faulted) {
+    if (faulted < segment->near_size && (end >> segment->shift) + segment->window / 2 > faulted) {
         mcs_event_set(&segment->faulter->wake);
     }
 }
@@ -429,11 +483,13 @@ mcs_status_t mcs_segment_ensure(mcs_segment_t *segment, uint64_t offset, uint64_
     if (len > segment->size || offset > segment->size - len) {
         return MCS_ERR_INVALID_PARAMS;
     }
+    uint64_t from = offset >> segment->shift;
+    uint64_t to = MCS_ALIGN_UP(offset + len, UINT64_C(1) << segment->shift) >> segment->shift;
     /* Acquire: pairs with the faulter's store. */
-    if (len == 0 || offset + len <= __atomic_load_n(&segment->faulted, __ATOMIC_ACQUIRE)) {
+    if (len == 0 || to <= __atomic_load_n(&segment->faulted, __ATOMIC_ACQUIRE)) {
         return MCS_OK;
     }
-    mcs_status_t status = populate(segment, offset, len);
+    mcs_status_t status = populate(segment, from, to - from);
     if (status != MCS_OK) {
         mcs_warn(AREA, "no memory for %llu bytes at %llu of a segment: %s", (unsigned long long)len,
                  (unsigned long long)offset, strerror(errno));

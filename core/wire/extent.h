@@ -8,7 +8,17 @@
  * CRCs of objects of up to 4 MiB live in the header itself, so that a 4 KiB object costs 64 bytes and not 128.
  * The header's own CRC covers every field but `state` and the block CRCs and is seeded with the segment's instance id,
  * so that payload bytes that look like a header do not pass for one. `state` changes by compare-and-swap: OPEN ->
- * WRITTEN by the writer, any -> DEAD by the owner. Pure functions on memory the caller may touch. */
+ * WRITTEN by the writer, any -> DEAD by the owner.
+ *
+ * A far segment has its payloads in the memory of a device, where no processor can look, and its headers apart, in host
+ * memory: for each 4 KiB of the segment a place of 64 bytes. An extent begins at a multiple of 4 KiB with its payload;
+ * its header lies at the place of that offset and its CRC table, if it has one, in the places behind, which are its own
+ * too.
+ *
+ *   host memory    | header | table … |        | header |
+ *   offset / 64    0                           n
+ *
+ * Pure functions on memory the caller may touch. */
 #ifndef MCS_WIRE_EXTENT_H
 #define MCS_WIRE_EXTENT_H
 
@@ -66,6 +76,19 @@ static inline uint64_t mcs_extent_payload_offset(uint64_t payload_len)
 static inline uint64_t mcs_extent_len(uint64_t payload_len)
 {
     return MCS_ALIGN_UP(mcs_extent_payload_offset(payload_len) + payload_len, MCS_EXTENT_ALIGN);
+}
+/* Far segments. */
+#define MCS_EXTENT_FAR_SHIFT 6
+#define MCS_EXTENT_FAR_ALIGN ((uint64_t)MCS_EXTENT_HEADER << MCS_EXTENT_FAR_SHIFT)
+/* What an extent begins and ends at, in a segment whose headers lie at offset >> shift. */
+static inline uint64_t mcs_extent_align(unsigned shift)
+{
+    return (uint64_t)MCS_EXTENT_ALIGN << shift;
+}
+/* Bytes the allocator hands out there. */
+static inline uint64_t mcs_extent_room(uint64_t payload_len, unsigned shift)
+{
+    return shift == 0 ? mcs_extent_len(payload_len) : MCS_ALIGN_UP(payload_len, mcs_extent_align(shift));
 }
 /* Where block CRCs are, given the header's address. */
 static inline uint32_t *mcs_extent_crcs(mcs_extent_header_t *header, uint64_t payload_len)

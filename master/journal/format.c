@@ -127,7 +127,8 @@ mcs_status_t mcs_seg_decode(const uint8_t *body, uint32_t len, mcs_seg_t *seg_ou
     bool sane = head->kind == MCS_REC_UNMOUNT ||
                 (head->size > 0 && head->size <= UINT64_C(1) << 46 && !mcs_id_is_none(head->instance) &&
                  !mcs_id_is_none(head->client) && !mcs_id_is_none(head->session) && head->lens[MCS_SEG_NAME] > 0 &&
-                 head->lens[MCS_SEG_BOOT] < 40 && head->lens[MCS_SEG_PROTOCOL] < 16);
+                 (head->device == 0 || head->size % MCS_EXTENT_FAR_ALIGN == 0) && head->lens[MCS_SEG_BOOT] < 40 &&
+                 head->lens[MCS_SEG_PROTOCOL] < 16);
     if (used != len || !sane) {
         return MCS_ERR_PROTOCOL;
     }

@@ -128,7 +128,7 @@ enum { MCS_SEG_DRAINED = 1 };
 typedef struct mcs_seg_head {
     uint8_t kind;
     uint8_t flags;
-    uint8_t reserved[2];
+    uint16_t device; /* 0: in host memory; else in that of a device, one more than its number */
     uint32_t handle;
     mcs_id_t instance;
     mcs_id_t client;

@@ -258,6 +258,8 @@ class MooncakeDistributedStore:
         tenant_id: _Text = "default",
         enable_client_http_server: bool = False,
         client_http_port: SupportsIndex = 9300,
+        *,
+        device_segment: _Text = "",
     ) -> int: ...
     @overload
     def setup(
@@ -276,6 +278,7 @@ class MooncakeDistributedStore:
         tenant_id: _Text = "default",
         enable_client_http_server: bool = False,
         client_http_port: SupportsIndex = 9300,
+        device_segment: _Text = "",
     ) -> int: ...
     @overload
     def setup(self, config: Dict[str, Any]) -> int: ...

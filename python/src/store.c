@@ -143,7 +143,7 @@ static PyMethodDef store_methods[] = {
     METHOD(setup,
            "($self, local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol, rdma_devices, "
            "master_server_addr, engine=None, enable_ssd_offload=False, ssd_offload_path='', tenant_id='default', "
-           "enable_client_http_server=False, client_http_port=9300)",
+           "enable_client_http_server=False, client_http_port=9300, *, device_segment='')",
            "Joins a cluster, contributing global_segment_size bytes of memory. Also setup(dict).\n\n"
            "local_hostname       host, host:port, [v6]:port; without a port one in 12300..14300 is picked\n"
            "metadata_server      'P2PHANDSHAKE' or 'http://host:port/metadata'\n"
@@ -155,7 +155,8 @@ static PyMethodDef store_methods[] = {
            "master_server_address\n"
            "engine               accepted, not used\n"
            "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
-           "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n\n"
+           "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n"
+           "device_segment       'cuda:0=4GB': a segment in the memory of that GPU as well; '' = none\n\n"
            "The dict has the same names; values become text, sizes may be '512MB', '4 GB', '25%'; only local_hostname "
            "and\n"
            "metadata_server are required. Other keys are ignored.\n\n"
@@ -401,7 +402,8 @@ static PyMethodDef store_methods[] = {
 
     METHOD(
         allocate_and_mount_segment, "($self, size, protocol='tcp', location='')",
-        "Contributes more memory: size bytes rounded up to 16 MiB, location 'cpu:N' for a NUMA node. Returns a dict of "
+        "Contributes more memory: size bytes rounded up to 16 MiB, location 'cpu:N' for a NUMA node, 'cuda:N' for the "
+        "memory of a GPU (objects go there when a put prefers 'host:port/cuda:N'). Returns a dict of "
         "'ret'\n"
         "(0 or a negative code), 'segment_ids' and 'allocated_size'."),
     METHOD(

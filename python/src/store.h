@@ -47,6 +47,9 @@ PyObject *mpy_result(bool ok, int64_t code);
     PyObject *mpy_store_##name(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 #define MPY_STORE_NOARGS(name) PyObject *mpy_store_##name(PyObject *self, PyObject *unused)
 
+/* store_segments.c: a segment in the memory of the device that the location ("cuda:N") names. A public code. */
+int mpy_mount_device(mcs_store_t *store, const char *location, uint64_t size, mcs_segment_id_t *id_out);
+
 /* store_setup.c */
 MPY_STORE_METHOD(setup);
 MPY_STORE_METHOD(init_all);

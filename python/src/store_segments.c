@@ -70,6 +70,22 @@ static int node_of(const char *location)
     return strncmp(location, "cpu:", 4) == 0 && mcs_parse_u64(location + 4, 1023, &node) == MCS_OK ? (int)node : -1;
 }
 
+static bool is_device(const char *location)
+{
+    return strncmp(location, "cuda:", 5) == 0;
+}
+
+int mpy_mount_device(mcs_store_t *store, const char *location, uint64_t size, mcs_segment_id_t *id_out)
+{
+    uint64_t device;
+    if (!is_device(location) || mcs_parse_u64(location + 5, 1023, &device) != MCS_OK) {
+        mcs_error(AREA, "location %.40s is none of a device's memory, like cuda:0: %s", location,
+                  mcs_status_name(MCS_ERR_INVALID_PARAMS));
+        return MCS_INVALID_PARAMS;
+    }
+    return mcs_mount_device_memory(store, size, (int)device, id_out);
+}
+
 static PyObject *mount_answer(int64_t code, const mcs_segment_id_t *id, uint64_t size)
 {
     PyObject *ids = PyList_New(0);
@@ -106,7 +122,9 @@ MPY_STORE_METHOD(allocate_and_mount_segment)
     mpy_call_begin(&call);
     if (size > 0 && size <= UINT64_MAX - SLAB && strcmp(protocol, "tcp") == 0) {
         size = MCS_ALIGN_UP(size, SLAB);
-        code = mcs_mount_memory(mpy_store_of(self)->store, size, node_of(location), &id);
+        mcs_store_t *store = mpy_store_of(self)->store;
+        code = is_device(location) ? mpy_mount_device(store, location, size, &id)
+                                   : mcs_mount_memory(store, size, node_of(location), &id);
     }
     return mpy_call_end(&call) ? mount_answer(code, &id, size) : NULL;
 }
@@ -204,7 +222,9 @@ MPY_STORE_METHOD(mount_segment)
     int64_t code = MCS_INVALID_PARAMS;
     mpy_call_t call;
     mpy_call_begin(&call);
-    if (mpy_store_of(self)->ready && strcmp(texts[3], "tcp") == 0) {
+    if (is_device(texts[4])) {
+        mcs_error(AREA, "mount_segment: a file is host memory, not %.40s: see allocate_and_mount_segment", texts[4]);
+    } else if (mpy_store_of(self)->ready && strcmp(texts[3], "tcp") == 0) {
         code = check_file(texts[0], numbers[1], numbers[2]);
     }
     if (code == MCS_OK) {

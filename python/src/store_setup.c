@@ -32,6 +32,7 @@ enum {
     P_HTTP_PORT,
     P_DEVICES_ALIAS,
     P_MASTER_ALIAS,
+    P_DEVICE_SEGMENT,
     P_COUNT
 };
 
@@ -51,9 +52,10 @@ static const char *const setup_params[] = {
     "client_http_port",
     "device_name",
     "master_server_address",
+    "device_segment",
     NULL,
 };
-/* The aliases are keywords only. */
+/* The aliases and our own are keywords only. */
 #define POSITIONAL_MAX P_DEVICES_ALIAS
 
 /* The limits of the dict form. */
@@ -69,6 +71,8 @@ static const char *const setup_params[] = {
 typedef struct wanted {
     mcs_setup_t setup;
     bool ssd_offload;
+    char device_location[16]; /* "": no segment in a device's memory */
+    uint64_t device_size;
 } wanted_t;
 
 /* UCX keeps locks and threads that do not survive a fork: in a child of a process that has set a store up, its start
@@ -119,6 +123,13 @@ static PyObject *run_setup(mpy_store_t *self, const wanted_t *wanted)
     mpy_call_t call;
     mpy_call_begin(&call);
     int code = mcs_store_setup(self->store, &wanted->setup);
+    if (code == 0 && wanted->device_location[0] != '\0') {
+        mcs_segment_id_t id;
+        code = mpy_mount_device(self->store, wanted->device_location, wanted->device_size, &id);
+        if (code != 0) {
+            (void)mcs_store_close(self->store); /* all that was asked for, or nothing */
+        }
+    }
     return finish_setup(self, &call, code, wanted->setup.local_buffer_size);
 }
 
@@ -143,6 +154,25 @@ static bool optional_bool(PyObject *const *given, int index, bool *out)
 {
     *out = false;
     return given[index] == NULL || mpy_bool("setup", setup_params[index], given[index], out);
+}
+
+/* "cuda:0=4GB"; "" = none. */
+static bool parse_device_segment(const char *text, wanted_t *w)
+{
+    const char *equals = strchr(text, '=');
+    size_t len = equals != NULL ? (size_t)(equals - text) : 0;
+    if (text[0] == '\0') {
+        return true;
+    }
+    if (len == 0 || len >= sizeof(w->device_location) || mcs_parse_size(equals + 1, &w->device_size) != MCS_OK ||
+        w->device_size == 0) {
+        mcs_error("python", "setup refused: device_segment '%.100s' is no device and size, like cuda:0=4GB: %s", text,
+                  mcs_code_name(MCS_INVALID_PARAMS));
+        return false;
+    }
+    memcpy(w->device_location, text, len);
+    w->device_location[len] = '\0';
+    return true;
 }
 
 static void set_http(wanted_t *w, bool http_server, uint64_t port)
@@ -185,6 +215,16 @@ static bool take_arguments(PyObject *const *given, wanted_t *w)
            mpy_u64("setup", setup_params[P_BUFFER], given[P_BUFFER], &s->local_buffer_size) && take_optional(given, w);
 }
 
+/* *refused: the value cannot be; the log says so. */
+static bool take_device_segment(PyObject *const *given, wanted_t *w, bool *refused)
+{
+    const char *text = "";
+    bool ok = given[P_DEVICE_SEGMENT] == NULL ||
+              mpy_text("setup", setup_params[P_DEVICE_SEGMENT], given[P_DEVICE_SEGMENT], &text);
+    *refused = ok && !parse_device_segment(text, w);
+    return ok;
+}
+
 static PyObject *setup_by_arguments(mpy_store_t *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const mpy_sig_t sig = {"setup", 0, setup_params};
@@ -206,7 +246,11 @@ static PyObject *setup_by_arguments(mpy_store_t *self, PyObject *const *args, Py
             return NULL;
         }
     }
-    return take_arguments(given, &wanted) ? run_setup(self, &wanted) : NULL;
+    bool refused = false;
+    if (!take_arguments(given, &wanted) || !take_device_segment(given, &wanted, &refused)) {
+        return NULL;
+    }
+    return refused ? PyLong_FromLong(MCS_INVALID_PARAMS) : run_setup(self, &wanted);
 }
 
 /* ---- the dict form ---- */
@@ -350,7 +394,7 @@ static bool read_dict(const dict_texts_t *d, wanted_t *w)
     bool ok = parse_dict_size(d, P_SEGMENT, SEGMENT_MIN, UINT64_MAX, &s->global_segment_size) &&
               parse_dict_size(d, P_BUFFER, 0, BUFFER_MAX, &s->local_buffer_size) &&
               parse_dict_bool(d, P_SSD_OFFLOAD, &w->ssd_offload) && parse_dict_bool(d, P_HTTP_SERVER, &http_server) &&
-              parse_dict_port(d, &http_port);
+              parse_dict_port(d, &http_port) && parse_device_segment(text_or(d, P_DEVICE_SEGMENT, -1, ""), w);
     set_http(w, http_server, http_port);
     return ok;
 }

@@ -89,6 +89,7 @@ static void __attribute__((constructor)) load(void)
     g_fake.device_count = number_of("FAKE_CUDA_DEVICES", 1);
     g_fake.version = number_of("FAKE_CUDA_VERSION", 13000);
     g_fake.started = number_of("FAKE_CUDA_INIT", 0) != 0;
+    g_fake.no_vmm = number_of("FAKE_CUDA_NO_VMM", 0) != 0;
     for (int i = 0; i < DEVICES_MAX; i++) {
         g_fake.contexts[i].device = i;
     }
@@ -110,6 +111,7 @@ void fake_cuda_reset(int devices, int version)
     memset(g_fake.broken, 0, sizeof(g_fake.broken));
     g_fake.fail_nth = 0;
     g_fake.strict_pointers = false;
+    g_fake.no_vmm = false;
     g_fake.compute = 90;
     g_fake.pools = true;
     g_fake.fired = false;
@@ -123,7 +125,9 @@ void fake_cuda_reset(int devices, int version)
                                     .host_allocs = left.host_allocs,
                                     .registered = left.registered,
                                     .modules = left.modules,
-                                    .pending = left.pending};
+                                    .pending = left.pending,
+                                    .memories = left.memories,
+                                    .reserved = left.reserved};
     pthread_mutex_unlock(&g_fake.lock);
 }
 
@@ -161,6 +165,13 @@ void fake_cuda_strict_pointers(bool strict)
 {
     pthread_mutex_lock(&g_fake.lock);
     g_fake.strict_pointers = strict;
+    pthread_mutex_unlock(&g_fake.lock);
+}
+
+void fake_cuda_without_vmm(void)
+{
+    pthread_mutex_lock(&g_fake.lock);
+    g_fake.no_vmm = true;
     pthread_mutex_unlock(&g_fake.lock);
 }
 
@@ -241,9 +252,11 @@ FAKE_API int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     (void)device;
     ENTER(false);
+    bool vmm = attribute == CUDA_DEVICE_HAS_VMM || attribute == CUDA_DEVICE_HAS_VMM_FDS;
     *value = attribute == CUDA_DEVICE_COMPUTE_MAJOR   ? g_fake.compute / 10
              : attribute == CUDA_DEVICE_COMPUTE_MINOR ? g_fake.compute % 10
              : attribute == CUDA_DEVICE_HAS_POOLS     ? g_fake.pools
+             : vmm                                    ? !g_fake.no_vmm
                                                       : 0;
     return fake_leave(CUDA_OK);
 }

@@ -17,7 +17,9 @@ typedef struct fake_counts {
     int64_t host_allocs;
     int64_t registered;
     int64_t modules;
-    int64_t pending; /* operations on streams */
+    int64_t pending;  /* operations on streams */
+    int64_t memories; /* of the virtual kind */
+    int64_t reserved; /* ranges of addresses */
     uint64_t violations;
     uint64_t calls;
     uint64_t copies; /* by cuMemcpyAsync */
@@ -43,6 +45,10 @@ FAKE_API void fake_cuda_break(int device, int code);
 
 /* What devices say they are, until the reset: 90 is compute capability 9.0. */
 FAKE_API void fake_cuda_capabilities(int compute, bool pools);
+
+/* No virtual memory: sharing is by legacy handles. Until the reset. */
+FAKE_API void fake_cuda_without_vmm(void);
+
 /* Questions about pointers need a context from now on. */
 FAKE_API void fake_cuda_strict_pointers(bool strict);
 

@@ -18,7 +18,9 @@ typedef struct alloc {
     uint64_t piece; /* VMM: bytes of each mapping */
     int device;
     fake_kind_t kind;
-    bool counted; /* made by the driver's call */
+    bool counted;   /* made by the driver's call */
+    unsigned peers; /* a bit for each device that has access, besides its own */
+    int shared_fd;  /* legacy sharing: where its bytes are, 0 = not shared */
     uint8_t *bytes;
 } alloc_t;
 
@@ -79,6 +81,7 @@ typedef struct fake {
     alloc_t *spare; /* freed: their addresses are used again */
     host_range_t *hosts;
     bool strict_pointers;
+    bool no_vmm;
     uint64_t next_id;
     uint64_t next_serial;
     fake_counts_t counts;

@@ -79,6 +79,12 @@ int fake_drop_alloc(uint64_t ptr, bool counted)
                 fake_violate("device memory freed while work on it is pending");
             }
             *at = alloc->next;
+            if (alloc->shared_fd > 0) { /* others may still have these bytes */
+                mmap(alloc->bytes, whole_pages(alloc->len), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+                close(alloc->shared_fd);
+                alloc->shared_fd = 0;
+            }
             alloc->next = g_fake.spare;
             g_fake.spare = alloc;
             g_fake.counts.device_allocs -= counted;

@@ -318,7 +318,7 @@ static side_t look_at(uint64_t ptr, uint64_t len, int device)
         side_t side = {.id = alloc->id, .pinned = true, .bad = len > alloc->start + alloc->len - ptr};
         if (side.bad) {
             fake_violate("a copy leaves its allocation");
-        } else if (alloc->device != device) {
+        } else if (alloc->device != device && (alloc->peers >> device & 1) == 0) {
             fake_violate("a copy of device %d's memory on device %d", alloc->device, device);
         }
         return side;

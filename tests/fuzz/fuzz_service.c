@@ -605,7 +605,7 @@ static uint64_t held_by(const svc_record_t *record)
     for (uint32_t i = 0; i < record->replica_count; i++) {
         const svc_segment_t *segment = svc_segment_at(g_world.service, svc_place_handle(record->replicas[i].place));
         if (segment != NULL && (svc_segment_flags(segment) & SVC_SEG_GONE) == 0) {
-            bytes += mcs_extent_len(record->payload_len);
+            bytes += mcs_extent_room(record->payload_len, segment->shift);
         }
     }
     return bytes;

@@ -138,6 +138,6 @@ def nothing_is_left():
 class Counts(ctypes.Structure):
     """fake_counts_t of tests/fake_cuda/fake_cuda.h."""
 
-    LEFT = ("contexts", "device_allocs", "registered", "modules", "pushed")
-    _fields_ = [(name, ctypes.c_int64) for name in "contexts pushed streams events device_allocs host_allocs registered modules pending".split()]
+    LEFT = ("contexts", "device_allocs", "registered", "modules", "pushed", "memories", "reserved")
+    _fields_ = [(name, ctypes.c_int64) for name in "contexts pushed streams events device_allocs host_allocs registered modules pending memories reserved".split()]
     _fields_ += [(name, ctypes.c_uint64) for name in "violations calls copies unpinned_copies batches launches synchronized most_pending".split()]

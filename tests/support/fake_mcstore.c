@@ -509,6 +509,11 @@ int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segme
     return 0;
 }
 
+int mcs_mount_device_memory(mcs_store_t *store, uint64_t size, int device, mcs_segment_id_t *id_out)
+{
+    return device == 0 ? mcs_mount_memory(store, size, -1, id_out) : -1012;
+}
+
 int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds)
 {
     (void)grace_seconds;

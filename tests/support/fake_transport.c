@@ -183,7 +183,11 @@ static void sum_arrived(const mcs_range_t *range)
 static mcs_status_t fetch(mcs_transport_t *holder, mcs_range_t *range, bool corrupt)
 {
     mcs_hold_t held;
-    mcs_status_t status = holder->config.owner_ops->read_begin(holder->config.owner, &range->access, &held);
+    mcs_status_t status;
+    while ((status = holder->config.owner_ops->read_begin(holder->config.owner, &range->access, &held)) ==
+           MCS_ERR_AGAIN) {
+        poll(NULL, 0, 1); /* a device's bytes are on their way */
+    }
     if (status != MCS_OK) {
         return status;
     }

@@ -135,16 +135,34 @@ static bool excluded(const Mcs__Wire__PutConfig *config, uint32_t handle)
     return false;
 }
 
+static bool is_far(const segment_t *segment)
+{
+    return strncmp(segment->mount->location, "cuda:", 5) == 0;
+}
+
+/* Segments in the memory of a device are for who names them, and come first then. */
+static bool wanted_now(const Mcs__Wire__PutConfig *config, const segment_t *segment, bool far_now)
+{
+    bool named = false;
+    for (size_t i = 0; i < config->n_preferred_segments; i++) {
+        named = named || strcmp(config->preferred_segments[i], segment->mount->name) == 0;
+    }
+    return is_far(segment) ? far_now && named : !far_now;
+}
+
 /* Up to `wanted` replicas on distinct segments; how many there were. */
 static uint32_t place(mini_master_t *mini, const Mcs__Wire__PutConfig *config, mcs_id_t session, uint64_t size,
                       mcs_col_replica_t *replicas)
 {
     uint32_t n = 0;
     uint32_t start = mini->next_place++;
-    for (uint32_t k = 0; k < SEGMENTS && n < config->replica_num; k++) {
+    for (uint32_t k = 0; k < 2 * SEGMENTS && n < config->replica_num; k++) {
         segment_t *segment = &mini->segments[(start + k) % SEGMENTS];
-        if (segment->mount == NULL || excluded(config, segment->handle) ||
-            segment->next + mcs_extent_len(size) > segment->mount->size) {
+        if (segment->mount == NULL || excluded(config, segment->handle) || !wanted_now(config, segment, k < SEGMENTS)) {
+            continue;
+        }
+        uint64_t room = mcs_extent_room(size, is_far(segment) ? MCS_EXTENT_FAR_SHIFT : 0);
+        if (segment->next + room > segment->mount->size) {
             continue;
         }
         mcs_id_t instance = {segment->mount->instance->hi, segment->mount->instance->lo};
@@ -152,7 +170,7 @@ static uint32_t place(mini_master_t *mini, const Mcs__Wire__PutConfig *config, m
             .segment = segment->handle, .status = 2, .offset = segment->next, .generation = ++mini->next_generation};
         replicas[n].mac =
             mcs_cap_mac(&segment->key, session, instance, segment->next, size, replicas[n].generation, MCS_CAP_WRITE);
-        segment->next += mcs_extent_len(size);
+        segment->next += room;
         n++;
     }
     return n;
@@ -269,6 +287,7 @@ static void add_record(const segment_t *segment, size_t n)
     record->ipc_path = segment->mount->ipc_path;
     record->transport_endpoint = segment->mount->transport_endpoint;
     record->base_address = segment->mount->base_address;
+    record->location = is_far(segment) ? segment->mount->location : (char *)(uintptr_t) "";
     record->wire = (char *)(uintptr_t)segment->wire;
     record->boot_id = (char *)(uintptr_t)segment->boot_id;
     record->state = 1;
@@ -527,15 +546,40 @@ static fake_action_t do_goodbye(mini_master_t *mini, const fake_request_t *reque
     return FAKE_REPLY;
 }
 
+static fake_action_t do_unmount(mini_master_t *mini, const fake_request_t *request, const session_t *session,
+                                fake_answer_t *answer)
+{
+    static Mcs__Wire__Empty reply;
+    Mcs__Wire__UnmountSegment *unmount =
+        mcs__wire__unmount_segment__unpack(NULL, request->header.length, request->payload);
+    answer->status = MCS_ERR_SEGMENT_NOT_FOUND;
+    for (size_t i = 0; i < SEGMENTS; i++) {
+        segment_t *segment = &mini->segments[i];
+        if (segment->mount != NULL && mcs_id_equal(segment->session, session->id) &&
+            segment->mount->instance->hi == unmount->instance->hi &&
+            segment->mount->instance->lo == unmount->instance->lo) {
+            mcs__wire__mount_segment__free_unpacked(segment->mount, NULL);
+            segment->mount = NULL;
+            mini->stats.segments--;
+            answer->status = MCS_OK;
+        }
+    }
+    drop_lost(mini);
+    mcs__wire__unmount_segment__free_unpacked(unmount, NULL);
+    mcs__wire__empty__init(&reply);
+    answer->message = &reply.base;
+    return FAKE_REPLY;
+}
+
 static const struct {
     mcs_verb_t verb;
     verb_fn handle;
 } g_verbs[] = {
-    {MCS_VERB_MOUNT_SEGMENT, do_mount}, {MCS_VERB_SEGMENT_INFO, do_segments}, {MCS_VERB_LIST_SEGMENTS, do_segments},
-    {MCS_VERB_EXIST, do_exist},         {MCS_VERB_LOOKUP, do_lookup},         {MCS_VERB_PUT_START, do_put_start},
-    {MCS_VERB_PUT_END, do_put_end},     {MCS_VERB_PUT_REVOKE, do_put_end},    {MCS_VERB_PUT_WAIT, do_put_wait},
-    {MCS_VERB_REMOVE, do_remove},       {MCS_VERB_REMOVE_ALL, do_remove_all}, {MCS_VERB_REMOVE_REGEX, do_remove_all},
-    {MCS_VERB_GOODBYE, do_goodbye},
+    {MCS_VERB_MOUNT_SEGMENT, do_mount}, {MCS_VERB_SEGMENT_INFO, do_segments},   {MCS_VERB_LIST_SEGMENTS, do_segments},
+    {MCS_VERB_EXIST, do_exist},         {MCS_VERB_LOOKUP, do_lookup},           {MCS_VERB_PUT_START, do_put_start},
+    {MCS_VERB_PUT_END, do_put_end},     {MCS_VERB_PUT_REVOKE, do_put_end},      {MCS_VERB_PUT_WAIT, do_put_wait},
+    {MCS_VERB_REMOVE, do_remove},       {MCS_VERB_REMOVE_ALL, do_remove_all},   {MCS_VERB_REMOVE_REGEX, do_remove_all},
+    {MCS_VERB_GOODBYE, do_goodbye},     {MCS_VERB_UNMOUNT_SEGMENT, do_unmount},
 };
 
 static fake_action_t script(void *arg, const fake_request_t *request, fake_answer_t *answer)

@@ -342,6 +342,7 @@ static mcs_status_t say_hello(rpc_client_t *client, rpc_wire_t *wire, uint32_t r
     hello.session = &session;
     hello.host_name = (char *)(uintptr_t)client->host_name;
     hello.wire = (char *)(uintptr_t)client->wire;
+    hello.boot_id = (char *)(uintptr_t)(client->boot_id != NULL ? client->boot_id : "boot");
     mcs_random_bytes(nonce, sizeof(nonce));
     if (client->token[0] != '\0') {
         hello.nonce = (ProtobufCBinaryData){sizeof(nonce), nonce};
@@ -469,6 +470,9 @@ mcs_status_t rpc_try_mount(rpc_client_t *client, const char *name, uint64_t size
     mount.protocol = (char *)(uintptr_t) "tcp";
     mount.transport_endpoint = (char *)(uintptr_t)name;
     mount.endpoint = (ProtobufCBinaryData){sizeof(endpoint), endpoint};
+    if (client->location != NULL) {
+        mount.location = (char *)(uintptr_t)client->location;
+    }
     ProtobufCMessage *message;
     mcs_status_t status =
         rpc_call(client, MCS_VERB_MOUNT_SEGMENT, &mount.base, &mcs__wire__mount_segment_reply__descriptor, &message);

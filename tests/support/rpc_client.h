@@ -34,7 +34,9 @@ typedef struct rpc_client {
     char detail[400]; /* of the last refusal */
     const char *host_name;
     const char *wire;
-    const char *token; /* "" = none */
+    const char *token;    /* "" = none */
+    const char *boot_id;  /* NULL = the usual */
+    const char *location; /* of what is mounted next; NULL = host memory */
     /* what the notices said */
     bool auto_release;
     bool auto_ack;

@@ -324,6 +324,10 @@ typedef struct mcs_segment_id {
 /* Contributes `size` more bytes of memory (NUMA node -1 = any) until they are unmounted or the store is closed. 0 or
  * negative. */
 MCSTORE_API int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out);
+/* The same in the memory of a GPU (the driver's number), rounded up as the driver wants; the process must have started
+ * CUDA. Objects lie there when a put prefers the segment by its name, "host:port/cuda:N". -1012: no such device, or no
+ * driver; -200: it has no memory left; -800: it has failed. Undone like the other. */
+MCSTORE_API int mcs_mount_device_memory(mcs_store_t *store, uint64_t size, int device, mcs_segment_id_t *id_out);
 /* What lies only there is gone; views of it stay valid. With grace_seconds > 0 it takes no new objects at once and goes
  * when they are over; a later call for it changes that time. -101: not mounted by this store. */
 MCSTORE_API int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds);

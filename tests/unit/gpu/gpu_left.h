@@ -20,6 +20,8 @@ MCS_UNUSED static void gpu_assert_nothing(const fake_counts_t *counts, const cha
     assert_int_equal(counts->registered, 0);
     assert_int_equal(counts->modules, 0);
     assert_int_equal(counts->pending, 0);
+    assert_int_equal(counts->memories, 0);
+    assert_int_equal(counts->reserved, 0);
 }
 
 /* Of a loaded driver; a real one does not say. */

@@ -288,6 +288,64 @@ static void callers_get_memory_and_wait_for_streams(void **state)
     free(back);
 }
 
+static void run_far(const mcs_mem_far_t *far, bool to_user, void *user, int device, size_t len, uint32_t *crc)
+{
+    bool coming;
+    mcs_mem_job_t *job;
+    mcs_mem_piece_t piece = {.user = user,
+                             .host = far->base + 4096,
+                             .len = len,
+                             .device = (int16_t)device,
+                             .block = crc != NULL ? 0 : MCS_MEM_NO_BLOCK};
+    mcs_mem_copy_t copy = {
+        .to_user = to_user, .far = far, .pieces = &piece, .count = 1, .crcs = crc, .crc_count = crc != NULL ? 1 : 0};
+    assert_int_equal(ops->copy_begin(g_space, &copy, &job, &coming), MCS_OK);
+    assert_int_equal(ops->copy_end(g_space, job), MCS_OK);
+    if (crc != NULL && !coming) {
+        *crc = 0;
+    }
+}
+
+/* As a second process opens it, and after its maker has let go of it (virtual memory; legacy handles are for other
+ * processes alone). */
+static void far_memory_is_there_for_who_opens_it(void **state)
+{
+    (void)state;
+    if (g_space == NULL) {
+        skip();
+    }
+    const size_t len = 5 * MCS_MIB + 77;
+    mcs_mem_far_t *mine;
+    mcs_mem_far_t *theirs;
+    cuda_ptr_t device;
+    uint8_t *from = malloc(len);
+    uint8_t *to = calloc(1, len);
+    uint32_t crc = 0;
+    for (size_t i = 0; i < len; i++) {
+        from[i] = (uint8_t)(i * 13 + i / 1021);
+    }
+    assert_int_equal(ops->far_create(g_space, 0, 6 * MCS_MIB + 1, &mine), MCS_OK);
+    assert_true(mine->size > 6 * MCS_MIB);
+    run_far(mine, false, from, MCS_MEM_HOST, len, NULL);
+    if (mine->share.kind == MCS_MEM_SHARE_FD) {
+        assert_int_equal(ops->far_open(g_space, &mine->share, mine->fd, &theirs), MCS_OK);
+        ops->far_close(g_space, mine);
+        mine = theirs;
+    }
+    assert_int_equal(g_cuda.alloc(&device, len), 0);
+    run_far(mine, true, (void *)(uintptr_t)device, 0, len, &crc);
+    assert_true(crc == 0 || crc == mcs_crc32c(0, from, len));
+    assert_int_equal(g_cuda.download(to, device, len), 0);
+    assert_memory_equal(to, from, len);
+    memset(to, 0, len);
+    run_far(mine, true, to, MCS_MEM_HOST, len, NULL);
+    assert_memory_equal(to, from, len);
+    ops->far_close(g_space, mine);
+    assert_int_equal(g_cuda.free(device), 0);
+    free(from);
+    free(to);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +353,7 @@ int main(void)
         cmocka_unit_test(threads_without_a_context_know_device_memory),
         cmocka_unit_test(callers_get_memory_and_wait_for_streams),
         cmocka_unit_test(the_device_makes_the_crcs_when_it_has_kernels),
+        cmocka_unit_test(far_memory_is_there_for_who_opens_it),
     };
     return cmocka_run_group_tests_name("gpu_real", tests, set_up, tear_down);
 }

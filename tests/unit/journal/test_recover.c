@@ -39,6 +39,45 @@ static void objects_are_back_in_their_places(void **state)
     assert_int_equal(world_totals(&f->world).quarantine_bytes, 0);
 }
 
+static void segments_of_devices_are_back_as_such(void **state)
+{
+    fixture_t *f = *state;
+    static const char *far_name[] = {NAME "/cuda:3"};
+    rpc_put_options_t options = {.preferred = far_name, .preferred_count = 1};
+    mcs_id_t instance = mcs_id_random();
+    uint32_t far;
+    f->owner.location = "cuda:3";
+    assert_int_equal(rpc_try_mount(&f->owner, far_name[0], SEGMENT, instance, &far, NULL), MCS_OK);
+    rpc_object_t before[3];
+    char key[16];
+    for (int i = 0; i < 3; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(rpc_store(&f->owner, key, 5000, &options), MCS_OK);
+        rpc_lookup(&f->owner, key, false, &before[i]);
+        assert_int_equal(before[i].replica[0].segment, far);
+        assert_int_equal(before[i].replica[0].offset % MCS_EXTENT_FAR_ALIGN, 0);
+    }
+    assert_int_equal(rpc_remove(&f->owner, "k1", true), MCS_OK);
+    restart(f, SEGMENT / 2);
+    assert_int_equal(rpc_mount_again(&f->owner, far_name[0], SEGMENT, instance, SEGMENT / 2), MCS_OK);
+    world_pass(&f->world, 1100);
+    const svc_segment_t *segment = svc_segment_at(f->world.service, far);
+    assert_string_equal(segment->location, "cuda:3");
+    for (int i = 0; i < 3; i += 2) {
+        rpc_object_t now;
+        snprintf(key, sizeof(key), "k%d", i);
+        assert_int_equal(rpc_lookup(&f->owner, key, false, &now), MCS_OK);
+        assert_int_equal(now.replica[0].offset, before[i].replica[0].offset);
+    }
+    live(f, 5000); /* the grace */
+    (void)settle(f);
+    rpc_put_t put;
+    assert_int_equal(rpc_put_one(&f->owner, "new", 5000, &options, &put), MCS_OK);
+    assert_int_equal(put.replica[0].segment, far);
+    assert_int_equal(put.replica[0].offset % MCS_EXTENT_FAR_ALIGN, 0);
+    assert_int_equal(put.replica[0].offset, before[1].replica[0].offset); /* the hole */
+}
+
 static void nothing_is_used_before_its_owner_has_spoken(void **state)
 {
     fixture_t *f = *state;
@@ -446,6 +485,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(objects_are_back_in_their_places),
+        TEST(segments_of_devices_are_back_as_such),
         TEST(nothing_is_used_before_its_owner_has_spoken),
         TEST(a_gap_that_is_not_answered_stays),
         TEST(what_an_owner_does_not_come_for_goes),
