@@ -803,7 +803,6 @@ void svc_adopt_locked(mcs_service_t *service, svc_segment_t *segment, svc_segmen
 /* It is unmounted before its owner has spoken. */
 void svc_drop_tail(mcs_service_t *service, svc_segment_t *segment);
 
-
 /* ---- svc_check.c ---- */
 /* Its owner is to be asked about its extents. */
 void svc_check_want(mcs_service_t *service, svc_segment_t *segment);
