@@ -1,5 +1,6 @@
 /* Where the objects of a journal lie: the extents of all streams, in order, fill the allocators from below; what lies
  * between them is a gap. See svc_recover.c. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "master/svc_recover.h"
@@ -134,6 +135,40 @@ static bool has_place(const mcs_service_t *service, const svc_record_t *record, 
     return rec_has_place(record, replica);
 }
 
+static int by_record(const void *a, const void *b)
+{
+    svc_ref_t x = ((const rec_extent_t *)a)->ref;
+    svc_ref_t y = ((const rec_extent_t *)b)->ref;
+    return x < y ? -1 : x > y;
+}
+
+/* Extents that lie in another's: their replicas go, the records with their last. `wrong`: rec_extent_t. */
+static void drop_wrong(recovery_t *recovery, const mcs_buf_t *wrong)
+{
+    mcs_service_t *service = recovery->service;
+    rec_extent_t *entries = (rec_extent_t *)(void *)wrong->bytes;
+    size_t count = wrong->len / sizeof(*entries);
+    if (count > 0) {
+        qsort(entries, count, sizeof(*entries), by_record);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const rec_extent_t *bad = &entries[i];
+        if (i > 0 && bad->ref == bad[-1].ref) {
+            continue; /* another replica of the same: all were looked at, and the record may be gone */
+        }
+        svc_record_t *record = svc_record(&service->index, bad->ref);
+        mcs_error(SVC_AREA, "an object of the journal lies in another one's place: %s",
+                  mcs_status_name(MCS_ERR_CHECKSUM_MISMATCH));
+        svc_shard_t *shard = &service->index.shards[bad->shard];
+        mcs_mutex_lock(&shard->lock);
+        if (!rec_keep_replicas(service, record, has_place) && (record->flags & SVC_REC_COMMITTED) != 0) {
+            svc_record_uncount_locked(service, shard, bad->ref);
+            rec_remove_locked(&recovery->streams[bad->shard % MCS_JOURNAL_GROUPS], shard, bad->ref);
+        }
+        mcs_mutex_unlock(&shard->lock);
+    }
+}
+
 mcs_status_t rec_fill_segments(recovery_t *recovery)
 {
     mcs_service_t *service = recovery->service;
@@ -154,18 +189,8 @@ mcs_status_t rec_fill_segments(recovery_t *recovery)
     if (status == MCS_OK) {
         status = finish_filling(service, &filling);
     }
-    for (size_t at = 0; status == MCS_OK && at < wrong.len; at += sizeof(rec_extent_t)) {
-        rec_extent_t *bad = (rec_extent_t *)(void *)(wrong.bytes + at);
-        svc_record_t *record = svc_record(&service->index, bad->ref);
-        mcs_error(SVC_AREA, "an object of the journal lies in another one's place: %s",
-                  mcs_status_name(MCS_ERR_CHECKSUM_MISMATCH));
-        svc_shard_t *shard = &service->index.shards[bad->shard];
-        mcs_mutex_lock(&shard->lock);
-        if (!rec_keep_replicas(service, record, has_place) && (record->flags & SVC_REC_COMMITTED) != 0) {
-            svc_record_uncount_locked(service, shard, bad->ref);
-            rec_remove_locked(&recovery->streams[bad->shard % MCS_JOURNAL_GROUPS], shard, bad->ref);
-        }
-        mcs_mutex_unlock(&shard->lock);
+    if (status == MCS_OK) {
+        drop_wrong(recovery, &wrong);
     }
     for (size_t at = 0; at < filling.gaps.len; at += sizeof(svc_extent_t)) { /* after a failure only */
         svc_segment_put(service, filling.segment);

@@ -480,6 +480,57 @@ static void a_start_without_memory_fails_and_leaves_nothing(void **state)
     f->owner.auto_release = true;
 }
 
+/* A record that says so with a good checksum: a fault of whoever wrote it. */
+static void an_object_in_anothers_place_is_gone(void **state)
+{
+    fixture_t *f = *state;
+    rpc_client_t other;
+    world_client(&f->world, &other, "host-c:1");
+    mcs_id_t instance = rpc_mount(&other, "host-c:1", SEGMENT);
+    rpc_put_options_t two = {.replica_num = 2};
+    assert_int_equal(rpc_store(&f->writer, "a", 1000, &two), MCS_OK);
+    assert_int_equal(rpc_store(&f->writer, "b", 1000, &two), MCS_OK);
+    assert_int_equal(rpc_store(&f->writer, "c", 1000, &two), MCS_OK);
+    svc_record_t *a = (svc_record_t *)(uintptr_t)record_of(f, "a");
+    svc_record_t *b = (svc_record_t *)(uintptr_t)record_of(f, "b");
+    svc_record_t *c = (svc_record_t *)(uintptr_t)record_of(f, "c");
+    assert_int_equal(a->replica_count, 2);
+    uint64_t places[] = {b->replicas[0].place, b->replicas[1].place, c->replicas[0].place};
+    bool same_order = svc_place_handle(places[0]) == svc_place_handle(a->replicas[0].place);
+    b->replicas[0].place = a->replicas[same_order ? 0 : 1].place + 1;
+    b->replicas[1].place = a->replicas[same_order ? 1 : 0].place + 1;
+    bool c_in_first = svc_place_handle(places[2]) == svc_place_handle(a->replicas[0].place);
+    c->replicas[0].place = a->replicas[c_in_first ? 0 : 1].place + 1;
+    assert_int_equal(svc_place_handle(b->replicas[0].place), svc_place_handle(places[0]));
+    assert_true(svc_place_offset(b->replicas[0].place) > svc_place_offset(a->replicas[same_order ? 0 : 1].place));
+    svc_index_t *index = &f->world.service->index;
+    svc_record_t *const changed[] = {b, c};
+    static const char *const keys[] = {"b", "c"};
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t hash = svc_index_hash(index, keys[i], 1);
+        svc_shard_t *shard = svc_index_shard(index, hash);
+        mcs_mutex_lock(&shard->lock);
+        svc_journal_put_locked(f->world.service, shard, svc_shard_find_locked(index, shard, hash, keys[i], 1));
+        mcs_mutex_unlock(&shard->lock);
+        assert_int_equal(changed[i]->replica_count, 2);
+    }
+    b->replicas[0].place = places[0];
+    b->replicas[1].place = places[1];
+    c->replicas[0].place = places[2];
+    rpc_client_drop_control(&other);
+    rpc_client_drop_call(&other);
+    restart_alone(f);
+    assert_int_equal(world_totals(&f->world).objects, 2);
+    snprintf(other.path, sizeof(other.path), "%s", world_path(&f->world));
+    assert_int_equal(rpc_client_open(&other), MCS_OK);
+    assert_int_equal(rpc_mount_again(&other, "host-c:1", SEGMENT, instance, SEGMENT), MCS_OK);
+    come_back(f, SEGMENT);
+    assert_int_equal(rpc_exist(&f->writer, "a"), 1);
+    assert_int_equal(rpc_exist(&f->writer, "b"), 0);
+    assert_int_equal(record_of(f, "c")->replica_count, 1);
+    rpc_client_fini(&other);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_journal, teardown_journal)
 int main(void)
 {
@@ -501,6 +552,7 @@ int main(void)
         TEST(a_forced_removal_that_had_begun_is_finished),
         TEST(without_a_removal_on_record_nothing_is_evicted_twice),
         TEST(whatever_happened_the_index_is_the_same),
+        TEST(an_object_in_anothers_place_is_gone),
         TEST(a_start_without_memory_fails_and_leaves_nothing),
     };
     return cmocka_run_group_tests_name("recovery", tests, NULL, NULL);
