@@ -205,7 +205,7 @@ static void end_strike(mcs_service_t *service, svc_pending_t *strike, const svc_
 static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
 {
     svc_segment_t *segment = ending->segment;
-    __atomic_fetch_sub(&segment->returning, ending->len, __ATOMIC_RELAXED);
+    svc_segment_get(segment);
     __atomic_fetch_sub(&service->releases, 1, __ATOMIC_RELAXED);
     if (ending->was_put) {
         __atomic_fetch_sub(&service->discarded_bytes, ending->len, __ATOMIC_RELAXED);
@@ -217,6 +217,9 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
         end_strike(service, strike, segment, answered);
     }
     svc_segment_give_back(service, segment, ending->offset, ending->len);
+    /* After `used`: whoever sees this one small sees that one small, too, and evicts nothing for what has come back. */
+    __atomic_fetch_sub(&segment->returning, ending->len, __ATOMIC_RELEASE);
+    svc_segment_put(service, segment);
     svc_pending_put(ending->block);
 }
 

@@ -558,8 +558,9 @@ void svc_segments_usage(mcs_service_t *service, uint64_t *used, uint64_t *return
         const svc_segment_t *segment = segments->active[i];
         /* Devices' memory is no space for who does not name it. */
         if (svc_segment_flags(segment) == 0 && segment->shift == 0) { /* what can take something */
+            *returning +=
+                __atomic_load_n(&segment->returning, __ATOMIC_ACQUIRE); /* first: see finish in svc_release.c */
             *used += __atomic_load_n(&segment->used, __ATOMIC_RELAXED);
-            *returning += __atomic_load_n(&segment->returning, __ATOMIC_RELAXED);
             *capacity += segment->size;
         }
     }
