@@ -210,7 +210,7 @@ static void configure(mcs_master_config_t *conf, const void *policy)
     conf->default_kv_lease_ttl = 1;
     conf->lease_guard_ms = 0;
     conf->eviction_high_watermark_ratio = 1;
-    conf->eviction_ratio = 1e-9; /* on demand, and no more than that; 0 would mean never */
+    conf->eviction_ratio = 1e-9;    /* on demand, and no more than that; 0 would mean never */
     conf->eviction_wait_ms = 10000; /* what is missing is always put */
 }
 

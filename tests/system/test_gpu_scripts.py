@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 def test_the_benchmark_runs_from_a_carried_folder_and_compares_every_byte(folder, tmp_path):
     out = tmp_path / "results.json"
     said = run("tools/bench_gpu.sh", str(folder), "--quick", "--json", str(out), MCS_GPU_DRY="1")
-    order = ["FAKE DRIVER", "pinned host to device", "device to pinned host", "pageable host to device", "device to device", "one batch", "Whole values, own segment",
+    order = ["FAKE DRIVER", "pinned host to device", "device to pinned host", "device to device", "pageable host to device", "one batch", "Whole values, own segment",
              "Whole values, same host", "Whole values, tcp", "Paged keys by the driver", "gather (put)", "scatter (get)", "1024 fragments, by C"]  # fmt: skip
     at = [said.find(what) for what in order]
     assert -1 not in at and at == sorted(at), said
