@@ -196,7 +196,7 @@ thread.start()
 
 @pytest.fixture
 def hasty_master(tmp_path):
-    master = Master(tmp_path, "--default_kv_lease_ttl=50", "--eviction_wait_ms=2000")
+    master = Master(tmp_path, "--default_kv_lease_ttl=50", "--eviction_wait_ms=1000")
     yield master
     assert master.stop() == 0
 
@@ -220,6 +220,7 @@ def loop():
             got = cuda.read(ptr, {size})
             reads += 1
             torn += got != got[:1] * {size}
+        time.sleep(0.002)  # a round of reads takes longer than a lease, or nothing could be evicted
 stop = threading.Event()
 thread = threading.Thread(target=loop)
 thread.start()
