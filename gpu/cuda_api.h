@@ -47,7 +47,6 @@ enum { CUDA_HOST_PORTABLE = 1, CUDA_HOST_DEVICEMAP = 2 };
 enum { CUDA_STREAM_NON_BLOCKING = 1 };
 /* Handles that are no pointers. */
 #define CUDA_STREAM_LEGACY     ((cuda_stream_t)(uintptr_t)1)
-#define CUDA_STREAM_PER_THREAD ((cuda_stream_t)(uintptr_t)2)
 enum { CUDA_EVENT_BLOCKING_SYNC = 1, CUDA_EVENT_DISABLE_TIMING = 2 };
 enum {
     CUDA_DEVICE_COMPUTE_MAJOR = 75,

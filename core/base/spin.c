@@ -5,8 +5,22 @@
 #include <stddef.h>
 #include <unistd.h>
 
+#include "core/base/thread.h"
+
 /* Threads of the process that wait now, polling or asleep. Relaxed: a bound on waste, nothing is published by it. */
 static int32_t g_waiting;
+/* Whose they are: a forked child has none of its parent's threads. */
+static uint64_t g_process;
+
+static int32_t count_in(void)
+{
+    uint64_t process = mcs_process_token();
+    if (__atomic_load_n(&g_process, __ATOMIC_RELAXED) != process) {
+        __atomic_store_n(&g_waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&g_process, process, __ATOMIC_RELAXED);
+    }
+    return __atomic_add_fetch(&g_waiting, 1, __ATOMIC_RELAXED);
+}
 
 static int32_t most_pollers(void)
 {
@@ -37,7 +51,7 @@ mcs_spin_wait_t mcs_spin_begin(mcs_spin_t *spin, uint64_t budget_ns, uint64_t no
         return wait;
     }
     wait.counted = true;
-    bool crowded = __atomic_add_fetch(&g_waiting, 1, __ATOMIC_RELAXED) > most_pollers();
+    bool crowded = count_in() > most_pollers();
     if (spin->skip > 0) {
         spin->skip--;
     } else if (!crowded) {

@@ -186,12 +186,7 @@ static mcs_status_t copy_bytes(mcs_client_t *client, uint8_t *user, uint8_t *hos
     }
     mcs_mem_piece_t piece = {user, host, len, device, MCS_MEM_NO_BLOCK};
     mcs_mem_copy_t copy = {.to_user = to_user, .pieces = &piece, .count = 1};
-    mcs_mem_job_t *job;
-    bool ignored;
-    mcs_status_t status = client->space_ops->copy_begin(client->space, &copy, &job, &ignored);
-    if (status == MCS_OK) {
-        status = client->space_ops->copy_end(client->space, job);
-    }
+    mcs_status_t status = mcs_mem_copy_now(client->space_ops, client->space, &copy);
     if (status == MCS_OK && to_user) {
         mcs_count(&client->counters, bytes_device_read, len);
     } else if (status == MCS_OK) {

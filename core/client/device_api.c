@@ -64,7 +64,8 @@ int mcs_device_of_memory(mcs_store_t *store, const void *ptr)
     return device;
 }
 
-int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64_t len)
+static int copy(mcs_store_t *store, const void *device_side, void *target, const void *source, uint64_t len,
+                mcs_status_t (*call)(mcs_client_t *client, void *target, const void *source, uint64_t len))
 {
     mcs_entry_t entry;
     mcs_client_t *client = mcs_store_enter(store, &entry);
@@ -72,22 +73,19 @@ int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64
         return MCS_INVALID_PARAMS;
     }
     mcs_status_t status =
-        mcs_device_holds(client, source) ? mcs_device_copy_in(client, target, source, len) : MCS_ERR_INVALID_PARAMS;
+        mcs_device_holds(client, device_side) ? call(client, target, source, len) : MCS_ERR_INVALID_PARAMS;
     mcs_store_leave(&entry);
     return mcs_status_public(status);
 }
 
+int mcs_device_read(mcs_store_t *store, void *target, const void *source, uint64_t len)
+{
+    return copy(store, source, target, source, len, mcs_device_copy_in);
+}
+
 int mcs_device_write(mcs_store_t *store, void *target, const void *source, uint64_t len)
 {
-    mcs_entry_t entry;
-    mcs_client_t *client = mcs_store_enter(store, &entry);
-    if (client == NULL) {
-        return MCS_INVALID_PARAMS;
-    }
-    mcs_status_t status =
-        mcs_device_holds(client, target) ? mcs_device_copy_out(client, target, source, len) : MCS_ERR_INVALID_PARAMS;
-    mcs_store_leave(&entry);
-    return mcs_status_public(status);
+    return copy(store, target, target, source, len, mcs_device_copy_out);
 }
 
 /* ---- memory ---- */

@@ -65,14 +65,6 @@ static mcs_status_t sum_host(const mcs_wave_t *wave, const mcs_pinned_t *pinned)
 
 /* ---- in two steps ---- */
 
-static mcs_status_t run_copy(const mcs_client_t *client, const mcs_mem_copy_t *copy)
-{
-    mcs_mem_job_t *job;
-    bool ignored;
-    mcs_status_t status = client->space_ops->copy_begin(client->space, copy, &job, &ignored);
-    return status == MCS_OK ? client->space_ops->copy_end(client->space, job) : status;
-}
-
 /* Between the chunk and the caller's memory. */
 static mcs_status_t copy_user(const mcs_wave_t *wave, const mcs_move_t *move, uint64_t from, uint64_t len,
                               uint8_t *chunk)
@@ -92,7 +84,7 @@ static mcs_status_t copy_user(const mcs_wave_t *wave, const mcs_move_t *move, ui
         done += piece->len;
     }
     mcs_mem_copy_t copy = {.to_user = wave->direction == MCS_FETCH, .pieces = pieces, .count = n};
-    return run_copy(wave->client, &copy);
+    return mcs_mem_copy_now(wave->client->space_ops, wave->client->space, &copy);
 }
 
 /* Between the chunk and the extent. */
@@ -108,7 +100,7 @@ static mcs_status_t copy_far(const mcs_wave_t *wave, const mcs_pinned_t *pinned,
                            .far = mcs_mapping_far(pinned->move->route->mapping),
                            .pieces = &piece,
                            .count = 1};
-    return run_copy(wave->client, &copy);
+    return mcs_mem_copy_now(wave->client->space_ops, wave->client->space, &copy);
 }
 
 /* The blocks that a part has whole; it begins and ends at blocks' edges but for the move's own ends. */

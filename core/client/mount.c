@@ -290,7 +290,7 @@ static mcs_status_t mount_new(mcs_client_t *client, uint64_t size, const mcs_mou
                   client->transport == NULL ? "this protocol has no data plane" : "not a size");
         return MCS_ERR_INVALID_PARAMS;
     }
-    if (!mcs_local_has_memory(size)) {
+    if (!wanted->far && !mcs_local_has_memory(size)) { /* a device says so itself */
         mcs_error(AREA, "mount of %llu bytes: more than this machine's memory", (unsigned long long)size);
         return MCS_ERR_INVALID_PARAMS;
     }

@@ -45,34 +45,6 @@ static void end_all(mcs_inflight_t *inflight, mcs_list_t *list)
     }
 }
 
-void mcs_spares_clear(mcs_spares_t *spares, mcs_inflight_t *inflight)
-{
-    mcs_list_t old;
-    mcs_list_init(&old);
-    mcs_mutex_lock(&spares->lock);
-    while (!mcs_list_empty(&spares->resting)) {
-        mcs_spare_t *spare = MCS_LIST_FIRST(&spares->resting, mcs_spare_t, node);
-        mcs_list_remove(&spare->node);
-        mcs_list_push_tail(&old, &spare->node);
-    }
-    spares->count = 0;
-    spares->streak = 0;
-    mcs_mutex_unlock(&spares->lock);
-    end_all(inflight, &old);
-}
-
-void mcs_spares_destroy(mcs_spares_t *spares, mcs_inflight_t *inflight)
-{
-    if (spares == NULL) {
-        return;
-    }
-    mcs_spares_clear(spares, inflight);
-    mcs_mutex_fini(&spares->lock);
-    mcs_free(spares);
-}
-
-/* ---- use ---- */
-
 /* Takes one of that size out, and what is too old, or of another size, into `old`. */
 static mcs_spare_t *pick_locked(mcs_spares_t *spares, uint64_t size, uint64_t now_ns, mcs_list_t *old)
 {
@@ -94,6 +66,29 @@ static mcs_spare_t *pick_locked(mcs_spares_t *spares, uint64_t size, uint64_t no
     }
     return found;
 }
+
+void mcs_spares_clear(mcs_spares_t *spares, mcs_inflight_t *inflight)
+{
+    mcs_list_t old;
+    mcs_list_init(&old);
+    mcs_mutex_lock(&spares->lock);
+    (void)pick_locked(spares, 0, 0, &old); /* none has that size: all go */
+    spares->streak = 0;
+    mcs_mutex_unlock(&spares->lock);
+    end_all(inflight, &old);
+}
+
+void mcs_spares_destroy(mcs_spares_t *spares, mcs_inflight_t *inflight)
+{
+    if (spares == NULL) {
+        return;
+    }
+    mcs_spares_clear(spares, inflight);
+    mcs_mutex_fini(&spares->lock);
+    mcs_free(spares);
+}
+
+/* ---- use ---- */
 
 mcs_spare_t *mcs_spares_take(mcs_spares_t *spares, mcs_inflight_t *inflight, uint64_t size)
 {

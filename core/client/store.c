@@ -862,7 +862,9 @@ int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_info_t *info_o
     return mcs_status_public(status);
 }
 
-int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
+/* `where`: a NUMA node, or a device. */
+static int mount(mcs_store_t *store, uint64_t size, int where, mcs_segment_id_t *id_out,
+                 mcs_status_t (*call)(mcs_client_t *client, uint64_t size, int where, mcs_id_t *id_out))
 {
     live_t *live = enter(store);
     if (live == NULL) {
@@ -871,7 +873,7 @@ int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segme
     mcs_id_t id;
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     if (id_out != NULL) {
-        status = mcs_client_mount_memory(live->client, size, numa_node, &id);
+        status = call(live->client, size, where, &id);
     }
     if (status == MCS_OK) {
         *id_out = (mcs_segment_id_t){id.hi, id.lo};
@@ -880,22 +882,14 @@ int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segme
     return mcs_status_public(status);
 }
 
+int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
+{
+    return mount(store, size, numa_node, id_out, mcs_client_mount_memory);
+}
+
 int mcs_mount_device_memory(mcs_store_t *store, uint64_t size, int device, mcs_segment_id_t *id_out)
 {
-    live_t *live = enter(store);
-    if (live == NULL) {
-        return MCS_INVALID_PARAMS;
-    }
-    mcs_id_t id;
-    mcs_status_t status = MCS_ERR_INVALID_PARAMS;
-    if (id_out != NULL) {
-        status = mcs_client_mount_device(live->client, size, device, &id);
-    }
-    if (status == MCS_OK) {
-        *id_out = (mcs_segment_id_t){id.hi, id.lo};
-    }
-    leave(live);
-    return mcs_status_public(status);
+    return mount(store, size, device, id_out, mcs_client_mount_device);
 }
 
 int mcs_unmount_memory(mcs_store_t *store, mcs_segment_id_t id, uint32_t grace_seconds)

@@ -183,4 +183,14 @@ typedef struct mcs_mem_space_ops {
     mcs_status_t (*block_copy)(const mcs_mem_block_t *block, uint64_t offset, void *target, uint64_t len);
 } mcs_mem_space_ops_t;
 
+/* A copy without sums, waited for. */
+static inline mcs_status_t mcs_mem_copy_now(const mcs_mem_space_ops_t *ops, mcs_mem_space_t *space,
+                                            const mcs_mem_copy_t *copy)
+{
+    mcs_mem_job_t *job;
+    bool ignored;
+    mcs_status_t status = ops->copy_begin(space, copy, &job, &ignored);
+    return status == MCS_OK ? ops->copy_end(space, job) : status;
+}
+
 #endif

@@ -486,8 +486,10 @@ static mcs_status_t get_conn(mcs_mapper_t *mapper, const mcs_mapper_peer_t *peer
     return status;
 }
 
-/* The payloads of a far segment. Nothing that the owner said is believed: the memory is asked how long it is. */
-static mcs_status_t open_far(const mcs_mapper_t *mapper, mcs_mapping_t *mapping, uint64_t deadline_ns)
+/* The payloads of a far segment. Nothing that the owner said is believed: the memory is asked how long it is. *pause_ns
+ * becomes the longer one when it is the memory that does not open. */
+static mcs_status_t open_far(const mcs_mapper_t *mapper, mcs_mapping_t *mapping, uint64_t deadline_ns,
+                             uint64_t *pause_ns)
 {
     mcs_mem_share_t share;
     int fd;
@@ -501,6 +503,7 @@ static mcs_status_t open_far(const mcs_mapper_t *mapper, mcs_mapping_t *mapping,
     if (share.size < mapping->size) {
         status = MCS_ERR_PROTOCOL;
     } else {
+        *pause_ns = FAR_FAILURE_FOR_NS;
         status = mapper->config.open_far(mapper->config.open_far_arg, &share, fd, &mapping->far);
     }
     if (fd >= 0) {
@@ -539,8 +542,7 @@ static mcs_status_t make_mapping(mcs_mapper_t *mapper, const mcs_mapper_peer_t *
         mcs_region_put(got.control);
     }
     if (status == MCS_OK && got.shift != 0) {
-        *pause_ns = FAR_FAILURE_FOR_NS;
-        status = open_far(mapper, mapping, deadline_ns);
+        status = open_far(mapper, mapping, deadline_ns, pause_ns);
     }
     mcs_i_mapper_conn_put(conn);
     if (status != MCS_OK) {

@@ -18,14 +18,7 @@ static mcs_segment_t *segment_of(mcs_owner_t *owner, mcs_id_t instance)
 
 static bool agrees(mcs_segment_t *segment, const mcs_col_check_t *record)
 {
-    uint64_t size = mcs_segment_size(segment);
-    unsigned shift = mcs_segment_shift(segment);
-    if (record->payload_len == 0 || record->payload_len > MCS_OBJECT_MAX ||
-        record->offset % mcs_extent_align(shift) != 0) {
-        return false;
-    }
-    uint64_t room = mcs_extent_room(record->payload_len, shift);
-    if (room > size || record->offset > size - room) {
+    if (!mcs_extent_fits(record->offset, record->payload_len, mcs_segment_size(segment), mcs_segment_shift(segment))) {
         return false;
     }
     if (mcs_segment_ensure(segment, record->offset, MCS_EXTENT_HEADER) != MCS_OK) {

@@ -180,14 +180,9 @@ bool mcs_i_owner_rescan(mcs_owner_t *owner)
 static bool valid_locked(mcs_owner_t *owner, const mcs_col_release_t *record)
 {
     const owner_segment_t *entry = mcs_i_owner_find_locked(owner, (mcs_id_t){record->instance_hi, record->instance_lo});
-    if (entry == NULL || record->payload_len == 0 || record->payload_len > MCS_OBJECT_MAX ||
-        record->offset % mcs_extent_align(mcs_segment_shift(entry->segment)) != 0 || record->generation == 0 ||
-        record->generation == UINT64_MAX) {
-        return false;
-    }
-    uint64_t size = mcs_segment_size(entry->segment);
-    uint64_t need = mcs_extent_room(record->payload_len, mcs_segment_shift(entry->segment));
-    return need <= size && record->offset <= size - need;
+    return entry != NULL && record->generation != 0 && record->generation != UINT64_MAX &&
+           mcs_extent_fits(record->offset, record->payload_len, mcs_segment_size(entry->segment),
+                           mcs_segment_shift(entry->segment));
 }
 
 static bool remember_locked(mcs_owner_t *owner, const mcs_col_release_t *record)

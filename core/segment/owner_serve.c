@@ -18,14 +18,9 @@ static mcs_status_t check_locked(mcs_owner_t *owner, const mcs_access_t *access,
     if (entry == NULL) {
         return MCS_ERR_SEGMENT_NOT_FOUND;
     }
-    if (access->payload_len == 0 || access->payload_len > MCS_OBJECT_MAX ||
-        access->offset % mcs_extent_align(mcs_segment_shift(entry->segment)) != 0 || access->len == 0 ||
-        access->len > access->payload_len || access->from > access->payload_len - access->len) {
-        return bad;
-    }
-    uint64_t size = mcs_segment_size(entry->segment);
-    uint64_t need = mcs_extent_room(access->payload_len, mcs_segment_shift(entry->segment));
-    if (need > size || access->offset > size - need) {
+    if (!mcs_extent_fits(access->offset, access->payload_len, mcs_segment_size(entry->segment),
+                         mcs_segment_shift(entry->segment)) ||
+        access->len == 0 || access->len > access->payload_len || access->from > access->payload_len - access->len) {
         return bad;
     }
     if (!entry->has_key || mcs_cap_mac(&entry->key, access->session, access->instance, access->offset,

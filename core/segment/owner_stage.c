@@ -167,10 +167,7 @@ static mcs_status_t copy_down(owner_stage_t *stage)
                              .device = MCS_MEM_HOST,
                              .block = MCS_MEM_NO_BLOCK};
     mcs_mem_copy_t copy = {.to_user = true, .far = far->memory, .pieces = &piece, .count = 1};
-    mcs_mem_job_t *job;
-    bool ignored;
-    status = far->ops->copy_begin(far->space, &copy, &job, &ignored);
-    return status == MCS_OK ? far->ops->copy_end(far->space, job) : status;
+    return mcs_mem_copy_now(far->ops, far->space, &copy);
 }
 
 static void clean(mcs_owner_t *owner, owner_stage_t *stage)

@@ -93,15 +93,6 @@ static mcs_status_t populate(mcs_mapping_t *mapping, uint64_t offset, uint64_t l
 
 /* ---- pins ---- */
 
-static bool in_bounds(const mcs_mapping_t *mapping, uint64_t offset, uint64_t payload_len)
-{
-    if (payload_len == 0 || payload_len > MCS_OBJECT_MAX || offset % mcs_extent_align(mapping->shift) != 0) {
-        return false;
-    }
-    uint64_t need = mcs_extent_room(payload_len, mapping->shift);
-    return need <= mapping->size && offset <= mapping->size - need;
-}
-
 static mcs_slot_page_t *slots_of(const mcs_mapping_t *mapping)
 {
     return mapping->conn->slots->base;
@@ -111,7 +102,8 @@ static mcs_slot_page_t *slots_of(const mcs_mapping_t *mapping)
 static mcs_status_t pin_begin(mcs_mapping_t *mapping, uint64_t offset, uint64_t generation, uint64_t payload_len,
                               mcs_status_t out_of_bounds, mcs_pin_t *pin)
 {
-    if (!in_bounds(mapping, offset, payload_len) || generation == 0 || generation == UINT64_MAX) {
+    if (!mcs_extent_fits(offset, payload_len, mapping->size, mapping->shift) || generation == 0 ||
+        generation == UINT64_MAX) {
         return out_of_bounds;
     }
     if (mapper_conn_lost(mapping->conn)) {

@@ -90,6 +90,15 @@ static inline uint64_t mcs_extent_room(uint64_t payload_len, unsigned shift)
 {
     return shift == 0 ? mcs_extent_len(payload_len) : MCS_ALIGN_UP(payload_len, mcs_extent_align(shift));
 }
+/* Can an extent of that payload lie there, in a segment of `size` bytes? */
+static inline bool mcs_extent_fits(uint64_t offset, uint64_t payload_len, uint64_t size, unsigned shift)
+{
+    if (payload_len == 0 || payload_len > MCS_OBJECT_MAX || offset % mcs_extent_align(shift) != 0) {
+        return false;
+    }
+    uint64_t need = mcs_extent_room(payload_len, shift);
+    return need <= size && offset <= size - need;
+}
 /* Where block CRCs are, given the header's address. */
 static inline uint32_t *mcs_extent_crcs(mcs_extent_header_t *header, uint64_t payload_len)
 {

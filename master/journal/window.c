@@ -87,6 +87,9 @@ static void make_next(mcs_journal_t *journal, journal_stream_t *stream)
     if (made != NULL && stream->next == NULL && stream->number == number && stream->base + MCS_JOURNAL_WINDOW == base) {
         stream->next = made;
         made = NULL;
+    } else if (made != NULL && stream->number == number) {
+        /* Who appended did not wait and made the same window, which grew the file once. */
+        __atomic_fetch_sub(&journal->bytes, MCS_JOURNAL_WINDOW, __ATOMIC_RELAXED);
     }
     mcs_mutex_unlock(&stream->lock);
     journal_window_unmap(made);
