@@ -36,6 +36,7 @@
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
 {
     svc_evict_t *evict = &service->evict;
+    svc_spares_drop(service);
     if (service->conf->eviction_ratio == 0) {
         return; /* reference 3.6: then only the watermark evicts */
     }
@@ -43,8 +44,7 @@ void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
     while (bytes > before && !__atomic_compare_exchange_n(&evict->demand_bytes, &before, bytes, true, __ATOMIC_RELAXED,
                                                           __ATOMIC_RELAXED)) {
     }
-    svc_spares_drop(service);
-    if (__atomic_exchange_n(&evict->demanded, 1, __ATOMIC_ACQ_REL) == 0) {
+    if (before == 0) {
         svc_wake(service);
     }
 }
@@ -306,8 +306,8 @@ static void demote(mcs_service_t *service, uint64_t now_ns)
 
 static bool is_pressed(const svc_evict_t *evict)
 {
-    return evict->hurry || evict->done_bytes < evict->need_bytes ||
-           __atomic_load_n(&evict->demanded, __ATOMIC_RELAXED) != 0;
+    return evict->hurry || evict->done_bytes < evict->need_bytes || evict->waited_for != 0 ||
+           __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED) != 0;
 }
 
 void svc_evict_pause(const svc_evict_t *evict)
@@ -416,7 +416,8 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
     mcs_metric_add(service->metrics, evictions_attempted_mem, 1);
 }
 
-/* How full it is, and whether somebody waits. */
+/* How full it is, and whether somebody waits: now, and not when it once failed, or a put that has been served would
+ * evict once more. */
 static void look(mcs_service_t *service, uint64_t now_ns)
 {
     svc_evict_t *evict = &service->evict;
@@ -428,15 +429,15 @@ static void look(mcs_service_t *service, uint64_t now_ns)
     double watermark = service->conf->eviction_high_watermark_ratio;
     evict->used_ratio = capacity > 0 ? (double)held / (double)capacity : 0;
     evict->hurry = evict->used_ratio > watermark + (1 - watermark) / 2;
-    bool demanded = __atomic_load_n(&evict->demanded, __ATOMIC_ACQUIRE) != 0;
+    evict->waited_for = service->conf->eviction_ratio > 0 ? svc_parked_wants(service) : 0;
+    bool demanded = evict->waited_for != 0 || __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED) != 0;
     bool due = now_ns >= evict->not_before_ns;
     if (evict->in_round || (!demanded && !due)) {
         return;
     }
     uint64_t demand = 0;
     if (demanded && due) {
-        __atomic_store_n(&evict->demanded, 0, __ATOMIC_RELEASE);
-        demand = __atomic_exchange_n(&evict->demand_bytes, 0, __ATOMIC_ACQ_REL);
+        demand = MCS_MAX(__atomic_exchange_n(&evict->demand_bytes, 0, __ATOMIC_ACQ_REL), evict->waited_for);
     }
     bool over = evict->used_ratio > watermark;
     if (!evict->wanted && (over || demand > 0)) {
@@ -457,6 +458,10 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
     if (evict->wanted) {
         if (!drain_all(service, now_ns, slice_end_ns)) {
             return true;
+        }
+        if (evict->need_bytes == 0 && evict->used_ratio <= service->conf->eviction_high_watermark_ratio) {
+            evict->wanted = false; /* space came back meanwhile */
+            return false;
         }
         start_round(service, now_ns);
     }
@@ -483,6 +488,7 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
         return true;
     }
     evict->in_round = false;
+    evict->need_bytes = 0; /* or the thread would not pause, though it got all there was */
     if (evict->done_keys > 0) {
         mcs_metric_add(service->metrics, evictions_successful, 1);
         mcs_metric_add(service->metrics, evictions_successful_mem, 1);

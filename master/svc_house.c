@@ -65,6 +65,7 @@ bool svc_house_tick(mcs_service_t *service)
     svc_leaving_tick(service, now_ns);
     svc_sweep_tick(service, now_ns);
     svc_tasks_tick(service, now_ns);
+    svc_parked_tick(service, now_ns); /* before: what has come back is tried before anything is evicted for it */
     bool more = svc_evict_tick(service, now_ns);
     svc_journal_tick(service);
     svc_check_tick(service, now_ns);
@@ -72,7 +73,6 @@ bool svc_house_tick(mcs_service_t *service)
     svc_release_deferred_tick(service);
     tidy_shards(service, now_ns);
     svc_sessions_tell(service, now_ns);
-    svc_parked_tick(service, now_ns);
     return more;
 }
 

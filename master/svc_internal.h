@@ -288,6 +288,7 @@ struct svc_parked {
     uint16_t verb;
     uint64_t request_id;
     uint64_t deadline_ns;
+    uint64_t wants_bytes; /* space that it waits for: asks for eviction as long as it does; 0 = none */
     size_t bytes;
     /* On the housekeeping thread. True: answered. `last`: the deadline has passed, or the session or the service ends.
      */
@@ -301,8 +302,9 @@ typedef struct svc_bulk svc_bulk_t;
 /* ---- the service ---- */
 
 typedef struct svc_evict {
-    uint32_t demanded;     /* atomic: an allocation has failed since the last look */
-    uint64_t demand_bytes; /* atomic: the largest that failed */
+    uint64_t
+        demand_bytes;    /* atomic: the largest allocation that failed since the last look, and that nobody waits for */
+    uint64_t waited_for; /* at the last look: the largest that parked requests wait for */
     /* housekeeping only */
     double used_ratio;     /* of the segments, without what is on its way back */
     bool hurry;            /* too full to be polite */
@@ -836,6 +838,8 @@ void svc_park_give_up(mcs_service_t *service, size_t bytes);
 /* Takes `parked`, which was admitted with parked->bytes, and the call's outcome: its step will run soon. */
 void svc_park(svc_call_t *call, svc_parked_t *parked);
 void svc_parked_tick(mcs_service_t *service, uint64_t now_ns);
+/* Housekeeping: the most that one of them waits for. */
+uint64_t svc_parked_wants(const mcs_service_t *service);
 void svc_parked_end_all(mcs_service_t *service);
 /* Parked requests are looked at soon. */
 void svc_stir(mcs_service_t *service);
@@ -843,6 +847,7 @@ void svc_parked_answer(svc_parked_t *parked, mcs_status_t status, const Protobuf
 
 /* ---- svc_evict.c ---- */
 uint64_t svc_evict_count(const mcs_service_t *service, svc_list_t list);
+/* An allocation has failed and is not parked (those ask by wants_bytes). */
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes);
 /* Housekeeping, without locks: lets others run for a moment, unless somebody waits for space. */
 void svc_evict_pause(const svc_evict_t *evict);

@@ -439,7 +439,8 @@ static bool parked_put_step(svc_parked_t *base, uint64_t now_ns, bool last)
     job_run(job);
     job->batch.count = job->waiting;
     if (job->waiting > 0 && !last) {
-        svc_evict_demand(job->service, job->largest);
+        base->wants_bytes = job->largest;
+        svc_spares_drop(job->service);
         return false;
     }
     Mcs__Wire__PutStartReply reply;
@@ -480,6 +481,7 @@ static bool park_put(svc_call_t *call, const put_job_t *job)
     kept->batch.count = job->waiting;
     parked->base.bytes = bytes;
     parked->base.deadline_ns = mcs_now_ns() + wait_ms * MCS_NS_PER_MS;
+    parked->base.wants_bytes = job->largest;
     parked->base.step = parked_put_step;
     parked->base.destroy = parked_put_destroy;
     mcs_metric_add(call->service->metrics, puts_waited, 1);
@@ -509,10 +511,11 @@ mcs_status_t svc_put_start(svc_call_t *call)
         return MCS_ERR_SESSION_ENDED; /* what was reserved goes with it */
     }
     if (job->waiting > 0) {
-        svc_evict_demand(call->service, job->largest);
+        svc_spares_drop(call->service);
         if (park_put(call, job)) {
             return MCS_OK;
         }
+        svc_evict_demand(call->service, job->largest);
     }
     Mcs__Wire__PutStartReply reply;
     build_reply(job, count, &reply);

@@ -190,6 +190,22 @@ static void demand_alone_evicts_only_what_is_needed(void **state)
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 1);
 }
 
+static void a_put_that_was_served_evicts_nothing_more(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 64, NULL);
+    f->world.conf.eviction_wait_ms = 1000;
+    for (int i = 0; i < 4; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "one%d", i);
+        assert_int_equal(rpc_store(&f->writer, key, OBJECT, NULL), MCS_OK);
+        world_pass(&f->world, 200); /* many times as long as between two rounds */
+    }
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 4);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 4);
+    assert_int_equal(settle(f), 64 * 16384);
+}
+
 static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
 {
     fixture_t *f = *state;
@@ -229,6 +245,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(groups_go_together_or_not_at_all, setup, teardown),
         cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
         cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(a_put_that_was_served_evicts_nothing_more, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
     };
