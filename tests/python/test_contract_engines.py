@@ -8,15 +8,7 @@ import urllib.request
 
 import pytest
 from contract_support import MIB, Memory, fresh, new_store, pattern
-from python_support import Master, run_python, wait_until
-
-
-@pytest.fixture(scope="module")
-def master(master_binary, tmp_path_factory):
-    """Not the one that all share: what others have left there counts for its watermark, and these puts are not leased yet when they are asked for."""
-    master = Master(tmp_path_factory.mktemp("engines"), "--default_kv_lease_ttl=500")
-    yield master
-    assert master.stop() == 0
+from python_support import run_python, wait_until
 
 
 @pytest.fixture
