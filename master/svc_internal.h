@@ -48,8 +48,9 @@
 #define SVC_PREFERRED_MAX        128u
 #define SVC_EXCLUDED_MAX         1024u
 #define SVC_SEGMENTS_PER_SESSION 1024u
-#define SVC_SPARES_MAX           8u /* of one session */
-#define SVC_PUTS_TURNS           8u /* of svc_puts_tick for all shards */
+#define SVC_SPARE_NS             MCS_NS_PER_SEC /* one that no put used */
+#define SVC_SPARES_MAX           8u             /* of one session */
+#define SVC_PUTS_TURNS           8u             /* of svc_puts_tick for all shards */
 
 #define SVC_TICK_NS   (10 * MCS_NS_PER_MS)
 #define SVC_STEADY_NS MCS_NS_PER_SEC /* an owner that came back is hidden this long (rule 7) */
@@ -424,7 +425,6 @@ struct mcs_service {
     uint32_t sweep_at;
     uint32_t sweep_version;
     uint64_t sweep_again_ns;
-    uint64_t now_tick_ns;
     svc_evict_t evict;
     svc_snapshot_t snapshot;
     svc_check_t check;
@@ -661,8 +661,6 @@ typedef struct svc_spare {
 void svc_spare_offer(svc_call_t *call, uint64_t payload_len, svc_spare_t *spare, Mcs__Wire__PutEndReply *reply);
 /* Space is short: the spares go. Any thread. */
 void svc_spares_drop(mcs_service_t *service);
-/* Housekeeping, for svc_puts_tick: those of the shard that were not used in time. */
-void svc_spares_expire(mcs_service_t *service, svc_shard_t *shard, bool all);
 
 /* ---- svc_pending.c ---- */
 mcs_status_t svc_pending_insert_locked(mcs_service_t *service, svc_pending_t *pending) MCS_MUST_CHECK;

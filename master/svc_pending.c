@@ -278,23 +278,20 @@ void svc_put_swap_locked(mcs_service_t *service, svc_pending_t *pending, uint64_
 
 /* ---- deadlines and ends ---- */
 
-/* The first open put of the shard that `wanted` likes, revoked. */
-static void expire_shard(mcs_service_t *service, svc_shard_t *shard, uint64_t timeout_ns)
+/* Revokes those of the list (oldest first) that are older; 0: all. */
+static void expire_locked(mcs_service_t *service, mcs_list_t *list, uint64_t timeout_ns)
 {
-    if (__atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED) == 0) {
-        return;
-    }
-    mcs_mutex_lock(&shard->lock);
-    while (!mcs_list_empty(&shard->open)) {
-        svc_pending_t *oldest = MCS_LIST_FIRST(&shard->open, svc_pending_t, node);
-        if (service->polled_ns < oldest->start_ns + timeout_ns) {
+    while (!mcs_list_empty(list)) {
+        svc_pending_t *oldest = MCS_LIST_FIRST(list, svc_pending_t, node);
+        if (timeout_ns != 0 && service->polled_ns < oldest->start_ns + timeout_ns) {
             break;
         }
-        mcs_info(SVC_AREA, "put %llu of client %s revoked: open for %llu s", (unsigned long long)oldest->put_id,
-                 oldest->session->host_name, (unsigned long long)service->conf->put_start_release_timeout_sec);
+        if (oldest->kind == SVC_PUT) {
+            mcs_info(SVC_AREA, "put %llu of client %s revoked: open for %llu s", (unsigned long long)oldest->put_id,
+                     oldest->session->host_name, (unsigned long long)service->conf->put_start_release_timeout_sec);
+        }
         svc_put_revoke_locked(service, oldest, false, MCS_ERR_INVALID_WRITE);
     }
-    mcs_mutex_unlock(&shard->lock);
 }
 
 void svc_puts_tick(mcs_service_t *service, uint64_t now_ns)
@@ -304,8 +301,14 @@ void svc_puts_tick(mcs_service_t *service, uint64_t now_ns)
     uint32_t turns = __atomic_load_n(&service->spares_out, __ATOMIC_RELAXED);
     for (uint32_t n = 0; n < SVC_SHARDS / SVC_PUTS_TURNS; n++) {
         svc_shard_t *shard = &service->index.shards[service->shard_cursor++ % SVC_SHARDS];
-        expire_shard(service, shard, timeout_ns);
-        svc_spares_expire(service, shard, turns > 0);
+        if (__atomic_load_n(&shard->open_puts, __ATOMIC_RELAXED) == 0 &&
+            __atomic_load_n(&shard->spare_count, __ATOMIC_RELAXED) == 0) {
+            continue;
+        }
+        mcs_mutex_lock(&shard->lock);
+        expire_locked(service, &shard->open, timeout_ns);
+        expire_locked(service, &shard->spares, turns > 0 ? 0 : SVC_SPARE_NS);
+        mcs_mutex_unlock(&shard->lock);
     }
     if (turns > 0) {
         /* When more is asked for meanwhile, that is lost: it was this that was asked for. */

@@ -59,6 +59,8 @@ mcs_status_t rec_stream_resume_strikes(rec_stream_t *stream) MCS_MUST_CHECK;
 void rec_stream_take_apart(rec_stream_t *stream);
 /* Removes a record that is in the table; its extents are nobody's. */
 void rec_remove_locked(rec_stream_t *stream, svc_shard_t *shard, svc_ref_t ref);
+/* A strike's new value that nobody can read: the strike ends as a removal. */
+void rec_drop_successor(rec_stream_t *stream, svc_ref_t ref);
 /* Leaves the replicas that are to be kept. False: none. */
 bool rec_keep_replicas(mcs_service_t *service, svc_record_t *record,
                        bool (*keep)(const mcs_service_t *service, const svc_record_t *record, uint32_t replica));

@@ -253,6 +253,18 @@ static void collect_shard_locked(rec_stream_t *stream, svc_shard_t *shard)
     }
 }
 
+void rec_drop_successor(rec_stream_t *stream, svc_ref_t ref)
+{
+    rec_strike_t *strikes = (rec_strike_t *)(void *)stream->strikes.bytes;
+    for (size_t i = 0; i < stream->strikes.len / sizeof(*strikes); i++) {
+        if (!strikes[i].over && strikes[i].successor == ref) {
+            svc_record_free(stream->service, ref);
+            strikes[i].successor = 0;
+            return;
+        }
+    }
+}
+
 static void collect_strikes(rec_stream_t *stream)
 {
     rec_strike_t *strikes = (rec_strike_t *)(void *)stream->strikes.bytes;

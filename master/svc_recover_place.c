@@ -85,8 +85,8 @@ static mcs_status_t fill_one(mcs_service_t *service, filling_t *filling, const r
         filling->at = 0;
     }
     *overlaps = offset < filling->at;
-    if (status != MCS_OK || *overlaps) {
-        return status;
+    if (*overlaps) {
+        return MCS_OK;
     }
     if (offset > filling->at) {
         status = take(segment, filling->at, offset - filling->at, &extent);
@@ -161,9 +161,14 @@ static void drop_wrong(recovery_t *recovery, const mcs_buf_t *wrong)
                   mcs_status_name(MCS_ERR_CHECKSUM_MISMATCH));
         svc_shard_t *shard = &service->index.shards[bad->shard];
         mcs_mutex_lock(&shard->lock);
-        if (!rec_keep_replicas(service, record, has_place) && (record->flags & SVC_REC_COMMITTED) != 0) {
+        rec_stream_t *stream = &recovery->streams[bad->shard % MCS_JOURNAL_GROUPS];
+        if (rec_keep_replicas(service, record, has_place)) {
+            /* some are where they should be */
+        } else if ((record->flags & SVC_REC_COMMITTED) != 0) {
             svc_record_uncount_locked(service, shard, bad->ref);
-            rec_remove_locked(&recovery->streams[bad->shard % MCS_JOURNAL_GROUPS], shard, bad->ref);
+            rec_remove_locked(stream, shard, bad->ref);
+        } else {
+            rec_drop_successor(stream, bad->ref);
         }
         mcs_mutex_unlock(&shard->lock);
     }

@@ -10,12 +10,11 @@
  * objects. In every other case the spare is given back and the client puts by put_start, which has an answer for all.
  *
  * Spares take space from others, so they are few, small beside their segment, and short-lived: they are revoked after
- * SPARE_NS, and all at once as soon as any request lacks space. */
+ * SVC_SPARE_NS, and all at once as soon as any request lacks space. */
 #include <string.h>
 
 #include "master/svc_internal.h"
 
-#define SPARE_NS      MCS_NS_PER_SEC
 #define USE_MS        500u /* what the client is told: no put begins later */
 #define SEGMENT_SHARE 64u  /* a spare has at most this part of its segment */
 
@@ -208,20 +207,4 @@ mcs_status_t svc_put_now(svc_call_t *call)
 void svc_spares_drop(mcs_service_t *service)
 {
     __atomic_store_n(&service->spares_out, SVC_PUTS_TURNS, __ATOMIC_RELAXED);
-}
-
-void svc_spares_expire(mcs_service_t *service, svc_shard_t *shard, bool all)
-{
-    if (__atomic_load_n(&shard->spare_count, __ATOMIC_RELAXED) == 0) {
-        return;
-    }
-    mcs_mutex_lock(&shard->lock);
-    while (!mcs_list_empty(&shard->spares)) {
-        svc_pending_t *oldest = MCS_LIST_FIRST(&shard->spares, svc_pending_t, node);
-        if (!all && service->polled_ns < oldest->start_ns + SPARE_NS) {
-            break;
-        }
-        svc_put_revoke_locked(service, oldest, false, MCS_ERR_INVALID_WRITE);
-    }
-    mcs_mutex_unlock(&shard->lock);
 }
