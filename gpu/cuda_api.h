@@ -46,7 +46,7 @@ enum { CUDA_MEMORY_HOST = 1, CUDA_MEMORY_DEVICE = 2 };
 enum { CUDA_HOST_PORTABLE = 1, CUDA_HOST_DEVICEMAP = 2 };
 enum { CUDA_STREAM_NON_BLOCKING = 1 };
 /* Handles that are no pointers. */
-#define CUDA_STREAM_LEGACY     ((cuda_stream_t)(uintptr_t)1)
+#define CUDA_STREAM_LEGACY ((cuda_stream_t)(uintptr_t)1)
 enum { CUDA_EVENT_BLOCKING_SYNC = 1, CUDA_EVENT_DISABLE_TIMING = 2 };
 enum {
     CUDA_DEVICE_COMPUTE_MAJOR = 75,

@@ -45,9 +45,9 @@ def _descriptors():
 class ConnectionGuard:
     """Of one runner; everything runs on its loop."""
 
-    def __init__(self, body_max, too_large, body=BODY, most=None):
+    def __init__(self, body_max, too_large, body=BODY):
         self._body = body
-        self._most = max(1, (_descriptors() if most is None else most) - SPARE)
+        self._most = max(1, _descriptors() - SPARE)
         self._idle = {}  # connection: since when
         self._busy = {}  # connection: since when, its request
         self._task = None

@@ -151,7 +151,7 @@ def hold(server, count, sent=b""):
 
 
 def is_closed(connection):
-    connection.settimeout(20)
+    connection.settimeout(40)  # twice what the patient are given
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:

@@ -178,13 +178,19 @@ static void short_memory_never_acknowledges_too_early(void **state)
     assert_true(unit_torture(MCS_FAULT_ALLOC, revoke_step, *state) > 0);
 }
 
+/* With the reservation 5. */
+static void begin_known(fixture_t *f, mcs_put_round_t *round)
+{
+    static const uint64_t mine[] = {5};
+    mcs_put_round_begin(&f->table, round);
+    mcs_put_round_known(&f->table, round, mine, 1);
+}
+
 static void a_resting_round_gives_way_to_a_revocation_at_once(void **state)
 {
     fixture_t *f = *state;
-    const uint64_t mine[] = {5};
     mcs_put_round_t round;
-    mcs_put_round_begin(&f->table, &round);
-    mcs_put_round_known(&f->table, &round, mine, 1);
+    begin_known(f, &round);
     assert_true(mcs_put_round_rest(&f->table, &round));
     assert_true(mcs_put_round_wake(&f->table, &round));
     assert_true(mcs_put_round_rest(&f->table, &round));
@@ -198,10 +204,8 @@ static void a_resting_round_gives_way_to_a_revocation_at_once(void **state)
 static void a_round_that_woke_holds_its_generation_again(void **state)
 {
     fixture_t *f = *state;
-    const uint64_t mine[] = {5};
     mcs_put_round_t round;
-    mcs_put_round_begin(&f->table, &round);
-    mcs_put_round_known(&f->table, &round, mine, 1);
+    begin_known(f, &round);
     assert_true(mcs_put_round_rest(&f->table, &round));
     assert_true(mcs_put_round_wake(&f->table, &round));
     revoke_one(f, 5);

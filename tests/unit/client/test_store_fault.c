@@ -458,13 +458,17 @@ static void a_commit_that_nobody_can_answer_for_is_neither_repeated_nor_denied(v
     pthread_t thread;
     world_script(world, MCS_VERB_PUT_END, 1, FAKE_SILENCE, MCS_OK);
     pthread_create(&thread, NULL, put_one, &put);
+    uint64_t end = mcs_deadline_after_ms(20000);
     while (mini_master_requests(world->master, MCS_VERB_PUT_START) == 0 || world_left(world) > 0) {
+        assert_false(mcs_deadline_passed(end));
         sched_yield();
     }
     mini_master_restart(world->master);
     pthread_join(thread, NULL);
     assert_int_equal(put.code, -900);
+    end = mcs_deadline_after_ms(20000);
     while (mini_master_stats(world->master).segments == 0) {
+        assert_false(mcs_deadline_passed(end));
         sched_yield();
     }
     assert_int_equal(mini_master_stats(world->master).objects, 0);
