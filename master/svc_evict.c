@@ -32,6 +32,7 @@
 #define DRAIN_SOME    32u
 #define FRUITLESS     4096u /* entries that could not go, before it is asked whether there are any others */
 #define AGAIN_NS      (10 * MCS_NS_PER_MS)
+#define PATIENCE_NS   (100 * MCS_NS_PER_MS)
 
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
 {
@@ -412,8 +413,25 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
     evict->floor = (uint64_t)ceil(floor_ratio * evictable);
     evict->done_keys = 0;
     evict->not_before_ns = now_ns + AGAIN_NS;
+    evict->trust_until_ns = now_ns + PATIENCE_NS;
     mcs_metric_add(service->metrics, evictions_attempted, 1);
     mcs_metric_add(service->metrics, evictions_attempted_mem, 1);
+}
+
+/* Nothing is evicted for those for whom enough is on its way back already, unless it does not come: a reader may hold
+ * it, or its owner may have stopped. */
+static bool is_coming(svc_evict_t *evict, uint64_t wanted_bytes, uint64_t returning, uint64_t now_ns)
+{
+    if (wanted_bytes > returning) {
+        evict->trust_until_ns = 0;
+        return false;
+    }
+    if (evict->trust_until_ns == 0) {
+        evict->trust_until_ns = now_ns + PATIENCE_NS;
+    }
+    /* Who failed and does not wait comes again. */
+    __atomic_store_n(&evict->demand_bytes, 0, __ATOMIC_RELAXED);
+    return now_ns < evict->trust_until_ns;
 }
 
 /* How full it is, and whether somebody waits: now, and not when it once failed, or a put that has been served would
@@ -429,8 +447,13 @@ static void look(mcs_service_t *service, uint64_t now_ns)
     double watermark = service->conf->eviction_high_watermark_ratio;
     evict->used_ratio = capacity > 0 ? (double)held / (double)capacity : 0;
     evict->hurry = evict->used_ratio > watermark + (1 - watermark) / 2;
-    evict->waited_for = service->conf->eviction_ratio > 0 ? svc_parked_wants(service) : 0;
-    bool demanded = evict->waited_for != 0 || __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED) != 0;
+    uint64_t wanted_bytes;
+    svc_parked_wants(service, &evict->waited_for, &wanted_bytes);
+    if (service->conf->eviction_ratio == 0) {
+        evict->waited_for = wanted_bytes = 0;
+    }
+    wanted_bytes += __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED);
+    bool demanded = wanted_bytes > 0 && !is_coming(evict, wanted_bytes, returning, now_ns);
     bool due = now_ns >= evict->not_before_ns;
     if (evict->in_round || (!demanded && !due)) {
         return;

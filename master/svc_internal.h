@@ -289,7 +289,9 @@ struct svc_parked {
     uint16_t verb;
     uint64_t request_id;
     uint64_t deadline_ns;
-    uint64_t wants_bytes; /* space that it waits for: asks for eviction as long as it does; 0 = none */
+    /* Space that it waits for, 0 = none: the largest piece and all of it. Asks for eviction as long as it does. */
+    uint64_t wants_largest;
+    uint64_t wants_bytes;
     size_t bytes;
     /* On the housekeeping thread. True: answered. `last`: the deadline has passed, or the session or the service ends.
      */
@@ -303,8 +305,8 @@ typedef struct svc_bulk svc_bulk_t;
 /* ---- the service ---- */
 
 typedef struct svc_evict {
-    uint64_t
-        demand_bytes;    /* atomic: the largest allocation that failed since the last look, and that nobody waits for */
+    /* atomic: the largest allocation that failed since the last look, and that nobody waits for */
+    uint64_t demand_bytes;
     uint64_t waited_for; /* at the last look: the largest that parked requests wait for */
     /* housekeeping only */
     double used_ratio;     /* of the segments, without what is on its way back */
@@ -319,8 +321,9 @@ typedef struct svc_evict {
     uint64_t need_bytes; /* and until so many bytes are on their way back */
     uint64_t done_keys;
     uint64_t done_bytes;
-    uint64_t not_before_ns; /* the next round on demand */
-    uint64_t protected_now; /* about: counted now and then */
+    uint64_t not_before_ns;  /* the next round on demand */
+    uint64_t trust_until_ns; /* until then what is on its way back is expected; 0 = it is not enough */
+    uint64_t protected_now;  /* about: counted now and then */
     uint64_t plain_now;
     uint64_t count_again_ns;                          /* by the kernel's clock */
     uint64_t tail_age_ns[SVC_LIST_COUNT][SVC_SHARDS]; /* as seen last */
@@ -836,8 +839,8 @@ void svc_park_give_up(mcs_service_t *service, size_t bytes);
 /* Takes `parked`, which was admitted with parked->bytes, and the call's outcome: its step will run soon. */
 void svc_park(svc_call_t *call, svc_parked_t *parked);
 void svc_parked_tick(mcs_service_t *service, uint64_t now_ns);
-/* Housekeeping: the most that one of them waits for. */
-uint64_t svc_parked_wants(const mcs_service_t *service);
+/* Housekeeping: the space that they wait for, the largest piece and all of it. */
+void svc_parked_wants(const mcs_service_t *service, uint64_t *largest, uint64_t *bytes);
 void svc_parked_end_all(mcs_service_t *service);
 /* Parked requests are looked at soon. */
 void svc_stir(mcs_service_t *service);

@@ -99,14 +99,15 @@ void svc_parked_tick(mcs_service_t *service, uint64_t now_ns)
     }
 }
 
-uint64_t svc_parked_wants(const mcs_service_t *service)
+void svc_parked_wants(const mcs_service_t *service, uint64_t *largest, uint64_t *bytes)
 {
-    uint64_t most = 0;
+    *largest = *bytes = 0;
     MCS_LIST_FOR_EACH(node, &service->parked)
     {
-        most = MCS_MAX(most, MCS_CONTAINER_OF(node, const svc_parked_t, node)->wants_bytes);
+        const svc_parked_t *parked = MCS_CONTAINER_OF(node, const svc_parked_t, node);
+        *largest = MCS_MAX(*largest, parked->wants_largest);
+        *bytes += parked->wants_bytes;
     }
-    return most;
 }
 
 void svc_parked_end_all(mcs_service_t *service)

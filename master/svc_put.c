@@ -23,8 +23,9 @@ typedef struct put_job {
     mcs_col_replica_t *replicas; /* `stride` for each key */
     uint32_t *order;             /* batch.order is replaced by what is to be tried again */
     uint32_t stride;
-    uint32_t waiting; /* keys without space that may get some */
-    uint64_t largest; /* of these */
+    uint32_t waiting;      /* keys without space that may get some */
+    uint64_t largest;      /* of these */
+    uint64_t wanted_bytes; /* by all of these, one replica each */
     uint64_t sequence;
     uint64_t soft_ns; /* 0 = not pinned by this request */
 } put_job_t;
@@ -359,7 +360,9 @@ static void start_one(void *arg, svc_shard_t *shard, uint32_t i)
     job->puts[i].status = start_locked(job, shard, i, &wants_space);
     if (wants_space) {
         job->order[job->waiting++] = i;
-        job->largest = MCS_MAX(job->largest, mcs_extent_len(size_of(job, i)));
+        uint64_t len = mcs_extent_len(size_of(job, i));
+        job->largest = MCS_MAX(job->largest, len);
+        job->wanted_bytes += len;
     }
 }
 
@@ -367,7 +370,7 @@ static void start_one(void *arg, svc_shard_t *shard, uint32_t i)
 static void job_run(put_job_t *job)
 {
     job->waiting = 0;
-    job->largest = 0;
+    job->largest = job->wanted_bytes = 0;
     svc_batch_run(job->service, &job->batch, start_one, job);
     uint32_t *tried = job->batch.order;
     job->batch.order = job->order;
@@ -439,7 +442,8 @@ static bool parked_put_step(svc_parked_t *base, uint64_t now_ns, bool last)
     job_run(job);
     job->batch.count = job->waiting;
     if (job->waiting > 0 && !last) {
-        base->wants_bytes = job->largest;
+        base->wants_largest = job->largest;
+        base->wants_bytes = job->wanted_bytes;
         svc_spares_drop(job->service);
         return false;
     }
@@ -481,7 +485,8 @@ static bool park_put(svc_call_t *call, const put_job_t *job)
     kept->batch.count = job->waiting;
     parked->base.bytes = bytes;
     parked->base.deadline_ns = mcs_now_ns() + wait_ms * MCS_NS_PER_MS;
-    parked->base.wants_bytes = job->largest;
+    parked->base.wants_largest = job->largest;
+    parked->base.wants_bytes = job->wanted_bytes;
     parked->base.step = parked_put_step;
     parked->base.destroy = parked_put_destroy;
     mcs_metric_add(call->service->metrics, puts_waited, 1);

@@ -206,6 +206,44 @@ static void a_put_that_was_served_evicts_nothing_more(void **state)
     assert_int_equal(settle(f), 64 * 16384);
 }
 
+/* The owner answers only when so many milliseconds have passed. */
+static struct {
+    fixture_t *f;
+    int silent_ms;
+} g_slow;
+
+static void slow_owner(void *arg)
+{
+    if (g_slow.silent_ms > 0 && --g_slow.silent_ms == 0) {
+        g_slow.f->world.peer = &g_slow.f->owner;
+    }
+    world_passing(arg);
+}
+
+/* Keys evicted for one put whose space comes back after so long. */
+static uint64_t evicted_while_silent(fixture_t *f, int ms)
+{
+    store_n(f, "k", 0, 64, NULL);
+    f->world.conf.eviction_wait_ms = 1000;
+    f->world.peer = NULL;
+    g_slow.f = f;
+    g_slow.silent_ms = ms;
+    f->writer.idle = slow_owner;
+    assert_int_equal(rpc_store(&f->writer, "one", OBJECT, NULL), MCS_OK);
+    assert_int_equal(g_slow.silent_ms, 0);
+    return mcs_metric_get(&f->world.metrics, evicted_keys);
+}
+
+static void what_is_on_its_way_back_is_not_evicted_for_again(void **state)
+{
+    assert_int_equal(evicted_while_silent(*state, 80), 1);
+}
+
+static void what_does_not_come_back_is_not_waited_for_alone(void **state)
+{
+    assert_int_equal(evicted_while_silent(*state, 150), 2);
+}
+
 static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
 {
     fixture_t *f = *state;
@@ -246,6 +284,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
         cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(a_put_that_was_served_evicts_nothing_more, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(what_is_on_its_way_back_is_not_evicted_for_again, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(what_does_not_come_back_is_not_waited_for_alone, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
     };
