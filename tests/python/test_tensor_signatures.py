@@ -51,8 +51,9 @@ def without_torch(monkeypatch):
 
 
 @pytest.fixture
-def values(store, fake, tmp_path):
+def values(store, fake, tmp_path, monkeypatch):
     """Something that fits each parameter; what is stored is under k."""
+    monkeypatch.chdir(tmp_path)  # a file without a name has that of the key
     data = np.arange(24, dtype=np.float32).reshape(4, 6)
     object_ = ts.header("float32", data.shape) + data.tobytes()
     room = ctypes.create_string_buffer(object_, len(object_))
