@@ -159,9 +159,15 @@ static void drive(run_t *run)
     }
 }
 
-/* Failed connections may have sends from the caller's memory in UCX's hands: they come back now, or the worker goes. */
+/* Failed connections may have sends from the caller's memory in UCX's hands: they come back now, or the worker goes. It
+ * goes in any case when an owner that has not answered may still reach that memory. */
 static void settle(ucxt_lane_t *lane)
 {
+    if (lane->exposed > 0) {
+        mcs_debug(AREA, "an owner was given up that may still reach this process's memory: the worker is made anew");
+        ucxt_lane_reset(lane);
+        return;
+    }
     uint64_t end = mcs_now_ns() + SETTLE_NS;
     while (!ucxt_lane_reap(lane)) {
         if (!ucxt_worker_progress(&lane->worker) && mcs_now_ns() >= end) {
@@ -214,9 +220,11 @@ mcs_status_t ucxt_flows_run(ucxt_lane_t *lane, mcs_transfer_t *transfers, uint32
         return MCS_ERR_NO_MEMORY;
     }
     catch_up(lane);
+    unsigned inside = ucxt_regions_enter(lane->shared->regions);
     start(&run, transfers, (uint32_t *)(void *)(run.flows + count));
     drive(&run);
     settle(lane);
+    ucxt_regions_leave(lane->shared->regions, inside);
     mcs_free(run.flows);
     return MCS_OK;
 }

@@ -41,8 +41,9 @@ typedef struct flow_request {
     ucxt_request_t base;
     uint32_t count;
     uint32_t open;
-    uint8_t *head; /* header and records */
-    uint8_t *pack; /* store: fragments copied together */
+    uint8_t *head;   /* header and records */
+    uint8_t *pack;   /* store: fragments copied together */
+    uint8_t *places; /* for RDMA; behind the records */
     flow_piece_t piece[];
 } flow_request_t;
 

@@ -214,12 +214,98 @@ typedef struct batch {
     uint64_t bytes;
     uint64_t packed;
     bool last_packed;
+    /* for RDMA */
+    bool placed; /* any piece */
+    uint32_t stretches;
+    uint32_t key_count;
+    size_t keys_len; /* on the wire */
+    const ucxt_window_t *key[UCXT_KEYS_MAX];
+    uint64_t is_placed[UCXT_FETCH_PIECES / 64];
 } batch_t;
 
-static bool add_to_fetch(const flow_piece_t *piece, batch_t *batch)
+static bool batch_has_place(const batch_t *batch, uint32_t i)
 {
+    return (batch->is_placed[i / 64] >> (i % 64) & 1) != 0;
+}
+
+/* ---- places ---- */
+
+typedef struct placer {
+    ucxt_regions_t *regions;
+    batch_t *batch;
+    uint8_t *out; /* NULL: only looks whether it fits */
+    uint32_t stretches;
+    bool fits;
+} placer_t;
+
+/* Its number among the batch's keys; a new one is added. UCXT_KEYS_MAX: no room. */
+static uint32_t key_of(batch_t *batch, const ucxt_window_t *window)
+{
+    for (uint32_t i = batch->key_count; i > 0; i--) {
+        if (batch->key[i - 1] == window) {
+            return i - 1;
+        }
+    }
+    if (batch->key_count < UCXT_KEYS_MAX) {
+        batch->key[batch->key_count++] = window;
+        batch->keys_len += 2 + (size_t)window->rkey_len;
+        return batch->key_count - 1;
+    }
+    return UCXT_KEYS_MAX;
+}
+
+static void place(void *arg, uint8_t *bytes, size_t len)
+{
+    placer_t *placer = arg;
+    const ucxt_window_t *window = placer->fits ? ucxt_regions_find(placer->regions, bytes, len) : NULL;
+    uint32_t key = window != NULL ? key_of(placer->batch, window) : UCXT_KEYS_MAX;
+    placer->fits = key < UCXT_KEYS_MAX;
+    if (placer->out != NULL) {
+        MCS_ENSURE(placer->fits); /* it did, and windows stay */
+        ucxt_stretch_encode(&(ucxt_stretch_t){(uint64_t)(uintptr_t)bytes, (uint32_t)len, key},
+                            placer->out + (size_t)placer->stretches * UCXT_STRETCH);
+    }
+    placer->stretches++;
+}
+
+/* Can the owner's device reach all of the piece? Its keys are the batch's then. Keys of a piece that cannot stay, too:
+ * they are not wrong. */
+static bool can_place(const flow_t *flow, const flow_piece_t *piece, batch_t *batch, uint32_t *stretches_out)
+{
+    if (!flow->conn->rdma || piece->len < UCXT_RDMA_MIN) {
+        return false;
+    }
+    placer_t placer = {.regions = flow->lane->shared->regions, .batch = batch, .fits = true};
+    each_stretch(flow, piece, place, &placer);
+    *stretches_out = placer.stretches;
+    return placer.fits && batch->stretches + placer.stretches <= UCXT_STRETCHES_MAX &&
+           piece->len / placer.stretches >= UCXT_RDMA_STRETCH;
+}
+
+static void add_place(batch_t *batch, uint32_t stretches)
+{
+    batch->placed = true;
+    batch->stretches += stretches;
+    batch->is_placed[batch->count / 64] |= UINT64_C(1) << (batch->count % 64);
+}
+
+static size_t places_len(const batch_t *batch)
+{
+    return !batch->placed ? 0
+                          : UCXT_PLACES_HEADER + batch->keys_len + (size_t)batch->count * 2 +
+                                (size_t)batch->stretches * UCXT_STRETCH;
+}
+
+/* ---- what a request takes ---- */
+
+static bool add_to_fetch(const flow_t *flow, const flow_piece_t *piece, batch_t *batch)
+{
+    uint32_t stretches;
     if (batch->count == UCXT_FETCH_PIECES || batch->bytes + piece->len > UCXT_FETCH_BYTES) {
         return false;
+    }
+    if (can_place(flow, piece, batch, &stretches)) {
+        add_place(batch, stretches);
     }
     batch->bytes += piece->len;
     batch->count++;
@@ -232,9 +318,29 @@ static bool is_packed(uint32_t stretches, uint32_t len)
     return stretches > UCXT_FRAME_IOVS || len / stretches < UCXT_PACK_BELOW;
 }
 
+static bool add_placed_store(const flow_piece_t *piece, batch_t *batch, uint32_t stretches)
+{
+    if ((batch->count > 0 && !batch->placed) || batch->count == UCXT_RDMA_PIECES ||
+        batch->bytes + piece->len > UCXT_RDMA_BYTES) {
+        return false;
+    }
+    add_place(batch, stretches);
+    batch->bytes += piece->len;
+    batch->count++;
+    return true;
+}
+
+/* A store's bytes are all in the message, or all in places. */
 static bool add_to_store(const flow_t *flow, const flow_piece_t *piece, batch_t *batch)
 {
     uint32_t stretches = 0;
+    if (can_place(flow, piece, batch, &stretches)) {
+        return add_placed_store(piece, batch, stretches);
+    }
+    if (batch->placed) {
+        return false;
+    }
+    stretches = 0;
     each_stretch(flow, piece, count_stretch, &stretches);
     bool packed = is_packed(stretches, piece->len);
     /* Packed neighbours share an entry. */
@@ -299,13 +405,27 @@ static uint32_t add_bytes(flow_t *flow, const flow_piece_t *piece, packer_t *pac
     return packer->sum;
 }
 
+static void sum_up(void *arg, uint8_t *bytes, size_t len)
+{
+    uint32_t *sum = arg;
+    *sum = mcs_crc32c(*sum, bytes, len);
+}
+
+static uint32_t sum_of(const flow_t *flow, const flow_piece_t *piece)
+{
+    uint32_t sum = 0;
+    each_stretch(flow, piece, sum_up, &sum);
+    return sum;
+}
+
 static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len);
 static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len);
 
 static flow_request_t *request_new(flow_t *flow, const batch_t *batch)
 {
     size_t pieces = (size_t)batch->count * sizeof(flow_piece_t);
-    size_t head = UCXT_HEADER + (size_t)batch->count * UCXT_ACCESS;
+    size_t records = UCXT_HEADER + (size_t)batch->count * UCXT_ACCESS;
+    size_t head = records + places_len(batch);
     flow_request_t *request = mcs_malloc(sizeof(*request) + pieces + head + batch->packed);
     if (request == NULL) {
         return NULL;
@@ -315,16 +435,46 @@ static flow_request_t *request_new(flow_t *flow, const batch_t *batch)
     request->count = batch->count;
     request->open = batch->count;
     request->head = (uint8_t *)request->piece + pieces;
+    request->places = request->head + records;
     request->pack = request->head + head;
+    request->base.exposed = batch->placed;
     request->base.iov[0] = (ucp_dt_iov_t){.buffer = request->head, .length = head};
     request->base.iov_count = 1;
     return request;
 }
 
+/* The head of the places and their keys; returns what comes next. */
+static uint8_t *put_keys(const batch_t *batch, uint8_t *to)
+{
+    mcs_store_u16(to, (uint16_t)batch->key_count);
+    mcs_store_u16(to + 2, (uint16_t)batch->stretches);
+    mcs_store_u32(to + 4, 0);
+    to += UCXT_PLACES_HEADER;
+    for (uint32_t i = 0; i < batch->key_count; i++) {
+        const ucxt_window_t *window = batch->key[i];
+        mcs_store_u16(to, window->rkey_len);
+        memcpy(to + 2, window->rkey, window->rkey_len);
+        to += 2 + (size_t)window->rkey_len;
+    }
+    return to;
+}
+
+/* The piece's stretches; returns what comes next. */
+static uint8_t *put_place(const flow_t *flow, const flow_piece_t *piece, batch_t *batch, bool placed, uint8_t *to)
+{
+    placer_t placer = {.regions = flow->lane->shared->regions, .batch = batch, .out = to + 2, .fits = true};
+    if (placed) {
+        each_stretch(flow, piece, place, &placer);
+    }
+    mcs_store_u16(to, (uint16_t)placer.stretches);
+    return to + 2 + (size_t)placer.stretches * UCXT_STRETCH;
+}
+
 /* Takes the pieces from the cursor on. */
-static void fill(flow_t *flow, flow_request_t *request)
+static void fill(flow_t *flow, flow_request_t *request, batch_t *batch)
 {
     packer_t packer = {.request = &request->base, .to = request->pack};
+    uint8_t *places = batch->placed ? put_keys(batch, request->places) : NULL;
     for (uint32_t i = 0; i < request->count; i++) {
         flow_piece_t *piece = &request->piece[i];
         peek(flow, piece);
@@ -333,8 +483,11 @@ static void fill(flow_t *flow, flow_request_t *request)
         access.from = piece->from;
         access.len = piece->len;
         uint32_t crc = 0;
+        if (batch->placed) {
+            places = put_place(flow, piece, batch, batch_has_place(batch, i), places);
+        }
         if (flow->transfer->direction == MCS_STORE) {
-            crc = add_bytes(flow, piece, &packer);
+            crc = batch->placed ? sum_of(flow, piece) : add_bytes(flow, piece, &packer);
             if (range->crcs != NULL) {
                 add_sum(flow, piece, range->crcs, crc);
             }
@@ -348,11 +501,11 @@ mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **req
 {
     flow_t cursor = *flow; /* a dry run says how much memory it takes */
     batch_t batch = {0};
+    const bool fetch = flow->transfer->direction == MCS_FETCH;
     while (cursor.unsent > 0) {
         flow_piece_t piece;
         peek(&cursor, &piece);
-        bool added = flow->transfer->direction == MCS_FETCH ? add_to_fetch(&piece, &batch)
-                                                            : add_to_store(&cursor, &piece, &batch);
+        bool added = fetch ? add_to_fetch(&cursor, &piece, &batch) : add_to_store(&cursor, &piece, &batch);
         if (!added) {
             break;
         }
@@ -362,11 +515,13 @@ mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **req
     if (request == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    fill(flow, request);
+    fill(flow, request, &batch);
     ucxt_conn_add(flow->conn, &request->base);
     flow->requests++;
     ucxt_header_t header = {
-        .kind = flow->transfer->direction == MCS_FETCH ? UCXT_FETCH : UCXT_STORE,
+        .kind = fetch          ? batch.placed ? UCXT_FETCH_RDMA : UCXT_FETCH
+                : batch.placed ? UCXT_STORE_RDMA
+                               : UCXT_STORE,
         .conn = flow->conn->auth.owner_conn,
         .request = request->base.id,
         .count = request->count,
@@ -383,6 +538,7 @@ static void request_over(flow_t *flow, flow_request_t *request)
 {
     if (request->open == 0) {
         flow->requests--;
+        ucxt_request_concealed(&request->base);
         ucxt_request_done(&request->base);
     }
 }
@@ -403,7 +559,8 @@ static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t 
     return MCS_OK;
 }
 
-/* Do the records and the bytes of an answer agree with each other and with what was asked? */
+/* Do the records and the bytes of an answer agree with each other and with what was asked? Bytes that are in their
+ * places are not in the message. */
 static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *header, const uint8_t *body, size_t len)
 {
     uint32_t first = header->value;
@@ -419,7 +576,7 @@ static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *hea
             ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc) != MCS_OK) {
             return false;
         }
-        bytes += status == MCS_OK ? request->piece[first + i].len : 0;
+        bytes += status == MCS_OK && header->kind == UCXT_PIECES ? request->piece[first + i].len : 0;
     }
     return bytes == len - (size_t)count * UCXT_PIECE;
 }
@@ -437,12 +594,19 @@ static void copy_in(void *arg, uint8_t *bytes, size_t len)
     reader->from += len;
 }
 
-/* The bytes of a piece; `crc` is what the owner says of the block that it starts. */
+/* The bytes of a piece; `crc` is what the owner says of the block that it starts. Without a reader they are in their
+ * place, and are only summed. */
 static void take_piece(flow_t *flow, const flow_piece_t *piece, uint32_t crc, reader_t *reader)
 {
     mcs_range_t *range = &flow->transfer->ranges[piece->range];
-    reader->sum = 0;
-    each_stretch(flow, piece, copy_in, reader);
+    uint32_t sum = 0;
+    if (reader != NULL) {
+        reader->sum = 0;
+        each_stretch(flow, piece, copy_in, reader);
+        sum = reader->sum;
+    } else if (piece->crc != NO_CRC && range->sums != NULL) {
+        sum = sum_of(flow, piece);
+    }
     if (piece->crc == NO_CRC) {
         return;
     }
@@ -450,7 +614,7 @@ static void take_piece(flow_t *flow, const flow_piece_t *piece, uint32_t crc, re
         range->crcs[piece->crc] = crc;
     }
     if (range->sums != NULL) {
-        add_sum(flow, piece, range->sums, reader->sum);
+        add_sum(flow, piece, range->sums, sum);
     }
 }
 
@@ -461,7 +625,8 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
     if (header->kind == UCXT_REFUSED) {
         return answer_refused(request, header);
     }
-    if (header->kind != UCXT_PIECES || !pieces_agree(request, header, body, len)) {
+    const bool placed = header->kind == UCXT_PLACED && base->exposed;
+    if ((header->kind != UCXT_PIECES && !placed) || !pieces_agree(request, header, body, len)) {
         return MCS_ERR_PROTOCOL;
     }
     reader_t reader = {.from = body + (size_t)header->count * UCXT_PIECE,
@@ -474,14 +639,14 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
         mcs_status_t known = ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc);
         MCS_ENSURE(known == MCS_OK);
         if (status == MCS_OK) {
-            take_piece(flow, piece, crc, &reader);
+            take_piece(flow, piece, crc, placed ? NULL : &reader);
             bytes += piece->len;
         }
         piece_done(flow, request, piece, status);
     }
     mcs_stream_fence();
     ucxt_count(&flow->lane->shared->counters->fetched_bytes, bytes);
-    ucxt_count(&flow->lane->shared->counters->copied_bytes, bytes);
+    ucxt_count(placed ? &flow->lane->shared->counters->rdma_bytes : &flow->lane->shared->counters->copied_bytes, bytes);
     request_over(flow, request);
     return MCS_OK;
 }
@@ -511,6 +676,9 @@ static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *head
         piece_done(flow, request, &request->piece[i], status[i]);
     }
     ucxt_count(&flow->lane->shared->counters->stored_bytes, bytes);
+    if (base->exposed) {
+        ucxt_count(&flow->lane->shared->counters->rdma_bytes, bytes);
+    }
     request_over(flow, request);
     return MCS_OK;
 }

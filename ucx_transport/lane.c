@@ -25,6 +25,14 @@ static void request_leave(ucxt_request_t *request)
     }
 }
 
+void ucxt_request_concealed(ucxt_request_t *request)
+{
+    if (request->exposed) {
+        request->exposed = false;
+        request->lane->exposed--;
+    }
+}
+
 void ucxt_request_done(ucxt_request_t *request)
 {
     request_leave(request);
@@ -70,6 +78,7 @@ void ucxt_conn_add(ucxt_conn_t *conn, ucxt_request_t *request)
 void ucxt_conn_send(ucxt_conn_t *conn, ucxt_request_t *request)
 {
     ucxt_lane_t *lane = conn->lane;
+    lane->exposed += request->exposed ? 1 : 0;
     request->sending = true;
     mcs_list_push_tail(&lane->sending, &request->node);
     conn->sends++;
@@ -260,6 +269,7 @@ static mcs_status_t send_hello(ucxt_conn_t *conn)
         .client = lane->shared->client,
         .conn = conn->auth.caller_conn,
         .machine = lane->shared->machine,
+        .rdma = lane->shared->context.rdma,
         .address_len = lane->address_len,
     };
     memcpy(hello.nonce, conn->auth.caller_nonce, UCXT_NONCE);
@@ -370,6 +380,7 @@ static void on_welcome(ucxt_conn_t *conn, const ucxt_header_t *header, const uin
         ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
         return;
     }
+    conn->rdma = welcome.rdma && conn->lane->shared->context.rdma;
     conn->auth.owner_conn = welcome.conn;
     memcpy(conn->auth.owner_nonce, welcome.nonce, UCXT_NONCE);
     if (welcome.machine != 0 && welcome.machine == conn->lane->shared->machine) {
@@ -483,8 +494,10 @@ void ucxt_lane_reset(ucxt_lane_t *lane)
             conn_leave(lane->conns[i]);
         }
     }
-    /* Takes the endpoints along; their sockets are closed, which the owners notice. */
+    /* Takes the endpoints along; their sockets are closed, which the owners notice, and their queue pairs, which no
+     * device reaches any more. */
     ucxt_worker_close(&lane->worker);
+    lane->exposed = 0;
     /* What UCX did not give back while it lived is ours again now. */
     while (!mcs_list_empty(&lane->sending)) {
         ucxt_request_t *request = MCS_LIST_FIRST(&lane->sending, ucxt_request_t, node);

@@ -7,12 +7,15 @@
  * nothing (rule 10). Fetched bytes are copied out of UCX's receive buffer by our own callback and only while the
  * request is alive: no receive of UCX's ever points into a caller's memory, and a transfer that ends early needs no
  * more than to forget its requests. Sends do point there: a closed connection is kept until UCX has given back all of
- * them, and where it does not, the worker is torn down (ucxt_lane_reset). One thread at a time; no locks. */
+ * them, and where it does not, the worker is torn down (ucxt_lane_reset). So it is when a request with places (proto.h)
+ * is given up before its answer: with the worker go the queue pairs that the owner's device would write through. One
+ * thread at a time; no locks. */
 #ifndef UCXT_LANE_H
 #define UCXT_LANE_H
 
 #include "ucx_transport/auth.h"
 #include "ucx_transport/counters.h"
+#include "ucx_transport/regions.h"
 #include "ucx_transport/ucx_worker.h"
 
 #include "core/base/list.h"
@@ -27,6 +30,7 @@ typedef struct ucxt_shared {
     uint64_t spin_ns;
     uint64_t connect_timeout_ns;
     mcs_transport_counters_t *counters;
+    ucxt_regions_t *regions;
 } ucxt_shared_t;
 
 #define UCXT_LANE_CONNS    1024 /* a power of two */
@@ -53,6 +57,7 @@ typedef struct ucxt_conn {
     uint64_t serial;
     struct ucxt_request *slot[UCXT_CONN_REQUESTS];
     bool broken; /* UCX says that the endpoint has failed */
+    bool rdma;   /* the owner takes places */
     ucp_dt_iov_t bye_iov;
     uint8_t bye[UCXT_HEADER];
     ucp_dt_iov_t hello_iov;
@@ -69,6 +74,7 @@ typedef struct ucxt_lane {
     mcs_list_t closing;
     mcs_list_t sending; /* requests in UCX's hands */
     mcs_spin_t spin;    /* whether polling for an owner pays */
+    uint32_t exposed;   /* requests whose places an owner may still write to or read from */
 } ucxt_lane_t;
 
 /* One message to an owner and what its answer is for. Made by flow.c in one piece of memory with its bytes. */
@@ -80,6 +86,7 @@ typedef struct ucxt_request {
     uint64_t id;
     bool sending;
     bool in_slot;
+    bool exposed; /* its owner has places of it */
     /* The answer (kinds from UCXT_PIECES up). Anything but MCS_OK fails the connection. Calls ucxt_request_done when
      * nothing more is to come. */
     mcs_status_t (*answer)(struct ucxt_request *request, const ucxt_header_t *header, const uint8_t *body, size_t len);
@@ -114,7 +121,9 @@ static inline bool ucxt_conn_has_slot(const ucxt_conn_t *conn)
 void ucxt_conn_add(ucxt_conn_t *conn, ucxt_request_t *request);
 /* Sends iov. On failure the connection has failed; in either case the request is the lane's from here on. */
 void ucxt_conn_send(ucxt_conn_t *conn, ucxt_request_t *request);
-/* Leaves its slot; freed when UCX has let it go. */
+/* Answered, or given up: leaves its slot; freed when UCX has let it go. */
 void ucxt_request_done(ucxt_request_t *request);
+/* Answered in full: its owner is done with its places. Before ucxt_request_done. */
+void ucxt_request_concealed(ucxt_request_t *request);
 
 #endif

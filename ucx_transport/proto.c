@@ -100,6 +100,73 @@ mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out)
     return MCS_OK;
 }
 
+void ucxt_stretch_encode(const ucxt_stretch_t *stretch, uint8_t out[UCXT_STRETCH])
+{
+    mcs_store_u64(out, stretch->address);
+    mcs_store_u32(out + 8, stretch->len);
+    mcs_store_u32(out + 12, stretch->key);
+}
+
+mcs_status_t ucxt_places_decode(const uint8_t *in, size_t len, ucxt_places_t *places_out, size_t *used_out)
+{
+    if (len < UCXT_PLACES_HEADER) {
+        return MCS_ERR_PROTOCOL;
+    }
+    places_out->key_count = mcs_load_u16(in);
+    places_out->stretch_count = mcs_load_u16(in + 2);
+    if (places_out->key_count > UCXT_KEYS_MAX || places_out->stretch_count > UCXT_STRETCHES_MAX) {
+        return MCS_ERR_PROTOCOL;
+    }
+    size_t at = UCXT_PLACES_HEADER;
+    for (uint32_t i = 0; i < places_out->key_count; i++) {
+        if (len - at < 2) {
+            return MCS_ERR_PROTOCOL;
+        }
+        uint16_t key_len = mcs_load_u16(in + at);
+        if (key_len == 0 || key_len > UCXT_KEY_MAX || key_len > len - at - 2) {
+            return MCS_ERR_PROTOCOL;
+        }
+        places_out->key[i] = in + at + 2;
+        places_out->key_len[i] = key_len;
+        at += 2 + (size_t)key_len;
+    }
+    *used_out = at;
+    return MCS_OK;
+}
+
+mcs_status_t ucxt_stretches_decode(const uint8_t *in, size_t len, const ucxt_places_t *places,
+                                   const mcs_access_t *access, uint32_t count, uint32_t *first,
+                                   ucxt_stretch_t *stretches)
+{
+    uint32_t used = 0;
+    size_t at = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        first[i] = used;
+        if (len - at < 2) {
+            return MCS_ERR_PROTOCOL;
+        }
+        uint32_t here = mcs_load_u16(in + at);
+        uint64_t bytes = 0;
+        at += 2;
+        if (here > places->stretch_count - used || (len - at) / UCXT_STRETCH < here) {
+            return MCS_ERR_PROTOCOL;
+        }
+        for (uint32_t k = 0; k < here; k++, at += UCXT_STRETCH) {
+            ucxt_stretch_t stretch = {mcs_load_u64(in + at), mcs_load_u32(in + at + 8), mcs_load_u32(in + at + 12)};
+            if (stretch.len == 0 || stretch.key >= places->key_count) {
+                return MCS_ERR_PROTOCOL;
+            }
+            bytes += stretch.len;
+            stretches[used++] = stretch;
+        }
+        if (here > 0 && bytes != access[i].len) {
+            return MCS_ERR_PROTOCOL;
+        }
+    }
+    first[count] = used;
+    return at == len && used == places->stretch_count ? MCS_OK : MCS_ERR_PROTOCOL;
+}
+
 size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX])
 {
     id_encode(hello->client, out);
@@ -107,6 +174,7 @@ size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX])
     mcs_store_u64(out + 24, hello->machine);
     memcpy(out + 32, hello->nonce, UCXT_NONCE);
     memcpy(out + 32 + UCXT_NONCE, hello->wire, UCXT_WIRE);
+    mcs_store_u32(out + UCXT_HELLO_FIXED - 8, hello->rdma ? 1 : 0);
     mcs_store_u32(out + UCXT_HELLO_FIXED - 4, hello->address_len);
     memcpy(out + UCXT_HELLO_FIXED, hello->address, hello->address_len);
     return UCXT_HELLO_FIXED + hello->address_len;
@@ -137,17 +205,21 @@ mcs_status_t ucxt_hello_decode(const uint8_t *body, size_t len, ucxt_hello_t *he
     memcpy(hello_out->nonce, body + 32, UCXT_NONCE);
     memcpy(hello_out->wire, body + 32 + UCXT_NONCE, UCXT_WIRE);
     hello_out->wire[UCXT_WIRE - 1] = '\0';
+    hello_out->rdma = mcs_load_u32(body + UCXT_HELLO_FIXED - 8) != 0;
     hello_out->address_len = address_len;
     memcpy(hello_out->address, body + UCXT_HELLO_FIXED, address_len);
     memcpy(hello_out->mac, body + UCXT_HELLO_FIXED + address_len, UCXT_MAC);
     return MCS_OK;
 }
 
+#define WELCOME_PROVE 1u
+#define WELCOME_RDMA  2u
+
 void ucxt_welcome_encode(const ucxt_welcome_t *welcome, uint8_t out[UCXT_WELCOME_LEN])
 {
     mcs_store_u64(out, welcome->conn);
     mcs_store_u64(out + 8, welcome->machine);
-    mcs_store_u32(out + 16, welcome->prove ? 1 : 0);
+    mcs_store_u32(out + 16, (welcome->prove ? WELCOME_PROVE : 0) | (welcome->rdma ? WELCOME_RDMA : 0));
     memcpy(out + 20, welcome->nonce, UCXT_NONCE);
     memcpy(out + 20 + UCXT_NONCE, welcome->mac, UCXT_MAC);
 }
@@ -159,7 +231,8 @@ mcs_status_t ucxt_welcome_decode(const uint8_t *body, size_t len, ucxt_welcome_t
     }
     welcome_out->conn = mcs_load_u64(body);
     welcome_out->machine = mcs_load_u64(body + 8);
-    welcome_out->prove = mcs_load_u32(body + 16) != 0;
+    welcome_out->prove = (mcs_load_u32(body + 16) & WELCOME_PROVE) != 0;
+    welcome_out->rdma = (mcs_load_u32(body + 16) & WELCOME_RDMA) != 0;
     memcpy(welcome_out->nonce, body + 20, UCXT_NONCE);
     memcpy(welcome_out->mac, body + 20 + UCXT_NONCE, UCXT_MAC);
     return MCS_OK;

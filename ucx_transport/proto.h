@@ -1,4 +1,4 @@
-/* Messages between a caller's lane and an owner's serving worker (wire format 2). Pure functions; little endian;
+/* Messages between a caller's lane and an owner's serving worker (wire format 3). Pure functions; little endian;
  * docs/transport.md has the story.
  *
  * Every message is one active message: a 32-byte header and a body, no UCX header.
@@ -22,7 +22,7 @@
 #include "core/ops/transport.h"
 
 #define UCXT_MAGIC   UINT32_C(0x3144434d) /* "MCD1" */
-#define UCXT_VERSION 2
+#define UCXT_VERSION 3
 
 /* Active message ids. */
 #define UCXT_AM_TO_OWNER  21
@@ -48,6 +48,8 @@ typedef enum ucxt_kind {
     UCXT_STORE = 4, /* count pieces; body: access records, then their bytes */
     UCXT_BYE =
         5, /* the caller closes the connection: closing an endpoint alone does not tell the other side over TCP */
+    UCXT_FETCH_RDMA = 6, /* as UCXT_FETCH; body: access records, then places that the owner may put the bytes to */
+    UCXT_STORE_RDMA = 7, /* count pieces; body: access records, then places that the owner gets the bytes from */
     /* to the caller */
     UCXT_WELCOME = 16, /* value = status; body: ucxt_welcome when it is MCS_OK */
     UCXT_READY = 17,   /* value = status; the answer to a proof */
@@ -55,7 +57,8 @@ typedef enum ucxt_kind {
                           that are MCS_OK */
     UCXT_STORED = 19,  /* count; body: i32 statuses, one a piece */
     UCXT_REFUSED = 20, /* the whole request: value = status */
-    UCXT_GONE = 21     /* the owner has closed the connection */
+    UCXT_GONE = 21,    /* the owner has closed the connection */
+    UCXT_PLACED = 22   /* fetched: as UCXT_PIECES, but the bytes are in their places already */
 } ucxt_kind_t;
 
 typedef struct ucxt_header {
@@ -91,6 +94,45 @@ mcs_status_t ucxt_piece_decode(const uint8_t *in, mcs_status_t *status_out, uint
 /* A status from the wire: MCS_ERR_PROTOCOL for a value that is not in the list. */
 mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out) MCS_MUST_CHECK;
 
+/* Where the bytes of pieces are in the caller's memory. Peers' memory is reached by the caller's keys alone, and by the
+ * owner alone, who has checked the accesses:
+ *
+ *   u16 keys, u16 stretches, u32 0; for each key: u16 length, the packed remote key
+ *   for each piece: u16 stretches; then for each stretch: u64 address  u32 length  u32 key
+ *
+ * A fetch's piece without stretches comes in a message. */
+#define UCXT_KEYS_MAX      64
+#define UCXT_KEY_MAX       256
+#define UCXT_STRETCHES_MAX 4096 /* of a request */
+#define UCXT_PLACES_HEADER 8
+#define UCXT_STRETCH       16
+#define UCXT_RDMA_MIN      (UINT64_C(16) << 10) /* shorter pieces are cheaper in a message */
+#define UCXT_RDMA_STRETCH  4096                 /* so are those that are cut smaller */
+#define UCXT_RDMA_PIECES   14                   /* of one store, and of what an owner moves in one go */
+#define UCXT_RDMA_BYTES    (UINT64_C(4) << 20)  /* the same */
+typedef struct ucxt_stretch {
+    uint64_t address;
+    uint32_t len;
+    uint32_t key;
+} ucxt_stretch_t;
+
+typedef struct ucxt_places {
+    uint32_t key_count;
+    const uint8_t *key[UCXT_KEYS_MAX]; /* in the message */
+    uint16_t key_len[UCXT_KEYS_MAX];
+    uint32_t stretch_count;
+} ucxt_places_t;
+
+void ucxt_stretch_encode(const ucxt_stretch_t *stretch, uint8_t out[UCXT_STRETCH]);
+/* Reads the head and the keys; *used_out is their length. */
+mcs_status_t ucxt_places_decode(const uint8_t *in, size_t len, ucxt_places_t *places_out, size_t *used_out)
+    MCS_MUST_CHECK;
+/* Reads the rest, all of it: first[i] .. first[i + 1] are the stretches of piece i. first has `count` + 1 entries,
+ * stretches places->stretch_count. MCS_ERR_PROTOCOL also when stretches do not sum up to their piece. */
+mcs_status_t ucxt_stretches_decode(const uint8_t *in, size_t len, const ucxt_places_t *places,
+                                   const mcs_access_t *access, uint32_t count, uint32_t *first,
+                                   ucxt_stretch_t *stretches) MCS_MUST_CHECK;
+
 #define UCXT_NONCE       32
 #define UCXT_MAC         32
 #define UCXT_WIRE        32
@@ -104,11 +146,12 @@ typedef struct ucxt_hello {
     uint64_t machine; /* see core/ops/transport.h */
     uint8_t nonce[UCXT_NONCE];
     char wire[UCXT_WIRE];
+    bool rdma; /* it has registered memory that the owner may reach */
     uint32_t address_len;
     uint8_t address[UCXT_ADDRESS_MAX];
     uint8_t mac[UCXT_MAC];
 } ucxt_hello_t;
-#define UCXT_HELLO_FIXED (16 + 8 + 8 + UCXT_NONCE + UCXT_WIRE + 4)
+#define UCXT_HELLO_FIXED (16 + 8 + 8 + UCXT_NONCE + UCXT_WIRE + 4 + 4)
 #define UCXT_HELLO_MAX   (UCXT_HELLO_FIXED + UCXT_ADDRESS_MAX + UCXT_MAC + 4)
 /* The part that the mac covers; returns its length. */
 size_t ucxt_hello_signed(const ucxt_hello_t *hello, uint8_t out[UCXT_HELLO_MAX]);
@@ -120,6 +163,7 @@ typedef struct ucxt_welcome {
     uint64_t conn; /* what the caller's messages are to carry */
     uint64_t machine;
     bool prove; /* a proof is wanted before anything else */
+    bool rdma;  /* places may be offered */
     uint8_t nonce[UCXT_NONCE];
     uint8_t mac[UCXT_MAC];
 } ucxt_welcome_t;

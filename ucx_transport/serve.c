@@ -153,6 +153,7 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     peer->conn = (mcs_random_u64() & ~SLOT_MASK) | slot;
     peer->state = prove ? PEER_PROVING : PEER_READY;
     peer->since_ns = mcs_now_ns();
+    peer->rdma = hello->rdma && server->config.context->rdma;
     peer->address_hash = mcs_hash64(0, hello->address, hello->address_len);
     peer->auth.caller_conn = hello->conn;
     peer->auth.owner_conn = peer->conn;
@@ -279,8 +280,10 @@ static void serve_hello(struct ucxt_server *server, const uint8_t *body, size_t 
     if (peer->state == PEER_READY) {
         drop_former(peer);
     }
-    ucxt_welcome_t welcome = {
-        .conn = peer->conn, .machine = server->config.machine, .prove = peer->state == PEER_PROVING};
+    ucxt_welcome_t welcome = {.conn = peer->conn,
+                              .machine = server->config.machine,
+                              .prove = peer->state == PEER_PROVING,
+                              .rdma = peer->rdma};
     memcpy(welcome.nonce, peer->auth.owner_nonce, UCXT_NONCE);
     if (welcome.prove && ucxt_auth_owner(server->config.token, &peer->auth, welcome.mac) != MCS_OK) {
         ucxt_peer_fail(peer, "no proof could be made");
@@ -322,6 +325,8 @@ static void dispatch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8
         ucxt_serve_fetch(peer, header, body, len);
     } else if (header->kind == UCXT_STORE) {
         ucxt_serve_store(peer, header, body, len);
+    } else if (peer->rdma && (header->kind == UCXT_FETCH_RDMA || header->kind == UCXT_STORE_RDMA)) {
+        ucxt_serve_rdma(peer, header, body, len);
     } else {
         ucxt_peer_fail(peer, "unknown message");
     }
@@ -459,6 +464,7 @@ static void drain(struct ucxt_server *server)
 static void free_all(struct ucxt_server *server)
 {
     ucxt_listeners_close(&server->listeners);
+    ucxt_rdma_drop_keys(server);
     ucxt_worker_close(&server->worker);
     ucxt_serve_free_frames(server);
     while (!mcs_list_empty(&server->notes_busy)) {

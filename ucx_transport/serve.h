@@ -9,6 +9,7 @@
 #ifndef UCXT_SERVE_H
 #define UCXT_SERVE_H
 
+#include "ucx_transport/regions.h"
 #include "ucx_transport/ucx_worker.h"
 
 #include "core/ops/transport.h"
@@ -23,6 +24,7 @@ typedef struct ucxt_server_config {
     const mcs_owner_ops_t *owner_ops;
     void *owner;
     mcs_transport_counters_t *counters;
+    ucxt_regions_t *regions;
 } ucxt_server_config_t;
 
 mcs_status_t ucxt_server_start(const ucxt_server_config_t *config, ucxt_server_t **server_out) MCS_MUST_CHECK;

@@ -39,6 +39,7 @@ typedef struct ucxt_peer {
     peer_state_t state;
     bool deaf;             /* no word reaches it, or it wants none */
     bool broken;           /* UCX says that the endpoint has failed */
+    bool rdma;             /* both sides have it: it may offer places */
     uint64_t address_hash; /* of the caller's worker: it has one connection to us at a time */
     ucxt_auth_t auth;      /* caller_conn goes into every message to it */
     mcs_list_t jobs;
@@ -49,7 +50,15 @@ typedef struct ucxt_peer {
     uint64_t frames_until_ns; /* when the requests of the frames under way stop being of use */
 } ucxt_peer_t;
 
-/* One fetch request that is being answered. */
+/* The remote keys of one request; freed with the last frame that uses them. */
+typedef struct serve_keys {
+    const ucxt_dl_t *dl;
+    uint32_t refs;
+    uint32_t count;
+    ucp_rkey_h rkey[UCXT_KEYS_MAX];
+} serve_keys_t;
+
+/* One request that is being answered: a fetch, or a store whose bytes are in the caller's memory. */
 typedef struct serve_job {
     mcs_list_t node;
     uint64_t request;
@@ -57,6 +66,12 @@ typedef struct serve_job {
     uint64_t left; /* bytes that are to be sent */
     uint32_t count;
     uint32_t next;
+    bool store;
+    /* With places (serve_rdma.c); in the same memory. keys == NULL: none */
+    serve_keys_t *keys;
+    uint32_t *first; /* stretches of piece i: first[i] .. first[i + 1] */
+    ucxt_stretch_t *stretches;
+    uint32_t *crcs; /* of a store's pieces */
     mcs_access_t access[];
 } serve_job_t;
 
@@ -72,6 +87,16 @@ typedef struct serve_frame {
     mcs_hold_t holds[UCXT_FRAME_IOVS];
     ucp_dt_iov_t iov[1 + UCXT_FRAME_IOVS];
     uint8_t *pack; /* UCXT_PACK_BYTES, NULL until needed */
+    /* Moved by RDMA (serve_rdma.c) before the message is sent. */
+    bool rdma; /* its holds are of that */
+    bool store;
+    serve_keys_t *keys;
+    bool failed;
+    uint32_t ops;                         /* in UCX's hands */
+    unsigned half;                        /* of the regions' users */
+    uint32_t hold_piece[UCXT_FRAME_IOVS]; /* a store's: index of its record */
+    uint32_t hold_crc[UCXT_FRAME_IOVS];
+    uint64_t hold_len[UCXT_FRAME_IOVS];
     uint8_t head[UCXT_HEADER + UCXT_FRAME_PIECES * UCXT_PIECE];
 } serve_frame_t;
 
@@ -124,6 +149,33 @@ void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
 /* Sends what the windows allow, a frame a peer in turn. True when something was sent. */
 bool ucxt_serve_pump(struct ucxt_server *server);
 void ucxt_serve_drop_jobs(ucxt_peer_t *peer);
+/* Puts the job at the end of the peer's. */
+void ucxt_serve_queue(ucxt_peer_t *peer, serve_job_t *job);
+/* Sum of the lengths that the records name; 0 when one of them is bad. */
+uint64_t ucxt_serve_check_records(const uint8_t *records, uint32_t count);
+void ucxt_serve_refuse(ucxt_peer_t *peer, uint64_t request, mcs_status_t status);
+void ucxt_serve_log(const ucxt_peer_t *peer, const ucxt_header_t *header, const char *what, uint64_t bytes);
+/* Room among all that wait? */
+bool ucxt_serve_has_room(const ucxt_peer_t *peer);
+/* MCS_ERR_INVALID_WRITE: a piece that is not of whole units. */
+mcs_status_t ucxt_serve_write_begin(struct ucxt_server *server, const mcs_access_t *access, mcs_hold_t *hold_out);
+/* The frame is through with UCX: it goes, with its holds. */
+void ucxt_serve_frame_over(serve_frame_t *frame, bool ok);
+void ucxt_serve_frame_send(serve_frame_t *frame);
+
+/* serve_rdma.c */
+void ucxt_serve_rdma(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8_t *body, size_t len);
+/* Does the job's next piece go by RDMA? */
+bool ucxt_rdma_is_next(const serve_job_t *job);
+/* Takes pieces from the job, as many as go in one go. The frame has none when their bytes are not there yet. */
+void ucxt_rdma_fill(struct ucxt_server *server, serve_frame_t *frame, serve_job_t *job);
+/* Starts what was filled; the frame goes on by itself. */
+void ucxt_rdma_start(serve_frame_t *frame, const serve_job_t *job, uint32_t from);
+/* Ends what it holds; for frames whose operations UCX will not end any more. */
+void ucxt_rdma_abandon(serve_frame_t *frame);
+/* Before the worker goes, whose they are. */
+void ucxt_rdma_drop_keys(struct ucxt_server *server);
+void ucxt_rdma_keys_put(serve_keys_t *keys);
 /* After the worker is gone: ends holds and frees. */
 void ucxt_serve_free_frames(struct ucxt_server *server);
 

@@ -18,7 +18,7 @@
 #define FRAMES_A_PUMP 8 /* then progress gets its turn */
 
 /* The caller's log and the master's have the same operation. */
-static void log_request(const ucxt_peer_t *peer, const ucxt_header_t *header, const char *what, uint64_t bytes)
+void ucxt_serve_log(const ucxt_peer_t *peer, const ucxt_header_t *header, const char *what, uint64_t bytes)
 {
     char id[MCS_ID_TEXT_MAX];
     if (mcs_log_is_on(MCS_LOG_DEBUG)) {
@@ -39,19 +39,26 @@ static bool is_whole_units(const mcs_access_t *access)
            (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
 }
 
+mcs_status_t ucxt_serve_write_begin(struct ucxt_server *server, const mcs_access_t *access, mcs_hold_t *hold_out)
+{
+    mcs_status_t status = MCS_ERR_INVALID_WRITE;
+    if (is_whole_units(access)) {
+        status = server->config.owner_ops->write_begin(server->config.owner, access, hold_out);
+    }
+    if (status != MCS_OK) {
+        ucxt_count(&server->config.counters->refused, 1);
+    }
+    return status;
+}
+
 static mcs_status_t store_piece(struct ucxt_server *server, const mcs_access_t *access, uint32_t crc,
                                 const uint8_t *bytes, bool stream)
 {
     const mcs_owner_ops_t *ops = server->config.owner_ops;
     mcs_transport_counters_t *counters = server->config.counters;
-    if (!is_whole_units(access)) {
-        ucxt_count(&counters->refused, 1);
-        return MCS_ERR_INVALID_WRITE;
-    }
     mcs_hold_t hold;
-    mcs_status_t status = ops->write_begin(server->config.owner, access, &hold);
+    mcs_status_t status = ucxt_serve_write_begin(server, access, &hold);
     if (status != MCS_OK) {
-        ucxt_count(&counters->refused, 1);
         return status;
     }
     uint32_t found = stream ? mcs_stream_crc32c(0, hold.bytes, bytes, access->len)
@@ -69,8 +76,7 @@ static mcs_status_t store_piece(struct ucxt_server *server, const mcs_access_t *
     return status;
 }
 
-/* Sum of the lengths that the records name; 0 when one of them is bad. */
-static uint64_t check_records(const uint8_t *records, uint32_t count)
+uint64_t ucxt_serve_check_records(const uint8_t *records, uint32_t count)
 {
     uint64_t total = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -89,11 +95,11 @@ void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
     uint32_t count = header->count;
     size_t table = (size_t)count * UCXT_ACCESS;
     if (count == 0 || count > UCXT_FRAME_PIECES || len < table || len - table > UCXT_FRAME_BYTES ||
-        check_records(body, count) != len - table) {
+        ucxt_serve_check_records(body, count) != len - table) {
         ucxt_peer_fail(peer, "malformed store");
         return;
     }
-    log_request(peer, header, "store", len - table);
+    ucxt_serve_log(peer, header, "store", len - table);
     uint8_t answer[UCXT_FRAME_PIECES * 4];
     const uint8_t *bytes = body + table;
     for (uint32_t i = 0; i < count; i++) {
@@ -111,53 +117,63 @@ void ucxt_serve_store(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
 
 /* ---- fetch requests ---- */
 
-static void refuse(ucxt_peer_t *peer, uint64_t request, mcs_status_t status)
+void ucxt_serve_refuse(ucxt_peer_t *peer, uint64_t request, mcs_status_t status)
 {
     ucxt_count(&peer->server->config.counters->refused, 1);
     ucxt_header_t reply = {.kind = UCXT_REFUSED, .request = request, .value = (uint32_t)status};
     ucxt_peer_answer(peer, reply, NULL, 0);
 }
 
+bool ucxt_serve_has_room(const ucxt_peer_t *peer)
+{
+    return peer->job_count < SERVE_JOBS && peer->server->job_count < SERVE_JOBS_TOTAL;
+}
+
+void ucxt_serve_queue(ucxt_peer_t *peer, serve_job_t *job)
+{
+    mcs_list_push_tail(&peer->jobs, &job->node);
+    if (peer->job_count++ == 0) {
+        mcs_list_push_tail(&peer->server->active, &peer->active);
+    }
+    peer->server->job_count++;
+}
+
 void ucxt_serve_fetch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8_t *body, size_t len)
 {
-    struct ucxt_server *server = peer->server;
     uint32_t count = header->count;
-    uint64_t total =
-        count == 0 || count > UCXT_FETCH_PIECES || len != (size_t)count * UCXT_ACCESS ? 0 : check_records(body, count);
+    uint64_t total = count == 0 || count > UCXT_FETCH_PIECES || len != (size_t)count * UCXT_ACCESS
+                         ? 0
+                         : ucxt_serve_check_records(body, count);
     if (total == 0 || total > UCXT_FETCH_BYTES) {
         ucxt_peer_fail(peer, "malformed fetch");
         return;
     }
-    log_request(peer, header, "fetch", total);
-    if (peer->job_count >= SERVE_JOBS || server->job_count >= SERVE_JOBS_TOTAL) {
-        refuse(peer, header->request, MCS_ERR_LIMIT);
+    ucxt_serve_log(peer, header, "fetch", total);
+    if (!ucxt_serve_has_room(peer)) {
+        ucxt_serve_refuse(peer, header->request, MCS_ERR_LIMIT);
         return;
     }
-    serve_job_t *job = mcs_malloc(sizeof(*job) + count * sizeof(job->access[0]));
+    serve_job_t *job = mcs_calloc(1, sizeof(*job) + count * sizeof(job->access[0]));
     if (job == NULL) {
-        refuse(peer, header->request, MCS_ERR_NO_MEMORY);
+        ucxt_serve_refuse(peer, header->request, MCS_ERR_NO_MEMORY);
         return;
     }
     job->request = header->request;
     job->deadline_ns = mcs_deadline_after_ms((int64_t)MCS_MIN(header->value, (uint32_t)SERVE_WAIT_MAX_MS));
     job->left = total;
     job->count = count;
-    job->next = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t crc;
         mcs_status_t status = ucxt_access_decode(body + (size_t)i * UCXT_ACCESS, &job->access[i], &crc);
         MCS_ENSURE(status == MCS_OK);
     }
-    mcs_list_push_tail(&peer->jobs, &job->node);
-    if (peer->job_count++ == 0) {
-        mcs_list_push_tail(&server->active, &peer->active);
-    }
-    server->job_count++;
+    ucxt_serve_queue(peer, job);
 }
 
 static void job_free(ucxt_peer_t *peer, serve_job_t *job)
 {
     mcs_list_remove(&job->node);
+    ucxt_rdma_keys_put(job->keys);
     mcs_free(job);
     peer->server->job_count--;
     if (--peer->job_count == 0) {
@@ -196,11 +212,17 @@ static serve_frame_t *frame_take(ucxt_peer_t *peer)
     frame->piece_count = 0;
     frame->packed = 0;
     frame->bytes = 0;
+    frame->keys = NULL;
+    frame->rdma = false;
+    frame->store = false;
     return frame;
 }
 
 static void frame_end_holds(struct ucxt_server *server, serve_frame_t *frame)
 {
+    if (frame->rdma) {
+        ucxt_rdma_abandon(frame);
+    }
     for (uint32_t i = 0; i < frame->hold_count; i++) {
         server->config.owner_ops->read_end(server->config.owner, &frame->holds[i]);
     }
@@ -221,10 +243,10 @@ static void frame_put(serve_frame_t *frame)
     mcs_list_push_head(&server->frames_free, &frame->node);
 }
 
-static void frame_sent(serve_frame_t *frame, bool ok)
+void ucxt_serve_frame_over(serve_frame_t *frame, bool ok)
 {
     ucxt_peer_t *peer = frame->peer;
-    if (ok) {
+    if (ok && !frame->store) {
         ucxt_count(&peer->server->config.counters->served_read_bytes, frame->bytes);
     }
     peer->frames--;
@@ -236,7 +258,20 @@ static void on_frame_sent(void *request, ucs_status_t rc, void *arg)
 {
     serve_frame_t *frame = arg;
     ucxt_request_free(&frame->peer->server->worker, request);
-    frame_sent(frame, rc == UCS_OK);
+    ucxt_serve_frame_over(frame, rc == UCS_OK);
+}
+
+void ucxt_serve_frame_send(serve_frame_t *frame)
+{
+    ucxt_peer_t *peer = frame->peer;
+    mcs_status_t status = ucxt_send(&peer->server->worker, peer->ep, UCXT_AM_TO_CALLER, frame->iov, frame->iov_count,
+                                    false, on_frame_sent, frame);
+    if (status != MCS_ERR_AGAIN) {
+        ucxt_serve_frame_over(frame, status == MCS_OK);
+        if (status != MCS_OK) {
+            ucxt_peer_fail(peer, "send failed");
+        }
+    }
 }
 
 /* Room for one more piece of `len` bytes in a frame of up to `limit`? There is always room for one. */
@@ -310,7 +345,7 @@ static void frame_fill(struct ucxt_server *server, serve_frame_t *frame, serve_j
     ucxt_header_t header = {
         .kind = UCXT_PIECES, .conn = frame->peer->auth.caller_conn, .request = job->request, .value = job->next};
     uint64_t limit = ucxt_frame_limit(job->left);
-    while (job->next < job->count && frame->hold_count < UCXT_FRAME_IOVS &&
+    while (job->next < job->count && frame->hold_count < UCXT_FRAME_IOVS && !ucxt_rdma_is_next(job) &&
            frame_fits(frame, job->access[job->next].len, limit)) {
         if (!frame_add(server, frame, &job->access[job->next])) {
             server->bytes_coming = true;
@@ -341,7 +376,13 @@ static bool pump_peer(ucxt_peer_t *peer)
     if (frame == NULL) {
         return false;
     }
-    frame_fill(server, frame, job);
+    uint32_t from = job->next;
+    bool rdma = ucxt_rdma_is_next(job);
+    if (rdma) {
+        ucxt_rdma_fill(server, frame, job);
+    } else {
+        frame_fill(server, frame, job);
+    }
     if (frame->piece_count == 0) {
         frame_put(frame); /* its first bytes are not there yet */
         return false;
@@ -351,18 +392,15 @@ static bool pump_peer(ucxt_peer_t *peer)
         peer->frames_until_ns = 0;
     }
     peer->frames_until_ns = MCS_MAX(peer->frames_until_ns, job->deadline_ns);
-    if (job->next == job->count) {
-        job_free(peer, job);
-    }
     peer->frames++;
     mcs_list_push_tail(&server->frames_busy, &frame->node);
-    mcs_status_t status = ucxt_send(&server->worker, peer->ep, UCXT_AM_TO_CALLER, frame->iov, frame->iov_count, false,
-                                    on_frame_sent, frame);
-    if (status != MCS_ERR_AGAIN) {
-        frame_sent(frame, status == MCS_OK);
-        if (status != MCS_OK) {
-            ucxt_peer_fail(peer, "send failed");
-        }
+    if (rdma) {
+        ucxt_rdma_start(frame, job, from);
+    } else {
+        ucxt_serve_frame_send(frame);
+    }
+    if (job->next == job->count) {
+        job_free(peer, job);
     }
     return true;
 }

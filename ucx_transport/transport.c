@@ -34,6 +34,7 @@ typedef struct hint {
 
 struct mcs_transport {
     ucxt_shared_t shared;
+    ucxt_regions_t regions;
     char *token;
     bool (*give_up)(void *arg);
     void *give_up_arg;
@@ -154,6 +155,26 @@ static void forget(mcs_transport_t *transport, mcs_id_t owner)
     }
 }
 
+/* ---- memory for RDMA ---- */
+
+static void expose(mcs_transport_t *transport, void *base, uint64_t len, bool ahead)
+{
+    if (transport->process != mcs_process_token()) {
+        return;
+    }
+    mcs_status_t status = ucxt_regions_add(&transport->regions, base, len, ahead);
+    if (status != MCS_OK) {
+        mcs_debug(AREA, "%p + %llu is not registered: %s", base, (unsigned long long)len, mcs_status_name(status));
+    }
+}
+
+static void conceal(mcs_transport_t *transport, const void *base)
+{
+    if (transport->process == mcs_process_token()) {
+        ucxt_regions_remove(&transport->regions, base);
+    }
+}
+
 /* ---- transfers ---- */
 
 static mcs_status_t check_stop(void *arg)
@@ -265,8 +286,10 @@ static mcs_status_t start_parts(mcs_transport_t *transport, const mcs_transport_
         .owner_ops = config->owner_ops,
         .owner = config->owner,
         .counters = config->counters,
+        .regions = &transport->regions,
     };
-    mcs_status_t status = ucxt_server_start(&serve, &transport->server);
+    mcs_status_t status = ucxt_regions_start(&transport->regions);
+    status = status == MCS_OK ? ucxt_server_start(&serve, &transport->server) : status;
     if (status != MCS_OK) {
         return status;
     }
@@ -287,6 +310,7 @@ static void free_transport(mcs_transport_t *transport)
     ucxt_pool_settle(&transport->pool, SETTLE_NS);
     ucxt_server_stop(transport->server);
     ucxt_pool_fini(&transport->pool);
+    ucxt_regions_fini(&transport->regions);
     ucxt_context_close(&transport->shared.context);
     mcs_cond_fini(&transport->changed);
     mcs_mutex_fini(&transport->lock);
@@ -297,7 +321,8 @@ static void free_transport(mcs_transport_t *transport)
 static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_transport_t **transport_out)
 {
     const ucxt_dl_t *dl;
-    mcs_status_t status = ucxt_dl_load(config->library != NULL ? config->library : "", &dl);
+    mcs_status_t status = ucxt_dl_load(config->library != NULL ? config->library : "",
+                                       config->rdma != NULL && !ucxt_rdma_is_emulated(config->rdma), &dl);
     if (status != MCS_OK) {
         return status;
     }
@@ -319,12 +344,15 @@ static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_tra
         .spin_ns = config->spin_ns,
         .connect_timeout_ns = config->connect_timeout_ns,
         .counters = config->counters,
+        .regions = &transport->regions,
     };
     mcs_mutex_init(&transport->lock, MCS_RANK_TRANSPORT, "transport");
     mcs_cond_init(&transport->changed);
     mcs_list_init(&transport->hints);
     ucxt_pool_init(&transport->pool, &transport->shared, config->max_workers);
-    status = ucxt_context_open(dl, config->bind_host != NULL ? config->bind_host : "", &transport->shared.context);
+    ucxt_regions_init(&transport->regions, &transport->shared.context);
+    status = ucxt_context_open(dl, config->bind_host != NULL ? config->bind_host : "", config->rdma,
+                               &transport->shared.context);
     if (status == MCS_OK) {
         status = start_parts(transport, config);
     }
@@ -332,8 +360,10 @@ static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_tra
         free_transport(transport);
         return status;
     }
-    mcs_debug(AREA, "UCX %u.%u.%u (%s) on %s", dl->major, dl->minor, dl->release, dl->path,
-              transport->shared.context.device[0] != '\0' ? transport->shared.context.device : "all interfaces");
+    const ucxt_context_t *context = &transport->shared.context;
+    mcs_debug(AREA, "UCX %u.%u.%u (%s) on %s%s%s", dl->major, dl->minor, dl->release, dl->path,
+              context->device[0] != '\0' ? context->device : "all interfaces",
+              context->rdma_devices[0] != '\0' ? " and " : "", context->rdma_devices);
     *transport_out = transport;
     return MCS_OK;
 }
@@ -361,11 +391,13 @@ static void close_transport(mcs_transport_t *transport)
 }
 
 const mcs_transport_ops_t ucxt_transport_ops = {
-    .name = "ucx-tcp",
+    .name = "ucx",
     .open = open_transport,
     .close = close_transport,
     .describe = describe,
     .transfer = transfer,
     .connect = connect_early,
     .forget = forget,
+    .expose = expose,
+    .conceal = conceal,
 };

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "core/base/alloc.h"
 #include "core/base/config.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
@@ -109,11 +110,98 @@ typedef struct option {
  * sender nor put together by a copy in the receiver. UCX's default of 8 KiB costs four fifths of the speed. */
 #define SEGMENT_BYTES "1088K"
 
-static mcs_status_t set_options(const ucxt_dl_t *dl, ucp_config_t *config, const char *device, bool ipv6)
+static const char *text_or(const char *text, const char *other)
 {
+    return text != NULL && text[0] != '\0' ? text : other;
+}
+
+/* Seconds until a device gives up a peer that does not answer: 4 times 0.2. UCX's default is half a minute. */
+#define RC_TIMEOUT "200ms"
+#define RC_RETRIES "4"
+
+static mcs_status_t set_all(const ucxt_dl_t *dl, ucp_config_t *config, const option_t *options, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        ucs_status_t status = options[i].value == NULL || options[i].value[0] == '\0'
+                                  ? UCS_OK
+                                  : dl->ucp_config_modify(config, options[i].name, options[i].value);
+        if (status != UCS_OK && options[i].required) {
+            mcs_error(AREA, "UCX does not take %s=%s: %s", options[i].name, options[i].value,
+                      dl->ucs_status_string(status));
+            return MCS_ERR_INVALID_PARAMS;
+        }
+    }
+    return MCS_OK;
+}
+
+#define NUMBER 16
+
+/* "" for a choice of UCX's. */
+static const char *number(int value, char text[NUMBER])
+{
+    text[0] = '\0';
+    if (value >= 0) {
+        snprintf(text, NUMBER, "%d", value);
+    }
+    return text;
+}
+
+static mcs_status_t set_rdma_options(const ucxt_dl_t *dl, ucp_config_t *config, const mcs_transport_rdma_t *rdma)
+{
+    char gid[NUMBER];
+    char traffic[NUMBER];
+    char level[NUMBER];
     const option_t options[] = {
-        {"TLS", "tcp", true},
-        {"NET_DEVICES", device[0] != '\0' ? device : "all", true},
+        /* The names of the tables that rc_verbs, rc_mlx5 and dc_mlx5 share; their own (RC_VERBS_TIMEOUT) are only for
+         * the environment. */
+        {"RC_TIMEOUT", RC_TIMEOUT, false},
+        {"RC_RETRY_COUNT", RC_RETRIES, false},
+        /* UCX 1.13 drops what Soft-RoCE sends while it connects: its check of addresses is wrong there. */
+        {"UD_ETH_DGID_CHECK", "n", false},
+        /* Registered by regions.c; what is not, for its one operation. A cache would want hooks in munmap. */
+        {"IB_REG_METHODS", "direct", false},
+        {"IB_GID_INDEX", number(rdma->gid_index, gid), true},
+        {"IB_TRAFFIC_CLASS", number(rdma->traffic_class, traffic), true},
+        {"IB_SL", number(rdma->service_level, level), true},
+    };
+    return set_all(dl, config, options, MCS_ARRAY_LEN(options));
+}
+
+#define TEXT_MAX (UCXT_DEVICES_MAX + 1024)
+
+/* UCX has one list for both kinds: with the RDMA devices stand the interfaces of TCP, all of them when none is named.
+ */
+static void list_devices(const ucxt_context_t *context, char out[TEXT_MAX])
+{
+    snprintf(out, TEXT_MAX, "%s", context->device[0] != '\0' ? context->device : "all");
+    if (context->rdma_devices[0] == '\0') {
+        return;
+    }
+    int used = snprintf(out, TEXT_MAX, "%s", context->rdma_devices);
+    struct if_nameindex *all = context->device[0] == '\0' ? if_nameindex() : NULL;
+    for (const struct if_nameindex *i = all; i != NULL && i->if_index != 0 && used < TEXT_MAX; i++) {
+        used += snprintf(out + used, TEXT_MAX - (size_t)used, ",%s", i->if_name);
+    }
+    if (all != NULL) {
+        if_freenameindex(all);
+    } else if (used < TEXT_MAX) {
+        snprintf(out + used, TEXT_MAX - (size_t)used, ",%s", context->device);
+    }
+}
+
+static mcs_status_t set_options(const ucxt_context_t *context, ucp_config_t *config, bool ipv6,
+                                const mcs_transport_rdma_t *rdma)
+{
+    const ucxt_dl_t *dl = context->dl;
+    char transports[TEXT_MAX] = "tcp";
+    char devices[TEXT_MAX];
+    if (rdma != NULL) {
+        snprintf(transports, sizeof(transports), "%.64s,tcp", text_or(rdma->transports, "rc"));
+    }
+    list_devices(context, devices);
+    const option_t options[] = {
+        {"TLS", transports, true},
+        {"NET_DEVICES", devices, true},
         {"TCP_TX_SEG_SIZE", SEGMENT_BYTES, true},
         {"TCP_RX_SEG_SIZE", SEGMENT_BYTES, true},
         {"TCP_MAX_IOV", "18", true},
@@ -128,15 +216,8 @@ static mcs_status_t set_options(const ucxt_dl_t *dl, ucp_config_t *config, const
         {"WARN_UNUSED_ENV_VARS", "n", false},
         {"WARN_INVALID_CONFIG", "n", false},
     };
-    for (size_t i = 0; i < MCS_ARRAY_LEN(options); i++) {
-        ucs_status_t status = dl->ucp_config_modify(config, options[i].name, options[i].value);
-        if (status != UCS_OK && options[i].required) {
-            mcs_error(AREA, "UCX does not take %s=%s: %s", options[i].name, options[i].value,
-                      dl->ucs_status_string(status));
-            return MCS_ERR_INVALID_PARAMS;
-        }
-    }
-    return MCS_OK;
+    mcs_status_t status = set_all(dl, config, options, MCS_ARRAY_LEN(options));
+    return status == MCS_OK && rdma != NULL ? set_rdma_options(dl, config, rdma) : status;
 }
 
 /* UCX writes its messages to the standard streams: what matters is said by us, with the names that operators know. */
@@ -153,11 +234,52 @@ static void quieten(const ucxt_dl_t *dl)
     dl->ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
 }
 
-mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_context_t *context_out)
+#define INFO_MAX ((size_t)256 << 10) /* what UCX prints of a context */
+
+/* A UCX without the module for RDMA, or whose module finds no libibverbs, only leaves it out. */
+static mcs_status_t check_rdma(const ucxt_context_t *context)
 {
-    ucxt_context_t context = {.dl = dl};
+    char *text = mcs_calloc(1, INFO_MAX);
+    FILE *file = text != NULL ? fmemopen(text, INFO_MAX - 1, "w") : NULL;
+    if (file == NULL) {
+        mcs_free(text);
+        return MCS_ERR_NO_MEMORY;
+    }
+    context->dl->ucp_context_print_info(context->ucp, file);
+    fclose(file);
+    const char *at = context->rdma_devices;
+    bool found = false;
+    while (*at != '\0' && !found) {
+        char name[UCXT_DEVICES_MAX + 1];
+        size_t part = strcspn(at, ",");
+        snprintf(name, sizeof(name), "/%.*s", (int)part, at);
+        found = strstr(text, name) != NULL;
+        at += part + (at[part] == ',' ? 1 : 0);
+    }
+    mcs_free(text);
+    if (!found) {
+        mcs_error(
+            AREA, "protocol rdma: UCX %u.%u.%u (%s) has no RDMA transport for %s: MC_STORE_UCX_LIB names another one",
+            context->dl->major, context->dl->minor, context->dl->release, context->dl->path, context->rdma_devices);
+    }
+    return found ? MCS_OK : MCS_ERR_INVALID_PARAMS;
+}
+
+bool ucxt_rdma_is_emulated(const mcs_transport_rdma_t *rdma)
+{
+    return strcmp(text_or(rdma->transports, ""), "tcp") == 0;
+}
+
+mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, const mcs_transport_rdma_t *rdma,
+                               ucxt_context_t *context_out)
+{
+    ucxt_context_t context = {.dl = dl, .rdma = rdma != NULL};
     bool ipv6;
     mcs_status_t status = ucxt_find_device(bind_host, context.device, sizeof(context.device), &ipv6);
+    if (status == MCS_OK && rdma != NULL && !ucxt_rdma_is_emulated(rdma)) {
+        status = ucxt_rdma_devices("/sys", text_or(rdma->devices, ""), text_or(rdma->filter, ""), rdma->port,
+                                   context.rdma_devices, sizeof(context.rdma_devices));
+    }
     if (status != MCS_OK) {
         return status;
     }
@@ -168,14 +290,14 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_
         mcs_error(AREA, "UCX configuration: %s", dl->ucs_status_string(rc));
         return MCS_ERR_INVALID_PARAMS;
     }
-    status = set_options(dl, config, context.device, ipv6);
+    status = set_options(&context, config, ipv6, rdma);
     if (status != MCS_OK) {
         dl->ucp_config_release(config);
         return status;
     }
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME,
-        .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
+        .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP | (rdma != NULL ? (uint64_t)UCP_FEATURE_RMA : 0),
         .mt_workers_shared = 1,
         .name = "mcs",
     };
@@ -184,9 +306,16 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, ucxt_
              : dl->ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &params, config, &context.ucp);
     dl->ucp_config_release(config);
     if (rc != UCS_OK) {
-        mcs_error(AREA, "UCX %u.%u.%u has no TCP on %s: %s", dl->major, dl->minor, dl->release,
-                  context.device[0] != '\0' ? context.device : "any interface", dl->ucs_status_string(rc));
+        mcs_error(AREA, "UCX %u.%u.%u has no TCP on %s%s%s: %s", dl->major, dl->minor, dl->release,
+                  context.device[0] != '\0' ? context.device : "any interface",
+                  context.rdma_devices[0] != '\0' ? ", or no RDMA on " : "", context.rdma_devices,
+                  dl->ucs_status_string(rc));
         return MCS_ERR_INVALID_PARAMS;
+    }
+    status = context.rdma_devices[0] != '\0' ? check_rdma(&context) : MCS_OK;
+    if (status != MCS_OK) {
+        dl->ucp_cleanup(context.ucp);
+        return status;
     }
     *context_out = context;
     return MCS_OK;

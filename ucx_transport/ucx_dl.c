@@ -1,6 +1,7 @@
 /* See ucx_dl.h. */
 #include "ucx_transport/ucx_dl.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <link.h>
@@ -97,21 +98,42 @@ uint64_t ucxt_dl_file_version(const char *path)
     return version;
 }
 
-static uint64_t system_version(void)
+/* Is the module for RDMA beside the library? PyPI's packages are built without. */
+static bool has_rdma(const char *library)
+{
+    char folder[UCXT_PATH_MAX];
+    snprintf(folder, sizeof(folder), "%s", library);
+    char *slash = strrchr(folder, '/');
+    if (slash == NULL) {
+        return false;
+    }
+    snprintf(slash, sizeof(folder) - (size_t)(slash - folder), "/ucx");
+    DIR *dir = opendir(folder);
+    bool found = false;
+    for (const struct dirent *entry; dir != NULL && !found && (entry = readdir(dir)) != NULL;) {
+        found = strncmp(entry->d_name, "libuct_ib", 9) == 0;
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return found;
+}
+
+static uint64_t system_version(bool rdma)
 {
     char path[UCXT_PATH_MAX];
     for (size_t i = 0; i < MCS_ARRAY_LEN(g_system_dirs); i++) {
         snprintf(path, sizeof(path), "%s/" SONAME, g_system_dirs[i]);
         uint64_t version = ucxt_dl_file_version(path);
         if (version != 0) {
-            return version;
+            return rdma && !has_rdma(path) ? 0 : version;
         }
     }
     return 0;
 }
 
 /* The file that `library` means, or the soname for the system's. */
-static mcs_status_t choose(const char *library, char path[UCXT_PATH_MAX])
+static mcs_status_t choose(const char *library, bool rdma, char path[UCXT_PATH_MAX])
 {
     snprintf(path, UCXT_PATH_MAX, "%s", SONAME);
     if (library[0] == '\0' || strcmp(library, "system") == 0) {
@@ -126,12 +148,12 @@ static mcs_status_t choose(const char *library, char path[UCXT_PATH_MAX])
         return MCS_OK;
     }
     static const char *const below[] = {"lib/", ""};
-    uint64_t best = system_version();
+    uint64_t best = system_version(rdma);
     for (size_t i = 0; i < MCS_ARRAY_LEN(below); i++) {
         char candidate[UCXT_PATH_MAX];
         int n = snprintf(candidate, sizeof(candidate), "%s/%s" SONAME, library + 5, below[i]);
         uint64_t version = n > 0 && n < UCXT_PATH_MAX ? ucxt_dl_file_version(candidate) : 0;
-        if (version > best) {
+        if (version > best && (!rdma || has_rdma(candidate))) {
             best = version;
             memcpy(path, candidate, sizeof(candidate));
         }
@@ -199,7 +221,7 @@ static bool suits(const char *library, const char *loaded_path)
            same_file(library, loaded_path);
 }
 
-static mcs_status_t load_locked(const char *library)
+static mcs_status_t load_locked(const char *library, bool rdma)
 {
     ucxt_dl_t dl;
     memset(&dl, 0, sizeof(dl));
@@ -214,7 +236,7 @@ static mcs_status_t load_locked(const char *library)
         }
         mcs_debug(AREA, "%s was loaded by the program", dl.path);
     } else {
-        mcs_status_t status = choose(library, path);
+        mcs_status_t status = choose(library, rdma, path);
         if (status != MCS_OK) {
             return status;
         }
@@ -236,13 +258,13 @@ static mcs_status_t load_locked(const char *library)
     return MCS_OK;
 }
 
-mcs_status_t ucxt_dl_load(const char *library, const ucxt_dl_t **dl_out)
+mcs_status_t ucxt_dl_load(const char *library, bool rdma, const ucxt_dl_t **dl_out)
 {
     pthread_once(&g_once, init_lock);
     mcs_mutex_lock(&g_lock);
     mcs_status_t status = MCS_OK;
     if (!g_loaded) {
-        status = load_locked(library);
+        status = load_locked(library, rdma);
     } else if (!suits(library, g_dl.path)) {
         mcs_error(AREA, "this process has loaded %s already: %s cannot be used beside it", g_dl.path, library);
         status = MCS_ERR_INVALID_PARAMS;

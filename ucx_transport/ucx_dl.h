@@ -20,6 +20,7 @@
     X(ucp_init_version)                                                                                                \
     X(ucp_cleanup)                                                                                                     \
     X(ucp_context_query)                                                                                               \
+    X(ucp_context_print_info)                                                                                          \
     X(ucp_worker_create)                                                                                               \
     X(ucp_worker_destroy)                                                                                              \
     X(ucp_worker_query)                                                                                                \
@@ -33,6 +34,14 @@
     X(ucp_ep_close_nbx)                                                                                                \
     X(ucp_ep_flush_nbx)                                                                                                \
     X(ucp_am_send_nbx)                                                                                                 \
+    X(ucp_mem_map)                                                                                                     \
+    X(ucp_mem_unmap)                                                                                                   \
+    X(ucp_rkey_pack)                                                                                                   \
+    X(ucp_rkey_buffer_release)                                                                                         \
+    X(ucp_ep_rkey_unpack)                                                                                              \
+    X(ucp_rkey_destroy)                                                                                                \
+    X(ucp_put_nbx)                                                                                                     \
+    X(ucp_get_nbx)                                                                                                     \
     X(ucp_request_free)                                                                                                \
     X(ucs_status_string)
 
@@ -53,9 +62,9 @@ typedef struct ucxt_dl {
 
 /* `library`: "" = the newest of those found (the system's alone); "hint:DIR" = the newest of the system's and the one
  * under DIR (DIR/lib or DIR: the folder of an installed PyPI package); "system"; or the path of a libucp.so.0. A UCX
- * that the process has loaded already wins over "" and "hint:". MCS_ERR_INVALID_PARAMS: not found, not a UCX of 1.13 or
- * later, or another one is loaded; logged. */
-mcs_status_t ucxt_dl_load(const char *library, const ucxt_dl_t **dl_out) MCS_MUST_CHECK;
+ * that the process has loaded already wins over "" and "hint:". With `rdma` only those count that have RDMA transports.
+ * MCS_ERR_INVALID_PARAMS: not found, not a UCX of 1.13 or later, or another one is loaded; logged. */
+mcs_status_t ucxt_dl_load(const char *library, bool rdma, const ucxt_dl_t **dl_out) MCS_MUST_CHECK;
 
 /* Processes of different text cannot talk: the wire format changed with 1.20. */
 const char *ucxt_dl_wire(const ucxt_dl_t *dl);

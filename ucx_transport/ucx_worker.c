@@ -148,3 +148,23 @@ mcs_status_t ucxt_send(ucxt_worker_t *worker, ucp_ep_h ep, unsigned am_id, const
                                    : worker->dl->ucp_am_send_nbx(ep, am_id, NULL, 0, buffer, count, &param);
     return progress_of(worker->dl, request, "send");
 }
+
+mcs_status_t ucxt_move(ucxt_worker_t *worker, ucp_ep_h ep, const ucxt_rma_t *rma, ucp_send_nbx_callback_t done,
+                       void *arg)
+{
+    const ucxt_dl_t *dl = worker->dl;
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE |
+                        (rma->memh != NULL ? (uint32_t)UCP_OP_ATTR_FIELD_MEMH : 0),
+        .cb = {.send = done},
+        .user_data = arg,
+        .memory_type = UCS_MEMORY_TYPE_HOST,
+        .memh = rma->memh,
+    };
+    if (mcs_fault_hit(MCS_FAULT_SYSCALL)) {
+        return MCS_ERR_TRANSFER_FAIL;
+    }
+    ucs_status_ptr_t request = rma->get ? dl->ucp_get_nbx(ep, rma->local, rma->len, rma->remote, rma->rkey, &param)
+                                        : dl->ucp_put_nbx(ep, rma->local, rma->len, rma->remote, rma->rkey, &param);
+    return progress_of(dl, request, rma->get ? "get" : "put");
+}

@@ -39,6 +39,19 @@ void ucxt_ep_close(ucxt_worker_t *worker, ucp_ep_h ep);
  * sent, `done` does not run. `reply`: the receiver gets an endpoint to answer on. */
 mcs_status_t ucxt_send(ucxt_worker_t *worker, ucp_ep_h ep, unsigned am_id, const ucp_dt_iov_t *iov, size_t iov_count,
                        bool reply, ucp_send_nbx_callback_t done, void *arg) MCS_MUST_CHECK;
+/* Moves `len` bytes between local memory and a peer's, `get`: from there. Results as ucxt_send. `memh`: of the local
+ * memory; NULL: UCX registers it for this one operation. What a put has moved is there when a later flush has ended. */
+typedef struct ucxt_rma {
+    bool get;
+    void *local;
+    size_t len;
+    ucp_mem_h memh;
+    uint64_t remote;
+    ucp_rkey_h rkey;
+} ucxt_rma_t;
+mcs_status_t ucxt_move(ucxt_worker_t *worker, ucp_ep_h ep, const ucxt_rma_t *rma, ucp_send_nbx_callback_t done,
+                       void *arg) MCS_MUST_CHECK;
+
 static inline void ucxt_request_free(const ucxt_worker_t *worker, void *request)
 {
     worker->dl->ucp_request_free(request);

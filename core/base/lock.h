@@ -33,6 +33,7 @@ typedef enum mcs_rank {
     MCS_RANK_TRANSPORT = 200,
     MCS_RANK_WORKER_POOL = 210,
     MCS_RANK_WORKER = 220,
+    MCS_RANK_REGIONS = 225,
     /* device memory */
     MCS_RANK_GPU = 230,
     /* master */

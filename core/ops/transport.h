@@ -2,9 +2,9 @@
  * ucx_transport/.
  *
  * Life cycle: open (one per client; starts the serving thread) -> transfer… -> close. `transfer` may be called from any
- * number of threads at once; all others from one. The serving thread answers peers' fetches and stores through the
- * owner ops and is never blocked by callers (rule 9). Sizes and counts that come from peers are bounded (rule 8); a
- * peer that breaks the protocol is dropped, nobody else notices (rule 10). */
+ * number of threads at once; all others, but expose and conceal, from one. The serving thread answers peers' fetches
+ * and stores through the owner ops and is never blocked by callers (rule 9). Sizes and counts that come from peers are
+ * bounded (rule 8); a peer that breaks the protocol is dropped, nobody else notices (rule 10). */
 #ifndef MCS_OPS_TRANSPORT_H
 #define MCS_OPS_TRANSPORT_H
 
@@ -33,20 +33,33 @@ typedef struct mcs_transport_counters {
     uint64_t served_read_bytes;
     uint64_t served_write_bytes;
     uint64_t copied_bytes; /* payload bytes moved by a memcpy of ours (eager receives) on top of what UCX does */
+    uint64_t rdma_bytes;   /* payload bytes, fetched, stored or served, that devices moved between both sides' memory */
     uint64_t transfers;
     uint64_t timeouts;
     uint64_t peer_errors;
     uint64_t refused; /* served requests refused by the owner's checks */
 } mcs_transport_counters_t;
 
+/* What protocol rdma asks for. Texts may be NULL where "" is meant. */
+typedef struct mcs_transport_rdma {
+    const char *devices;    /* names or name:port, with commas; "" = every one that is up */
+    const char *filter;     /* of those that are found: the only ones to use, "" = all */
+    const char *transports; /* UCX's names, "" = "rc" */
+    unsigned port;          /* of devices named without one; 0 = the first that is up */
+    int gid_index;          /* < 0: UCX's choice; the same for what follows */
+    int traffic_class;
+    int service_level;
+} mcs_transport_rdma_t;
+
 typedef struct mcs_transport_config {
     const char *bind_host;     /* resolved name or address whose interface carries the data; "" = every interface */
     const char *library;       /* "" = newest found, "system", or a path of libucp.so.0 */
     mcs_id_t client;           /* this process's client id, for logs and hellos */
     const char *cluster_token; /* "" = none; otherwise peers prove it in the hello (HMAC) */
-    uint64_t machine;          /* the same in all processes of one running kernel; 0 = not known */
-    uint32_t max_workers;      /* workers that callers check out; 1..16, default 3 */
-    uint64_t spin_ns;          /* progress this long before sleeping */
+    const mcs_transport_rdma_t *rdma; /* NULL = TCP alone */
+    uint64_t machine;                 /* the same in all processes of one running kernel; 0 = not known */
+    uint32_t max_workers;             /* workers that callers check out; 1..16, default 3 */
+    uint64_t spin_ns;                 /* progress this long before sleeping */
     uint64_t connect_timeout_ns;
     const mcs_owner_ops_t *owner_ops;
     void *owner;
@@ -89,7 +102,7 @@ typedef struct mcs_transfer {
 } mcs_transfer_t;
 
 typedef struct mcs_transport_ops {
-    const char *name; /* "ucx-tcp" */
+    const char *name; /* "ucx" */
     mcs_status_t (*open)(const mcs_transport_config_t *config, mcs_transport_t **transport_out);
     /* Waits for callers inside transfer to leave (they fail with MCS_ERR_CLOSED), stops serving, frees. NULL is fine.
      */
@@ -105,6 +118,12 @@ typedef struct mcs_transport_ops {
     void (*connect)(mcs_transport_t *transport, mcs_id_t owner, const mcs_endpoint_t *endpoint);
     /* The owner is gone: close its endpoints when idle. */
     void (*forget)(mcs_transport_t *transport, mcs_id_t owner);
+    /* Memory that transfers of this process will use, its callers' (`ahead`: all of it is registered at once, in the
+     * background) or a segment's (registered in pieces when they are first used). A hint: what is not registered is
+     * moved all the same. It stays mapped until it is taken back, which waits for transfers that may use it. Both may
+     * be called by any thread. */
+    void (*expose)(mcs_transport_t *transport, void *base, uint64_t len, bool ahead);
+    void (*conceal)(mcs_transport_t *transport, const void *base);
 } mcs_transport_ops_t;
 
 #endif

@@ -179,12 +179,17 @@ const char *rig_library(void)
 mcs_transport_config_t rig_config(side_t *side, const rig_options_t *options)
 {
     static const rig_options_t defaults;
+    /* MCS_TEST_RDMA=rc: on this machine's devices. */
+    static mcs_transport_rdma_t rdma = {.gid_index = -1, .traffic_class = -1, .service_level = -1};
+    const char *transports = mcs_env("MCS_TEST_RDMA");
+    rdma.transports = transports != NULL ? transports : "tcp";
     options = options != NULL ? options : &defaults;
     return (mcs_transport_config_t){
         .bind_host = "127.0.0.1",
         .library = rig_library(),
         .client = side->id,
         .machine = options->elsewhere ? 2 : 1,
+        .rdma = options->rdma ? &rdma : NULL,
         .cluster_token = options->token != NULL ? options->token : "",
         .max_workers = options->workers != 0 ? options->workers : 3,
         .spin_ns = options->spin_us * MCS_NS_PER_US,

@@ -46,6 +46,7 @@ typedef struct rig_options {
     uint64_t connect_ms;
     uint64_t spin_us;
     bool elsewhere; /* says that it is on another machine */
+    bool rdma;      /* its messages and its moves of memory, over TCP: UCX does there in software what devices do */
     bool (*give_up)(void *arg);
     void *give_up_arg;
 } rig_options_t;

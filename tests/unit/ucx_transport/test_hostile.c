@@ -71,17 +71,18 @@ static void connect_raw(void)
     memset(&g_last, 0, sizeof(g_last));
 }
 
-static int open_all(void **state)
+static bool g_says_rdma; /* the raw caller, in its hello */
+
+static int open_beside(const rig_options_t *holder)
 {
-    (void)state;
     rig_install_log();
     rig_log_reset();
-    side_open(&g_holder, 1, NULL);
+    side_open(&g_holder, 1, holder);
     side_open(&g_reader, 0, NULL);
     fake_owner_fill(&g_holder.owner, 0, 1 << 20, 2);
     const ucxt_dl_t *dl;
-    assert_int_equal(ucxt_dl_load(rig_library(), &dl), MCS_OK);
-    assert_int_equal(ucxt_context_open(dl, "127.0.0.1", &g_context), MCS_OK);
+    assert_int_equal(ucxt_dl_load(rig_library(), false, &dl), MCS_OK);
+    assert_int_equal(ucxt_context_open(dl, "127.0.0.1", NULL, &g_context), MCS_OK);
     assert_int_equal(ucxt_worker_open(&g_context, UCXT_AM_TO_CALLER, on_answer, NULL, &g_worker), MCS_OK);
     ucp_address_t *own;
     size_t own_len;
@@ -91,7 +92,21 @@ static int open_all(void **state)
     g_address_len = (uint32_t)own_len;
     dl->ucp_worker_release_address(g_worker.ucp, own);
     connect_raw();
+    g_says_rdma = holder != NULL && holder->rdma;
     return 0;
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    return open_beside(NULL);
+}
+
+static int open_all_rdma(void **state)
+{
+    static const rig_options_t rdma = {.rdma = true};
+    (void)state;
+    return open_beside(&rdma);
 }
 
 static int close_all(void **state)
@@ -162,7 +177,7 @@ static void send_hello(void)
     uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
     ucxt_header_t header = {.kind = UCXT_HELLO};
     ucxt_header_encode(&header, message);
-    ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len};
+    ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .rdma = g_says_rdma, .address_len = g_address_len};
     memcpy(hello.address, g_address, g_address_len);
     memcpy(hello.wire, g_holder.info.wire, UCXT_WIRE);
     send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER));
@@ -293,13 +308,28 @@ static const bad_request_t g_bad[] = {
     {"a store of too many pieces", UCXT_STORE, UCXT_FRAME_PIECES + 1, 0, 1, 1, UCXT_ACCESS * 2},
     {"a kind that does not exist", 200, 1, 0, 4096, 4096, UCXT_ACCESS},
     {"a proof that nobody asked for", UCXT_PROVE, 0, 0, 0, 0, UCXT_MAC},
+    {"places of one who has no RDMA", UCXT_FETCH_RDMA, 1, 0, 4096, 4096, UCXT_ACCESS + UCXT_PLACES_HEADER + 2},
+    {"bytes of one who has no RDMA", UCXT_STORE_RDMA, 1, 0, 4096, 4096, UCXT_ACCESS + UCXT_PLACES_HEADER + 2},
 };
 
-static void malformed_requests_cost_their_sender_the_connection(void **state)
+/* With places that have neither keys nor stretches: all zero. */
+#define NO_PLACES (UCXT_ACCESS + UCXT_PLACES_HEADER + 2)
+static const bad_request_t g_bad_places[] = {
+    {"no piece", UCXT_FETCH_RDMA, 0, 0, 4096, 4096, NO_PLACES},
+    {"no table", UCXT_FETCH_RDMA, 1, 0, 4096, 4096, 10},
+    {"no places", UCXT_FETCH_RDMA, 1, 0, 4096, 4096, UCXT_ACCESS},
+    {"places cut off", UCXT_FETCH_RDMA, 1, 0, 4096, 4096, NO_PLACES - 1},
+    {"more than its places", UCXT_FETCH_RDMA, 1, 0, 4096, 4096, NO_PLACES + 1},
+    {"a count that overflows", UCXT_FETCH_RDMA, UINT32_MAX, 0, 4096, 4096, NO_PLACES},
+    {"a piece past the end", UCXT_FETCH_RDMA, 1, 4096, 4096, 8191, NO_PLACES},
+    {"a store without places", UCXT_STORE_RDMA, 1, 0, 4096, 4096, NO_PLACES},
+    {"a store of too many pieces", UCXT_STORE_RDMA, UCXT_RDMA_PIECES + 1, 0, 1, 1, UCXT_ACCESS *(UCXT_RDMA_PIECES + 2)},
+};
+
+static void send_each(const bad_request_t *requests, size_t count)
 {
-    (void)state;
-    for (size_t i = 0; i < MCS_ARRAY_LEN(g_bad); i++) {
-        const bad_request_t *bad = &g_bad[i];
+    for (size_t i = 0; i < count; i++) {
+        const bad_request_t *bad = &requests[i];
         say_hello();
         static uint8_t message[UCXT_HEADER + 8192];
         memset(message, 0, sizeof(message));
@@ -313,6 +343,31 @@ static void malformed_requests_cost_their_sender_the_connection(void **state)
         assert_others_are_served();
     }
     assert_int_equal(g_holder.owner.writes_ended, 0);
+}
+
+static void malformed_requests_cost_their_sender_the_connection(void **state)
+{
+    (void)state;
+    send_each(g_bad, MCS_ARRAY_LEN(g_bad));
+}
+
+static void malformed_places_cost_their_sender_the_connection(void **state)
+{
+    (void)state;
+    send_each(g_bad_places, MCS_ARRAY_LEN(g_bad_places));
+    /* Without stretches a fetch is one as over TCP. */
+    say_hello();
+    uint8_t message[UCXT_HEADER + NO_PLACES] = {0};
+    ucxt_header_t header = {.kind = UCXT_FETCH_RDMA, .conn = g_welcome.conn, .request = 9, .count = 1, .value = 1000};
+    ucxt_header_encode(&header, message);
+    mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 4096, .payload_len = 1 << 20};
+    ucxt_access_encode(&access, 0, message + UCXT_HEADER);
+    uint32_t before = g_answers;
+    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
+    await_answer(before + 1);
+    assert_int_equal(g_last.kind, UCXT_PIECES);
+    assert_int_equal(g_last.request, 9);
+    assert_others_are_served();
 }
 
 static void a_store_of_no_whole_unit_is_refused(void **state)
@@ -493,6 +548,7 @@ int main(void)
         HOSTILE(an_owner_of_another_generation_is_never_called),
         HOSTILE(requests_without_a_hello_find_nobody),
         HOSTILE(malformed_requests_cost_their_sender_the_connection),
+        cmocka_unit_test_setup_teardown(malformed_places_cost_their_sender_the_connection, open_all_rdma, close_all),
         HOSTILE(a_store_of_no_whole_unit_is_refused),
         HOSTILE(a_stored_piece_that_does_not_match_its_crc_is_refused),
         HOSTILE(requests_beyond_what_may_wait_are_refused),

@@ -41,7 +41,7 @@ static void a_transport_says_what_it_is(void **state)
     (void)state;
     side_t side;
     side_open(&side, 1, NULL);
-    assert_string_equal(ucxt_transport_ops.name, "ucx-tcp");
+    assert_string_equal(ucxt_transport_ops.name, "ucx");
     assert_true(strcmp(side.info.wire, "ucx-1.13") == 0 || strcmp(side.info.wire, "ucx-1.20") == 0);
     assert_non_null(strstr(side.info.library, "UCX 1."));
     assert_true(side.info.endpoint.len > 16 && side.info.endpoint.len <= MCS_ENDPOINT_MAX);

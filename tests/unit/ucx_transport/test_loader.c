@@ -33,14 +33,14 @@ static bool in_child(bool (*body)(const char *text), const char *text)
 static bool loads(const char *library)
 {
     const ucxt_dl_t *dl = NULL;
-    return ucxt_dl_load(library, &dl) == MCS_OK && dl->major == 1 && dl->minor >= 13 && dl->path[0] == '/' &&
+    return ucxt_dl_load(library, false, &dl) == MCS_OK && dl->major == 1 && dl->minor >= 13 && dl->path[0] == '/' &&
            dl->ucp_am_send_nbx != NULL;
 }
 
 static bool is_refused(const char *library)
 {
     const ucxt_dl_t *dl = NULL;
-    return ucxt_dl_load(library, &dl) == MCS_ERR_INVALID_PARAMS && dl == NULL && rig_log_count("ucx]") == 1;
+    return ucxt_dl_load(library, false, &dl) == MCS_ERR_INVALID_PARAMS && dl == NULL && rig_log_count("ucx]") == 1;
 }
 
 static int setup(void **state)
@@ -70,7 +70,7 @@ static bool the_path_loads(const char *unused)
         return false;
     }
     uint64_t version = ucxt_dl_file_version(info.dli_fname);
-    return ucxt_dl_load(info.dli_fname, &dl) == MCS_OK &&
+    return ucxt_dl_load(info.dli_fname, false, &dl) == MCS_OK &&
            version == ((uint64_t)dl->major << 32 | (uint64_t)dl->minor << 16 | dl->release);
 }
 
@@ -116,9 +116,10 @@ static bool a_second_one_is_refused(const char *unused)
     (void)unused;
     const ucxt_dl_t *first;
     const ucxt_dl_t *second = NULL;
-    return ucxt_dl_load("", &first) == MCS_OK && ucxt_dl_load("", &second) == MCS_OK && first == second &&
-           ucxt_dl_load("hint:/x", &second) == MCS_OK && ucxt_dl_load(first->path, &second) == MCS_OK &&
-           ucxt_dl_load("/no/such/libucp.so.0", &second) == MCS_ERR_INVALID_PARAMS && rig_log_count("loaded") == 1;
+    return ucxt_dl_load("", false, &first) == MCS_OK && ucxt_dl_load("", false, &second) == MCS_OK && first == second &&
+           ucxt_dl_load("hint:/x", false, &second) == MCS_OK && ucxt_dl_load(first->path, false, &second) == MCS_OK &&
+           ucxt_dl_load("/no/such/libucp.so.0", false, &second) == MCS_ERR_INVALID_PARAMS &&
+           rig_log_count("loaded") == 1;
 }
 
 static void the_first_load_decides_for_the_process(void **state)
