@@ -344,6 +344,7 @@ void mcs_client_counters(mcs_client_t *client, mcs_counter_fn fn, void *arg)
         {"transport_served_read_bytes", &client->transport_counters.served_read_bytes},
         {"transport_served_write_bytes", &client->transport_counters.served_write_bytes},
         {"transport_copied_bytes", &client->transport_counters.copied_bytes},
+        {"transport_rdma_bytes", &client->transport_counters.rdma_bytes},
         {"transport_transfers", &client->transport_counters.transfers},
         {"transport_timeouts", &client->transport_counters.timeouts},
         {"transport_peer_errors", &client->transport_counters.peer_errors},

@@ -81,8 +81,10 @@ typedef struct mcs_client {
     const mcs_mem_space_ops_t *space_ops; /* NULL: host memory only */
     mcs_mem_space_t *space;
     const uint32_t *device_active; /* see device.h; never NULL in a client that is set up */
-    bool wants_rdma;               /* set-up asked for it */
-    bool stage_warned;             /* atomic: that GPU memory goes another way all the same */
+    char *rdma_devices;
+    bool rdma;         /* the data plane has it */
+    bool wants_rdma;   /* set-up asked for it */
+    bool stage_warned; /* atomic: that GPU memory goes another way all the same */
     mcs_peers_t *peers;
     mcs_views_t *views;
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */

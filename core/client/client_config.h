@@ -38,6 +38,14 @@ typedef struct mcs_client_config {
     uint64_t metric_interval_s; /* 0 = no lines in the log */
     bool metric_bandwidth;
     char *store_cluster_id; /* of metrics' labels */
+    bool force_tcp;
+    bool rdma_auto;
+    char *rdma_filter;
+    char *rdma_transports;
+    uint64_t ib_port;
+    int64_t gid_index;
+    int64_t ib_tc;
+    int64_t ib_sl;
     bool ignored_presence;
     char *ignored_string;
 } mcs_client_config_t;

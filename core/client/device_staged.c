@@ -272,6 +272,9 @@ static mcs_status_t open_loads(stage_t *stage)
         if (load->subs == NULL || load->of == NULL || (i == 0 && load->chunk == NULL)) {
             status = MCS_ERR_NO_MEMORY;
         }
+        if (load->chunk != NULL && stage->client->rdma) {
+            stage->client->transport_ops->expose(stage->client->transport, load->chunk, MCS_MEM_STAGE_BYTES, true);
+        }
     }
     return status;
 }

@@ -57,6 +57,9 @@ static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
     mounted->segment = segment;
     mounted->offered = false;
     mcs_mutex_unlock(&client->lock);
+    if (client->rdma && !mounted->far) {
+        client->transport_ops->expose(client->transport, mcs_segment_base(segment), mcs_segment_size(segment), false);
+    }
     return MCS_OK;
 
 err_remove:
@@ -81,6 +84,9 @@ static void drop_memory(mcs_client_t *client, mcs_mounted_t *mounted)
         return;
     }
     mcs_segment_close(segment);
+    if (client->rdma && client->transport != NULL) {
+        client->transport_ops->conceal(client->transport, mcs_segment_base(segment));
+    }
     mcs_mapper_remove_own(client->mapper, mcs_segment_instance(segment));
     mcs_owner_remove_segment(client->owner, mcs_segment_instance(segment));
     mcs_segment_put(segment);

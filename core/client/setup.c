@@ -72,13 +72,13 @@ static mcs_status_t check_protocol(const char *protocol)
     if (strcmp(protocol, "rpc_only") == 0) {
         return MCS_OK;
     }
-    if (strcmp(protocol, "tcp") != 0) {
+    if (strcmp(protocol, "tcp") != 0 && strcmp(protocol, "rdma") != 0) {
         mcs_error(AREA, "setup: protocol %.40s: this build has %s rpc_only", protocol,
-                  mcs_parts()->transport != NULL ? "tcp and" : "only");
+                  mcs_parts()->transport != NULL ? "tcp, rdma and" : "only");
         return MCS_ERR_INVALID_PARAMS;
     }
     if (mcs_parts()->transport == NULL) {
-        mcs_error(AREA, "setup: protocol tcp: this program has no data transport");
+        mcs_error(AREA, "setup: protocol %s: this program has no data transport", protocol);
         return MCS_ERR_INVALID_PARAMS;
     }
     return MCS_OK;
@@ -204,6 +204,26 @@ static mcs_status_t start_embedded(mcs_client_t *client)
     return MCS_OK;
 }
 
+/* What protocol rdma asks of the transport. */
+static mcs_status_t wants_rdma(const mcs_client_t *client, mcs_transport_rdma_t *rdma_out)
+{
+    const mcs_client_config_t *config = &client->config;
+    if (client->rdma_devices[0] == '\0' && !config->rdma_auto) {
+        mcs_error(AREA, "setup: protocol rdma with MC_MS_AUTO_DISC=0: rdma_devices must name them");
+        return MCS_ERR_INVALID_PARAMS;
+    }
+    *rdma_out = (mcs_transport_rdma_t){
+        .devices = client->rdma_devices,
+        .filter = config->rdma_filter,
+        .transports = config->rdma_transports,
+        .port = (unsigned)config->ib_port,
+        .gid_index = (int)config->gid_index,
+        .traffic_class = (int)config->ib_tc,
+        .service_level = (int)config->ib_sl,
+    };
+    return MCS_OK;
+}
+
 static mcs_status_t open_transport(mcs_client_t *client)
 {
     if (strcmp(client->protocol, "rpc_only") == 0) {
@@ -212,12 +232,18 @@ static mcs_status_t open_transport(mcs_client_t *client)
     const mcs_parts_t *parts = mcs_parts();
     const mcs_client_config_t *config = &client->config;
     const char *hint = parts->ucx_hint != NULL ? parts->ucx_hint : "";
+    mcs_transport_rdma_t rdma;
+    mcs_status_t status = client->rdma ? wants_rdma(client, &rdma) : MCS_OK;
+    if (status != MCS_OK) {
+        return status;
+    }
     mcs_transport_config_t transport_config = {
         .bind_host = config->bind_address[0] != '\0' ? config->bind_address
                                                      : mcs_local_bind_host(client->local.host, config->ipv6),
         .library = config->ucx_lib[0] != '\0' ? config->ucx_lib : hint,
         .client = client->id,
         .cluster_token = config->cluster_token,
+        .rdma = client->rdma ? &rdma : NULL,
         .machine = mcs_boot_id()[0] != '\0' ? mcs_hash64(0, mcs_boot_id(), strlen(mcs_boot_id())) : 0,
         .max_workers = (uint32_t)config->max_workers,
         .spin_ns = (uint64_t)config->spin_us * MCS_NS_PER_US,
@@ -228,7 +254,7 @@ static mcs_status_t open_transport(mcs_client_t *client)
         .give_up = give_up,
         .give_up_arg = client,
     };
-    mcs_status_t status = parts->transport->open(&transport_config, &client->transport);
+    status = parts->transport->open(&transport_config, &client->transport);
     if (status != MCS_OK) {
         mcs_error(AREA, "setup: the data transport does not open on %s: %s",
                   transport_config.bind_host[0] != '\0' ? transport_config.bind_host : "every interface",
@@ -238,6 +264,10 @@ static mcs_status_t open_transport(mcs_client_t *client)
     }
     client->transport_ops = parts->transport;
     parts->transport->describe(client->transport, &client->transport_info);
+    if (client->rdma && mcs_bufpool_size(client->pool) > 0) {
+        client->transport_ops->expose(client->transport, mcs_bufpool_keep(client->pool), mcs_bufpool_size(client->pool),
+                                      false);
+    }
     return MCS_OK;
 }
 
@@ -438,13 +468,16 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
     client->master_address = mcs_strdup(setup->master_server_addr);
     client->metadata_url = mcs_strdup(strcmp(setup->metadata_server, P2P) == 0 ? "" : setup->metadata_server);
     client->tenant = mcs_strdup(setup->tenant_id != NULL && setup->tenant_id[0] != '\0' ? setup->tenant_id : "default");
+    client->rdma_devices = mcs_strdup(setup->rdma_devices != NULL ? setup->rdma_devices : "");
     if (client->protocol == NULL || client->master_address == NULL || client->metadata_url == NULL ||
-        client->tenant == NULL) {
+        client->tenant == NULL || client->rdma_devices == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    client->wants_rdma = setup->rdma_devices != NULL && setup->rdma_devices[0] != '\0';
-    if (client->wants_rdma) {
-        mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", setup->rdma_devices, client->protocol);
+    client->rdma = strcmp(client->protocol, "rdma") == 0 && !client->config.force_tcp;
+    client->wants_rdma = client->rdma || client->rdma_devices[0] != '\0';
+    if (client->wants_rdma && !client->rdma) {
+        mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", client->rdma_devices,
+                 client->config.force_tcp ? "tcp (MC_FORCE_TCP)" : client->protocol);
     }
     client->own.config = (mcs_segment_config_t){
         .size = setup->global_segment_size,
@@ -518,6 +551,7 @@ void mcs_client_close(mcs_client_t *client)
     }
     if (client->transport != NULL) {
         client->transport_ops->close(client->transport);
+        client->transport = NULL;
     }
     if (client->mapper != NULL && client->owner != NULL) {
         mcs_client_drop_segments(client);
@@ -549,6 +583,7 @@ void mcs_client_close(mcs_client_t *client)
     release_port(client);
     mcs_free(client->tenant);
     mcs_free(client->protocol);
+    mcs_free(client->rdma_devices);
     mcs_free(client->master_address);
     mcs_free(client->metadata_url);
     mcs_client_config_fini(&client->config);

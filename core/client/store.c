@@ -765,6 +765,9 @@ static mcs_status_t register_buffer(mcs_client_t *client, const void *ptr, uint6
     if (status != MCS_OK && device) {
         mcs_device_unregister(client, ptr);
     }
+    if (status == MCS_OK && !device && client->rdma) {
+        client->transport_ops->expose(client->transport, (void *)(uintptr_t)ptr, len, true);
+    }
     return status;
 }
 
@@ -788,6 +791,9 @@ int mcs_unregister_buffer(mcs_store_t *store, const void *ptr)
     mcs_status_t status = mcs_regtable_remove(live->client->buffers, ptr);
     if (status == MCS_OK) {
         mcs_device_unregister(live->client, ptr);
+    }
+    if (status == MCS_OK && live->client->rdma) {
+        live->client->transport_ops->conceal(live->client->transport, ptr);
     }
     leave(live);
     return mcs_status_public(status);
@@ -880,6 +886,17 @@ static int mount(mcs_store_t *store, uint64_t size, int where, mcs_segment_id_t 
     }
     leave(live);
     return mcs_status_public(status);
+}
+
+int mcs_has_rdma(mcs_store_t *store)
+{
+    live_t *live = enter(store);
+    if (live == NULL) {
+        return 0;
+    }
+    int has = live->client->rdma ? 1 : 0;
+    leave(live);
+    return has;
 }
 
 int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)

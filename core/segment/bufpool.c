@@ -42,6 +42,7 @@ struct mcs_bufpool {
     mcs_list_t bins[BINS];
     block_t *used[BUCKETS];
     uint64_t used_bytes;
+    bool kept; /* its pages do not go back */
 };
 
 static unsigned bin_of(uint64_t size)
@@ -123,6 +124,12 @@ mcs_status_t mcs_bufpool_create(uint64_t size, mcs_bufpool_t **pool_out)
     }
     *pool_out = pool;
     return MCS_OK;
+}
+
+void *mcs_bufpool_keep(mcs_bufpool_t *pool)
+{
+    __atomic_store_n(&pool->kept, true, __ATOMIC_RELAXED);
+    return pool->base;
 }
 
 mcs_bufpool_t *mcs_bufpool_get(mcs_bufpool_t *pool)
@@ -246,6 +253,9 @@ static block_t *merge_locked(mcs_bufpool_t *pool, mcs_list_t *node, block_t *blo
 /* Pages of a large block. Without the lock: the block is nobody's yet. */
 static void give_back(const mcs_bufpool_t *pool, const block_t *block)
 {
+    if (__atomic_load_n(&pool->kept, __ATOMIC_RELAXED)) {
+        return;
+    }
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t begin = MCS_ALIGN_UP(block->offset, page);
     uint64_t end = MCS_ALIGN_DOWN(block->offset + block->size, page);

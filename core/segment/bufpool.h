@@ -16,6 +16,8 @@ void mcs_bufpool_put(mcs_bufpool_t *pool);
 /* MCS_ERR_INVALID_PARAMS when the pool is smaller than `size`, MCS_ERR_NO_MEMORY when it is full now. */
 mcs_status_t mcs_bufpool_alloc(mcs_bufpool_t *pool, uint64_t size, void **ptr_out) MCS_MUST_CHECK;
 void mcs_bufpool_free(mcs_bufpool_t *pool, void *ptr);
+/* The pool's memory (NULL: of size 0), which is registered with a device: none of its pages go back any more. */
+void *mcs_bufpool_keep(mcs_bufpool_t *pool);
 uint64_t mcs_bufpool_size(const mcs_bufpool_t *pool);
 uint64_t mcs_bufpool_used(mcs_bufpool_t *pool);
 /* Is [ptr, ptr+len) inside the pool's memory? */

@@ -144,6 +144,18 @@ def rdma(arguments):
             name = f"{os.path.basename(device)} port {os.path.basename(port)}"
             text = f"{name}: {_read(f'{port}/link_layer') or '?'}, {state}, {_read(f'{port}/rate') or '?'}, NUMA node {_read(f'{device}/device/numa_node') or '?'}"
             yield (GOOD if state == "ACTIVE" else WARNING), "RDMA", text, "" if state == "ACTIVE" else "bring the link up (ibstat, rdma link)"
+    if devices:
+        able = [path for origin, path in _ucx_candidates() if _has_rdma(path)]
+        if able:
+            yield GOOD, "RDMA", f"protocol rdma: {', '.join(able)}", ""
+        else:
+            yield WARNING, "RDMA", "no UCX that was found has RDMA: the protocol rdma cannot be set up", "apt-get install libucx0, or name one with MC_STORE_UCX_LIB"
+
+
+def _has_rdma(path):
+    """Is UCX's module for RDMA beside the library? A soname is looked for where systems keep libraries."""
+    folders = [os.path.dirname(path)] if "/" in path else ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/lib64", "/usr/lib", "/opt/ucx/lib"]
+    return any(glob.glob(f"{folder}/ucx/libuct_ib*") for folder in folders)
 
 
 _CUDA = """

@@ -103,6 +103,12 @@ static PyObject *mount_answer(int64_t code, const mcs_segment_id_t *id, uint64_t
     return answer;
 }
 
+/* Of the segment to be mounted: the store's own data plane, or TCP, which is always in it. Without the GIL. */
+static bool is_spoken(mcs_store_t *store, const char *protocol)
+{
+    return strcmp(protocol, "tcp") == 0 || (strcmp(protocol, "rdma") == 0 && mcs_has_rdma(store) != 0);
+}
+
 MPY_STORE_METHOD(allocate_and_mount_segment)
 {
     static const char *const params[] = {"size", "protocol", "location", NULL};
@@ -120,9 +126,9 @@ MPY_STORE_METHOD(allocate_and_mount_segment)
     int code = MCS_INVALID_PARAMS;
     mpy_call_t call;
     mpy_call_begin(&call);
-    if (size > 0 && size <= UINT64_MAX - SLAB && strcmp(protocol, "tcp") == 0) {
+    mcs_store_t *store = mpy_store_of(self)->store;
+    if (size > 0 && size <= UINT64_MAX - SLAB && is_spoken(store, protocol)) {
         size = MCS_ALIGN_UP(size, SLAB);
-        mcs_store_t *store = mpy_store_of(self)->store;
         code = is_device(location) ? mpy_mount_device(store, location, size, &id)
                                    : mcs_mount_memory(store, size, node_of(location), &id);
     }
@@ -224,7 +230,7 @@ MPY_STORE_METHOD(mount_segment)
     mpy_call_begin(&call);
     if (is_device(texts[4])) {
         mcs_error(AREA, "mount_segment: a file is host memory, not %.40s: see allocate_and_mount_segment", texts[4]);
-    } else if (mpy_store_of(self)->ready && strcmp(texts[3], "tcp") == 0) {
+    } else if (mpy_store_of(self)->ready && is_spoken(mpy_store_of(self)->store, texts[3])) {
         code = check_file(texts[0], numbers[1], numbers[2]);
     }
     if (code == MCS_OK) {

@@ -497,6 +497,12 @@ int mcs_replica_clear(mcs_store_t *store, const mcs_bytes_t *keys, size_t count,
 
 static uint64_t g_mounted;
 
+int mcs_has_rdma(mcs_store_t *store)
+{
+    (void)store;
+    return 0;
+}
+
 int mcs_mount_memory(mcs_store_t *store, uint64_t size, int numa_node, mcs_segment_id_t *id_out)
 {
     (void)numa_node;

@@ -187,6 +187,14 @@ class Master(_Process):
             raise AssertionError(f"the master ignores SIGTERM:\n{self.log()[-2000:]}") from None
 
 
+def rdma_env() -> dict[str, str]:
+    """The environment of a peer of protocol rdma: with this machine's devices, or else UCX's emulation over TCP. MCS_TEST_UCX: of that library."""
+    ports = pathlib.Path("/sys/class/infiniband").glob("*/ports/*/state")
+    devices = any("ACTIVE" in port.read_text() for port in ports)
+    library = {"MC_STORE_UCX_LIB": os.environ.get("MCS_TEST_UCX", "system")} if devices or "MCS_TEST_UCX" in os.environ else {}
+    return {"MC_STORE_MEMCPY": "0", "MC_STORE_RDMA_TRANSPORTS": "rc" if devices else "tcp"} | library
+
+
 class PeerDied(Exception):
     pass
 
@@ -205,6 +213,7 @@ class Peer(_Process):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MC_")}
         environment |= {"PYTHONPATH": f"{build / 'python'}:{ROOT}", "PYTHONFAULTHANDLER": "1", "MC_STORE_IPC_DIR": str(scratch.folder("ipc"))}
         environment |= env or {}
+        self.protocol = "rdma" if "MC_STORE_RDMA_TRANSPORTS" in environment else "tcp"
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen([*(prefix or []), sys.executable, "-m", "tests.support.peer_main"], stdin=subprocess.PIPE,
                                             stdout=subprocess.PIPE, stderr=log, env=environment, cwd=ROOT)
@@ -241,7 +250,7 @@ class Peer(_Process):
               metadata: str = "P2PHANDSHAKE") -> "Peer":
         """store.setup; asserts that it is 0."""
         address = master if isinstance(master, str) else master.address
-        code = self.call("setup", host, metadata, segment, buffer, "tcp", "", address)
+        code = self.call("setup", host, metadata, segment, buffer, self.protocol, "", address)
         assert code == 0, f"{self.name}: setup {code}\n{self.log()[-2000:]}"
         return self
 

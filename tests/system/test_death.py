@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.support.processes import MIB
+from tests.support.processes import MIB, rdma_env
 from tests.support.waiting import TIME_FACTOR, Stopwatch, wait_until
 
-PATHS = {"ucx": {"MC_STORE_MEMCPY": "0"}, "shared_memory": {"MC_STORE_MEMCPY": "1"}}
+PATHS = {"ucx": {"MC_STORE_MEMCPY": "0"}, "rdma": rdma_env(), "shared_memory": {"MC_STORE_MEMCPY": "1"}}
 
 
 @pytest.fixture(params=PATHS)

@@ -317,6 +317,9 @@ MCSTORE_API int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_in
 
 /* ---- segments of run time ---- */
 
+/* 1: set up with RDMA devices in the data plane; 0: not, or not set up. */
+MCSTORE_API int mcs_has_rdma(mcs_store_t *store);
+
 typedef struct mcs_segment_id {
     uint64_t hi;
     uint64_t lo;

@@ -1,0 +1,153 @@
+"""Protocol rdma, processes with registered buffers: on this machine's devices where it has some, else over UCX's emulation on TCP."""
+
+import pytest
+
+from tests.support.processes import MIB, PeerDied, rdma_env
+from tests.support.waiting import TIME_FACTOR, Stopwatch, wait_until
+
+ENV = rdma_env()
+SHORT = ENV | {"MC_TRANSFER_TIMEOUT": str(int(TIME_FACTOR))}
+
+
+def exchange(store, prefix, sizes):
+    """Puts from and gets into registered memory; what is wrong, and how many bytes devices moved."""
+    import ctypes
+    import mmap
+    import time
+    from tests.support.contents import pattern
+    room = sum(sizes) + (1 << 16)
+    memory = mmap.mmap(-1, 2 * room)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert store.register_buffer(base, 2 * room) == 0
+    wrong = []
+    before = store.counters()["transport_rdma_bytes"]
+    deadline = time.monotonic() + 20
+    while store.counters()["transport_rdma_bytes"] == before and time.monotonic() < deadline:  # registered in the background
+        key = f"{prefix}-{time.monotonic()}"
+        assert store.put_from(key, base, 1 << 20) == 0
+    before = store.counters()["transport_rdma_bytes"]
+    keys, from_, to, at = [], [], [], 3
+    for i, size in enumerate(sizes):
+        memory[at:at + size] = pattern(i, size)
+        keys.append(f"{prefix}{i}")
+        from_.append(base + at)
+        to.append(base + room + at)
+        at += size
+    if store.batch_put_from(keys, from_, list(sizes)) != [0] * len(sizes):
+        wrong.append("put")
+    if store.batch_get_into(keys, to, list(sizes)) != list(sizes):
+        wrong.append("get")
+    at = 3
+    for i, size in enumerate(sizes):
+        if memory[room + at:room + at + size] != pattern(i, size):
+            wrong.append(i)
+        if store.get(keys[i]) != pattern(i, size):
+            wrong.append(f"get {i}")
+        at += size
+    moved = store.counters()["transport_rdma_bytes"] - before
+    assert store.unregister_buffer(base) == 0
+    return wrong, moved
+
+
+def test_registered_memory_is_moved_and_not_copied(start_master, start_peer):
+    master = start_master()
+    holder = start_peer("holder", env=ENV).setup(master, segment=200 * MIB)
+    user = start_peer("user", env=ENV).setup(master, segment=0)
+    sizes = [1, 4096, 16384, 65536, MIB - 1, MIB, MIB + 1, 5 * MIB + 77, 30 * MIB]
+    wrong, moved = user.run(exchange, "k", sizes, timeout=200)
+    assert wrong == []
+    large = sum(size - size % MIB for size in sizes)
+    assert 2 * large <= moved <= 3 * sum(sizes), "both ways, and gets of copies where their memory is registered by then"
+    assert holder.counters()["transport_rdma_bytes"] >= moved
+
+
+def test_with_a_peer_of_tcp_everything_goes_by_messages(start_master, start_peer):
+    master = start_master()
+    start_peer("holder", env={name: value for name, value in ENV.items() if name != "MC_STORE_RDMA_TRANSPORTS"}).setup(master)
+    user = start_peer("user", env=ENV).setup(master, segment=0)
+    value = bytes(range(256)) * 20000
+    assert user.call("put", "k", value) == 0 and user.call("get", "k") == value
+    assert user.counters()["transport_rdma_bytes"] == 0
+
+
+def arm(store, key, size):
+    """A registered buffer, filled with what nobody stores, that a get of it has used once."""
+    import ctypes
+    import mmap
+    import time
+    global memory, base
+    memory = mmap.mmap(-1, size)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert store.register_buffer(base, size) == 0
+    before = store.counters()["transport_rdma_bytes"]
+    deadline = time.monotonic() + 20
+    while store.counters()["transport_rdma_bytes"] == before and time.monotonic() < deadline:
+        assert store.get_into(key, base, size) == size
+    ctypes.memset(base, 0xEE, size)
+    import builtins
+    builtins.armed = (memory, base)
+    return store.counters()["transport_rdma_bytes"] - before
+
+
+def get_armed(store, key, size):
+    import builtins
+    return store.get_into(key, builtins.armed[1], size)
+
+
+def count_changed(store):
+    import builtins
+    memory = builtins.armed[0]
+    return len(memory) - memory[:].count(b"\xee")
+
+
+@pytest.mark.soak
+def test_a_holder_that_wakes_after_the_deadline_writes_nothing(start_master, start_peer):
+    master = start_master("--client_ttl=30", "--default_kv_lease_ttl=20000")
+    holder = start_peer("holder", env=SHORT).setup(master, segment=256 * MIB)
+    size = (64 if ENV["MC_STORE_RDMA_TRANSPORTS"] == "tcp" else 16) * MIB  # a device in software is slow
+    user = start_peer("user", env=SHORT).setup(master, segment=0, buffer=2 * size)
+    assert user.call("put", "k", b"\x11" * size, timeout=120) == 0
+    assert user.run(arm, "k", size, timeout=120) > 0
+    for _ in range(4):
+        user.start_run(get_armed, "k", size)
+        holder.freeze()
+        with Stopwatch() as watch:
+            code = user.result(60)
+        assert watch.seconds < 10 * TIME_FACTOR
+        changed = user.run(count_changed)
+        assert code in (size, -800), code
+        holder.thaw()
+        wait_until(lambda: user.call("get", "k", timeout=60) == b"\x11" * size, "the holder serves again", 60)
+        assert user.run(count_changed) == changed, "memory of a call that had ended was written to"
+
+
+def test_a_user_that_dies_in_the_middle_leaves_nothing_behind(start_master, start_peer):
+    master = start_master("--client_ttl=3")
+    holder = start_peer("holder", env=SHORT).setup(master, segment=256 * MIB)
+    size = 32 * MIB
+    other = start_peer("other", env=SHORT).setup(master, segment=0, buffer=2 * size)
+    assert other.call("put", "k", b"\x22" * size, timeout=120) == 0
+    for number in range(3):
+        user = start_peer(f"user{number}", env=SHORT).setup(master, segment=0)
+        assert user.run(arm, "k", size, timeout=120) > 0
+        user.start_run(get_armed, "k", size)
+        user.kill()
+        with pytest.raises(PeerDied):
+            user.result(10)
+        assert other.call("get", "k", timeout=60) == b"\x22" * size
+    wait_until(lambda: other.call("remove", "k") == 0, "nobody holds it")
+    wait_until(lambda: master.allocated() == 0, "its memory is back", 30)
+    assert holder.alive()
+
+
+def test_without_devices_set_up_says_what_is_missing(start_master, start_peer):
+    master = start_master()
+    peer = start_peer("peer", env={"MC_STORE_RDMA_TRANSPORTS": "rc"})
+    assert peer.call("setup", "127.0.0.1", "P2PHANDSHAKE", MIB, MIB, "rdma", "nothing9", master.address) == -600
+    assert "device nothing9 is not there" in peer.log()
+    auto = start_peer("auto", env={"MC_STORE_RDMA_TRANSPORTS": "rc", "MC_MS_AUTO_DISC": "0"})
+    assert auto.call("setup", "127.0.0.1", "P2PHANDSHAKE", MIB, MIB, "rdma", "", master.address) == -600
+    assert "rdma_devices must name them" in auto.log()
+    forced = start_peer("forced", env={"MC_FORCE_TCP": "1"})
+    assert forced.call("setup", "127.0.0.1", "P2PHANDSHAKE", MIB, MIB, "rdma", "nothing9", master.address) == 0
+    assert "ignored for protocol tcp" in forced.log()
