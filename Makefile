@@ -25,7 +25,7 @@ RUN_ENV = env PYTHONPATH=$(CURDIR)/$(BUILD)/python MCS_BUILD_DIR=$(CURDIR)/$(BUI
 
 export VENV
 
-.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu bench-gpu gpu-carry cov lint format tidy \
+.PHONY: all deps deps-lint build demo test test-unit test-python test-asan test-tsan fuzz test-gpu test-rdma bench-gpu gpu-carry cov lint format tidy \
 	bench bench-quick bench-docs bench-smoke bench-instructions bench-deps bench-replay soak wheel install clean distclean help
 
 all: build ## release build (the default)
@@ -72,6 +72,10 @@ fuzz: deps ## libFuzzer over what parses foreign bytes: the seeds, and new input
 
 test-gpu: $(if $(CARRY),,build) ## the tests that need a GPU; says so and passes where there is none (CARRY=folder of gpu-carry)
 	@tools/test_gpu.sh $(or $(CARRY),$(BUILD))
+
+test-rdma: build ## the tests that need an RDMA device: with this machine's, else in a guest that has one in software (MCS_TEST_UCX=library)
+	@grep -qs ACTIVE /sys/class/infiniband/*/ports/*/state || tools/deps.sh build test rdma
+	@tools/test_rdma.sh $(BUILD)
 
 bench-gpu: $(if $(CARRY),,build) ## GPU benchmark: ceilings, then the store (CARRY=folder of gpu-carry, BENCH_ARGS="--quick")
 	@tools/bench_gpu.sh $(or $(CARRY),$(BUILD)) $(BENCH_ARGS)
