@@ -107,13 +107,15 @@ def _policy(results: Results) -> float:
 
 
 HOST, OWN, TCP, NETS = "store, same host", "store, own segment", "store, tcp", "store, two networks"
-THEIRS, RAW = "mooncake, tcp", "raw stream"
+THEIRS, PLAIN, RAW = "mooncake, tcp", "mooncake, as it comes", "raw stream"
 
 GOALS = [
     Goal("same host, 1-16 MiB get_into / memcpy", 0.9, True, "x", _bulk("get", HOST, "memcpy", SINGLE)),
     Goal("same host, 1-16 MiB put_from / memcpy", 0.9, True, "x", _bulk("put", HOST, "memcpy", SINGLE)),
-    Goal("same host, 1-16 MiB get_into / mooncake's", 8, True, "x", _bulk("get", HOST, THEIRS, SINGLE)),
-    Goal("same host, 1-16 MiB put_from / mooncake's", 15, True, "x", _bulk("put", HOST, THEIRS, SINGLE)),
+    Goal("same host, 1-16 MiB get_into / mooncake's as it comes", 8, True, "x", _bulk("get", HOST, PLAIN, SINGLE)),
+    Goal("same host, 1-16 MiB put_from / mooncake's as it comes", 15, True, "x", _bulk("put", HOST, PLAIN, SINGLE)),
+    Goal("same host, 1-16 MiB get_into / mooncake's with its pool", 8, True, "x", _bulk("get", HOST, THEIRS, SINGLE)),
+    Goal("same host, 1-16 MiB put_from / mooncake's with its pool", 15, True, "x", _bulk("put", HOST, THEIRS, SINGLE)),
     Goal("same process, 1-16 MiB / memcpy", 0.9, True, "x", _both(OWN, "memcpy", SINGLE)),
     Goal("same host, get_buffer: bytes copied a byte", 0, False, "", _row("first use", "4 MiB", "get_buffer", HOST, "copied")),
     Goal("tcp, 1-16 MiB and batches / raw stream", 0.9, True, "x", _both(TCP, RAW, SINGLE + BATCH)),

@@ -102,6 +102,9 @@ def _peers(run: Run, section: str, into: list[System], own: bool = True) -> None
     if own:
         run.start(section, "mooncake, own segment", lambda: systems.mooncake(p, "mooncake, own segment", "own", s.segment, s.work), into)
     run.start(section, "mooncake, tcp", lambda: systems.mooncake(p, "mooncake, tcp", "tcp", s.segment, s.work), into)
+    if section == "bulk":
+        name = "mooncake, as it comes"
+        run.start(section, name, lambda: systems.mooncake(p, name, "tcp", s.segment, s.work, tuned=False), into)
     run.start(section, "redis", lambda: systems.redis(p, s.work, 2 * s.segment), into)
     run.start(section, "memcached", lambda: systems.memcached(p, s.work, 2 * s.segment), into)
 

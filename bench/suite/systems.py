@@ -141,8 +141,9 @@ def store(place: Place, name: str, path: str, segment: int, work: int, env: dict
 
 # ---- peers ----
 
-def mooncake(place: Place, name: str, path: str, segment: int, work: int) -> System:
-    """The wheel of the original from PyPI, in its own environment, with its own master."""
+def mooncake(place: Place, name: str, path: str, segment: int, work: int, tuned: bool = True) -> System:
+    """The wheel of the original from PyPI, in its own environment, with its own master. `tuned`: with its pool of connections, which is off by default
+    and makes it faster."""
     python = peers.mooncake_python(place.peers)
     if isinstance(python, str):
         raise Missing(python)
@@ -154,8 +155,7 @@ def mooncake(place: Place, name: str, path: str, segment: int, work: int) -> Sys
                                             "--metrics_host=127.0.0.1", "--enable_metric_reporting=false", "--logtostderr=1"],
                                            port, place.log("mooncake-master")))
         system.add_helper(system.master.pid)
-        # The pool of connections is off by default and makes it faster: a peer is measured at its best.
-        env = {"MC_STORE_MEMCPY": "1", "MC_TCP_ENABLE_CONNECTION_POOL": "true", "GLOG_minloglevel": "2"}
+        env = {"MC_STORE_MEMCPY": "1", "GLOG_minloglevel": "2"} | ({"MC_TCP_ENABLE_CONNECTION_POOL": "true"} if tuned else {})
         address = f"127.0.0.1:{port}"
         if path != "own":
             system.holder = system.keep(Worker("store", place.log("mooncake-holder"), str(python), env))
