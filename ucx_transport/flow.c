@@ -163,18 +163,23 @@ static void drive(run_t *run)
  * goes in any case when an owner that has not answered may still reach that memory. */
 static void settle(ucxt_lane_t *lane)
 {
-    if (lane->exposed > 0) {
+    bool renew = lane->exposed > 0;
+    if (renew) {
         mcs_debug(AREA, "an owner was given up that may still reach this process's memory: the worker is made anew");
-        ucxt_lane_reset(lane);
-        return;
+        ucxt_lane_leave_all(lane); /* the others are told, too: a device does not tell them */
     }
     uint64_t end = mcs_now_ns() + SETTLE_NS;
     while (!ucxt_lane_reap(lane)) {
         if (!ucxt_worker_progress(&lane->worker) && mcs_now_ns() >= end) {
-            mcs_warn(AREA, "UCX did not give back the sends of a closed connection: its worker is made anew");
-            ucxt_lane_reset(lane);
-            return;
+            if (!renew) {
+                mcs_warn(AREA, "UCX did not give back the sends of a closed connection: its worker is made anew");
+            }
+            renew = true;
+            break;
         }
+    }
+    if (renew) {
+        ucxt_lane_reset(lane);
     }
 }
 

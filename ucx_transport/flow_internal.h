@@ -16,6 +16,7 @@ typedef struct flow_piece {
     uint32_t crc;    /* index in the range's crcs of its block, NO_CRC: the block starts before the range */
     uint64_t iov_at; /* in that entry */
     uint64_t from;
+    mcs_status_t stored; /* a store's, when its answer has come */
     bool done;
 } flow_piece_t;
 

@@ -233,38 +233,45 @@ static bool batch_has_place(const batch_t *batch, uint32_t i)
 typedef struct placer {
     ucxt_regions_t *regions;
     batch_t *batch;
-    uint8_t *out; /* NULL: only looks whether it fits */
+    uint8_t *out;
     uint32_t stretches;
     bool fits;
 } placer_t;
 
-/* Its number among the batch's keys; a new one is added. UCXT_KEYS_MAX: no room. */
-static uint32_t key_of(batch_t *batch, const ucxt_window_t *window)
+/* The number of the key to these bytes that the batch has already; UCXT_KEYS_MAX: none. */
+static uint32_t find_key(const batch_t *batch, const void *bytes, size_t len)
 {
     for (uint32_t i = batch->key_count; i > 0; i--) {
-        if (batch->key[i - 1] == window) {
+        if (ucxt_window_holds(batch->key[i - 1], bytes, len)) {
             return i - 1;
         }
-    }
-    if (batch->key_count < UCXT_KEYS_MAX) {
-        batch->key[batch->key_count++] = window;
-        batch->keys_len += 2 + (size_t)window->rkey_len;
-        return batch->key_count - 1;
     }
     return UCXT_KEYS_MAX;
 }
 
-static void place(void *arg, uint8_t *bytes, size_t len)
+static void look_for_place(void *arg, uint8_t *bytes, size_t len)
 {
     placer_t *placer = arg;
-    const ucxt_window_t *window = placer->fits ? ucxt_regions_find(placer->regions, bytes, len) : NULL;
-    uint32_t key = window != NULL ? key_of(placer->batch, window) : UCXT_KEYS_MAX;
-    placer->fits = key < UCXT_KEYS_MAX;
-    if (placer->out != NULL) {
-        MCS_ENSURE(placer->fits); /* it did, and windows stay */
-        ucxt_stretch_encode(&(ucxt_stretch_t){(uint64_t)(uintptr_t)bytes, (uint32_t)len, key},
-                            placer->out + (size_t)placer->stretches * UCXT_STRETCH);
+    batch_t *batch = placer->batch;
+    placer->stretches++;
+    if (placer->fits && find_key(batch, bytes, len) == UCXT_KEYS_MAX) {
+        const ucxt_window_t *window = ucxt_regions_find(placer->regions, bytes, len, true);
+        placer->fits = window != NULL && batch->key_count < UCXT_KEYS_MAX;
+        if (placer->fits) {
+            batch->key[batch->key_count++] = window;
+            batch->keys_len += 2 + (size_t)window->rkey_len;
+        }
     }
+}
+
+/* Of a piece that fitted: its keys are the batch's. */
+static void put_stretch(void *arg, uint8_t *bytes, size_t len)
+{
+    placer_t *placer = arg;
+    uint32_t key = find_key(placer->batch, bytes, len);
+    MCS_ENSURE(key < UCXT_KEYS_MAX);
+    ucxt_stretch_encode(&(ucxt_stretch_t){(uint64_t)(uintptr_t)bytes, (uint32_t)len, key},
+                        placer->out + (size_t)placer->stretches * UCXT_STRETCH);
     placer->stretches++;
 }
 
@@ -276,7 +283,7 @@ static bool can_place(const flow_t *flow, const flow_piece_t *piece, batch_t *ba
         return false;
     }
     placer_t placer = {.regions = flow->lane->shared->regions, .batch = batch, .fits = true};
-    each_stretch(flow, piece, place, &placer);
+    each_stretch(flow, piece, look_for_place, &placer);
     *stretches_out = placer.stretches;
     return placer.fits && batch->stretches + placer.stretches <= UCXT_STRETCHES_MAX &&
            piece->len / placer.stretches >= UCXT_RDMA_STRETCH;
@@ -462,9 +469,9 @@ static uint8_t *put_keys(const batch_t *batch, uint8_t *to)
 /* The piece's stretches; returns what comes next. */
 static uint8_t *put_place(const flow_t *flow, const flow_piece_t *piece, batch_t *batch, bool placed, uint8_t *to)
 {
-    placer_t placer = {.regions = flow->lane->shared->regions, .batch = batch, .out = to + 2, .fits = true};
+    placer_t placer = {.batch = batch, .out = to + 2};
     if (placed) {
-        each_stretch(flow, piece, place, &placer);
+        each_stretch(flow, piece, put_stretch, &placer);
     }
     mcs_store_u16(to, (uint16_t)placer.stretches);
     return to + 2 + (size_t)placer.stretches * UCXT_STRETCH;
@@ -549,6 +556,9 @@ static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t 
     mcs_status_t status;
     if (ucxt_status_decode(header->value, &status) != MCS_OK || status == MCS_OK) {
         return MCS_ERR_PROTOCOL;
+    }
+    if (request->base.exposed && status == MCS_ERR_TRANSFER_FAIL) {
+        flow->conn->rdma = false; /* its device does not get here: the next go in messages */
     }
     for (uint32_t i = 0; i < request->count; i++) {
         if (!request->piece[i].done) {
@@ -651,34 +661,49 @@ static mcs_status_t answer_fetch(ucxt_request_t *base, const ucxt_header_t *head
     return MCS_OK;
 }
 
-static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len)
+/* All pieces have their status, and UCX reads the caller's memory no more. */
+static void finish_store(ucxt_request_t *base)
 {
     flow_request_t *request = MCS_CONTAINER_OF(base, flow_request_t, base);
     flow_t *flow = base->flow;
-    if (header->kind == UCXT_REFUSED) {
-        return answer_refused(request, header);
-    }
-    /* An owner that has everything has left nothing of it with UCX. One that says so earlier must not end the transfer:
-     * UCX still reads the caller's memory. */
-    if (header->kind != UCXT_STORED || header->count != request->count || len != (size_t)request->count * 4 ||
-        base->sending) {
-        return MCS_ERR_PROTOCOL;
-    }
-    mcs_status_t status[UCXT_FRAME_PIECES];
-    for (uint32_t i = 0; i < request->count; i++) {
-        if (ucxt_status_decode(mcs_load_u32(body + (size_t)i * 4), &status[i]) != MCS_OK) {
-            return MCS_ERR_PROTOCOL;
-        }
-    }
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < request->count; i++) {
-        bytes += status[i] == MCS_OK ? request->piece[i].len : 0;
-        piece_done(flow, request, &request->piece[i], status[i]);
+        mcs_status_t status = request->piece[i].stored;
+        bytes += status == MCS_OK ? request->piece[i].len : 0;
+        piece_done(flow, request, &request->piece[i], status);
     }
     ucxt_count(&flow->lane->shared->counters->stored_bytes, bytes);
     if (base->exposed) {
         ucxt_count(&flow->lane->shared->counters->rdma_bytes, bytes);
     }
     request_over(flow, request);
+}
+
+/* The answer may be here before UCX says that the message has left: a device tells in another order, and an owner may
+ * lie. Until then UCX may read the caller's memory, and the transfer goes on. */
+static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *header, const uint8_t *body, size_t len)
+{
+    flow_request_t *request = MCS_CONTAINER_OF(base, flow_request_t, base);
+    if (header->kind == UCXT_REFUSED && !base->sending) {
+        return answer_refused(request, header);
+    }
+    if (base->sent != NULL || (header->kind != UCXT_STORED && header->kind != UCXT_REFUSED)) {
+        return MCS_ERR_PROTOCOL; /* a second answer, or none of a store */
+    }
+    bool refused = header->kind == UCXT_REFUSED;
+    if (!refused && (header->count != request->count || len != (size_t)request->count * 4)) {
+        return MCS_ERR_PROTOCOL;
+    }
+    for (uint32_t i = 0; i < request->count; i++) {
+        uint32_t value = refused ? header->value : mcs_load_u32(body + (size_t)i * 4);
+        if (ucxt_status_decode(value, &request->piece[i].stored) != MCS_OK || (refused && value == (uint32_t)MCS_OK)) {
+            return MCS_ERR_PROTOCOL;
+        }
+    }
+    if (base->sending) {
+        base->sent = finish_store;
+    } else {
+        finish_store(base);
+    }
     return MCS_OK;
 }

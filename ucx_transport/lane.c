@@ -52,6 +52,8 @@ static void on_request_sent(void *ucp_request, ucs_status_t rc, void *arg)
     conn->sends--;
     if (!request->in_slot) {
         mcs_free(request);
+    } else if (request->sent != NULL && rc == UCS_OK) {
+        request->sent(request);
     }
     if (rc != UCS_OK) {
         ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
@@ -170,6 +172,15 @@ static void conn_close(ucxt_conn_t *conn)
     conn->sends++;
     if (conn->broken || ucxt_ep_flush(&lane->worker, conn->ep, on_sent, conn) != MCS_ERR_AGAIN) {
         conn->sends--;
+    }
+}
+
+void ucxt_lane_leave_all(ucxt_lane_t *lane)
+{
+    for (uint32_t i = 0; i < UCXT_LANE_CONNS; i++) {
+        if (lane->conns[i] != NULL) {
+            conn_close(lane->conns[i]);
+        }
     }
 }
 

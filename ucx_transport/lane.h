@@ -90,6 +90,8 @@ typedef struct ucxt_request {
     /* The answer (kinds from UCXT_PIECES up). Anything but MCS_OK fails the connection. Calls ucxt_request_done when
      * nothing more is to come. */
     mcs_status_t (*answer)(struct ucxt_request *request, const ucxt_header_t *header, const uint8_t *body, size_t len);
+    /* Set by an answer that came while it was being sent: goes on with it then. NULL = none. */
+    void (*sent)(struct ucxt_request *request);
     uint32_t iov_count;
     ucp_dt_iov_t iov[1 + UCXT_FRAME_IOVS];
 } ucxt_request_t;
@@ -105,6 +107,8 @@ void ucxt_lane_reset(ucxt_lane_t *lane);
  * MCS_ERR_LIMIT. */
 mcs_status_t ucxt_lane_connect(ucxt_lane_t *lane, mcs_id_t owner, const mcs_endpoint_t *endpoint,
                                ucxt_conn_t **conn_out) MCS_MUST_CHECK;
+/* Ends every connection in peace; ucxt_lane_reap sees it through. */
+void ucxt_lane_leave_all(ucxt_lane_t *lane);
 bool ucxt_lane_knows(const ucxt_lane_t *lane, mcs_id_t owner);
 void ucxt_lane_forget(ucxt_lane_t *lane, mcs_id_t owner);
 

@@ -107,7 +107,7 @@ mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out) MCS_MU
 #define UCXT_PLACES_HEADER 8
 #define UCXT_STRETCH       16
 #define UCXT_RDMA_MIN      (UINT64_C(16) << 10) /* shorter pieces are cheaper in a message */
-#define UCXT_RDMA_STRETCH  4096                 /* so are those that are cut smaller */
+#define UCXT_RDMA_STRETCH  4096                 /* so are those that are cut smaller, on the average */
 #define UCXT_RDMA_PIECES   14                   /* of one store, and of what an owner moves in one go */
 #define UCXT_RDMA_BYTES    (UINT64_C(4) << 20)  /* the same */
 typedef struct ucxt_stretch {

@@ -10,8 +10,10 @@
 #define AREA "ucx"
 
 typedef struct ucxt_region {
+    mcs_list_t node; /* in regions->wanted, or removed */
     uint64_t base;
     uint64_t len;
+    mcs_exposure_t how;
     bool busy; /* the thread registers one of its windows */
     uint32_t wanted;
     uint32_t window_count;
@@ -24,51 +26,61 @@ void ucxt_regions_init(ucxt_regions_t *regions, const ucxt_context_t *context)
     regions->context = context;
     mcs_mutex_init(&regions->lock, MCS_RANK_REGIONS, "regions");
     mcs_cond_init(&regions->changed);
+    mcs_list_init(&regions->wanted);
+    mcs_list_init(&regions->removed);
 }
 
 /* ---- registering ---- */
 
-static mcs_status_t window_open(const ucxt_context_t *context, void *base, uint64_t len, ucxt_window_t *window_out)
+static mcs_status_t pack_key(const ucxt_context_t *context, ucxt_window_t *window)
+{
+    const ucxt_dl_t *dl = context->dl;
+    void *rkey = NULL;
+    size_t len = 0;
+    ucs_status_t rc = dl->ucp_rkey_pack(context->ucp, window->memh, &rkey, &len);
+    if (rc != UCS_OK) {
+        mcs_debug(AREA, "remote key: %s", dl->ucs_status_string(rc));
+        return MCS_ERR_LIMIT;
+    }
+    bool fits = len <= UCXT_RKEY_MAX;
+    if (fits) {
+        memcpy(window->rkey, rkey, len);
+        window->rkey_len = (uint16_t)len;
+    } else {
+        mcs_debug(AREA, "remote key of %zu bytes", len);
+    }
+    dl->ucp_rkey_buffer_release(rkey);
+    return fits ? MCS_OK : MCS_ERR_LIMIT;
+}
+
+static mcs_status_t window_open(const ucxt_context_t *context, bool for_peers, ucxt_window_t *window)
 {
     const ucxt_dl_t *dl = context->dl;
     ucp_mem_map_params_t params = {
         .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
-        .address = base,
-        .length = len,
+        .address = (void *)(uintptr_t)window->base,
+        .length = window->len,
     };
-    ucp_mem_h memh = NULL;
     ucs_status_t rc =
-        mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_NO_MEMORY : dl->ucp_mem_map(context->ucp, &params, &memh);
+        mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_NO_MEMORY : dl->ucp_mem_map(context->ucp, &params, &window->memh);
     if (rc != UCS_OK) {
-        mcs_debug(AREA, "registration of %p + %llu: %s", base, (unsigned long long)len, dl->ucs_status_string(rc));
+        mcs_debug(AREA, "registration of %llu bytes: %s", (unsigned long long)window->len, dl->ucs_status_string(rc));
         return MCS_ERR_NO_MEMORY;
     }
-    void *rkey = NULL;
-    size_t rkey_len = 0;
-    rc = dl->ucp_rkey_pack(context->ucp, memh, &rkey, &rkey_len);
-    if (rc != UCS_OK || rkey_len > UCXT_RKEY_MAX) {
-        mcs_debug(AREA, "remote key of %zu bytes: %s", rkey_len, dl->ucs_status_string(rc));
-        if (rc == UCS_OK) {
-            dl->ucp_rkey_buffer_release(rkey);
-        }
-        (void)dl->ucp_mem_unmap(context->ucp, memh);
-        return MCS_ERR_LIMIT;
+    mcs_status_t status = for_peers ? pack_key(context, window) : MCS_OK;
+    if (status != MCS_OK) {
+        (void)dl->ucp_mem_unmap(context->ucp, window->memh);
     }
-    memcpy(window_out->rkey, rkey, rkey_len);
-    window_out->rkey_len = (uint16_t)rkey_len;
-    window_out->memh = memh;
-    dl->ucp_rkey_buffer_release(rkey);
-    return MCS_OK;
+    return status;
 }
 
-static ucxt_region_t *wanted_region_locked(const ucxt_regions_t *regions)
+static void want_locked(ucxt_regions_t *regions, ucxt_region_t *region, uint32_t windows)
 {
-    for (size_t i = 0; i < regions->count; i++) {
-        if (regions->region[i]->wanted > 0) {
-            return regions->region[i];
-        }
+    if (windows > 0 && region->wanted == 0) {
+        mcs_list_push_tail(&regions->wanted, &region->node);
     }
-    return NULL;
+    region->wanted += windows;
+    mcs_cond_broadcast(&regions->changed);
 }
 
 static uint32_t wanted_window(const ucxt_region_t *region)
@@ -84,44 +96,23 @@ static uint32_t wanted_window(const ucxt_region_t *region)
 static void register_one(ucxt_regions_t *regions, ucxt_region_t *region)
 {
     uint32_t i = wanted_window(region);
-    uint64_t at = i * UCXT_WINDOW_BYTES;
-    ucxt_window_t made = {.state = UCXT_WINDOW_FAILED};
+    ucxt_window_t made = region->window[i];
     region->busy = true;
     mcs_mutex_unlock(&regions->lock);
-    mcs_status_t status = window_open(regions->context, (uint8_t *)(uintptr_t)region->base + at,
-                                      MCS_MIN(region->len - at, UCXT_WINDOW_BYTES), &made);
+    mcs_status_t status = window_open(regions->context, region->how != MCS_EXPOSED_LOCALLY, &made);
     made.state = status == MCS_OK ? UCXT_WINDOW_READY : UCXT_WINDOW_FAILED;
     mcs_mutex_lock(&regions->lock);
     region->window[i] = made;
-    region->wanted--;
-    regions->wanted--;
     region->busy = false;
+    if (--region->wanted == 0) {
+        mcs_list_remove(&region->node);
+    }
     if (status != MCS_OK && !regions->warned) {
         regions->warned = true;
         mcs_warn(AREA, "memory could not be registered for RDMA: its bytes travel in messages (ulimit -l, and the "
                        "device's own limits)");
     }
     mcs_cond_broadcast(&regions->changed);
-}
-
-static void register_main(void *arg)
-{
-    ucxt_regions_t *regions = arg;
-    mcs_mutex_lock(&regions->lock);
-    while (!regions->stop) {
-        ucxt_region_t *region = regions->wanted > 0 ? wanted_region_locked(regions) : NULL;
-        if (region == NULL) {
-            mcs_cond_wait(&regions->changed, &regions->lock);
-        } else {
-            register_one(regions, region);
-        }
-    }
-    mcs_mutex_unlock(&regions->lock);
-}
-
-mcs_status_t ucxt_regions_start(ucxt_regions_t *regions)
-{
-    return regions->context->rdma ? mcs_thread_start(&regions->thread, "mcs-register", register_main, regions) : MCS_OK;
 }
 
 static void region_free(const ucxt_context_t *context, ucxt_region_t *region)
@@ -134,6 +125,60 @@ static void region_free(const ucxt_context_t *context, ucxt_region_t *region)
     mcs_free(region);
 }
 
+static void free_list(const ucxt_context_t *context, mcs_list_t *list)
+{
+    while (!mcs_list_empty(list)) {
+        ucxt_region_t *region = MCS_LIST_FIRST(list, ucxt_region_t, node);
+        mcs_list_remove(&region->node);
+        region_free(context, region);
+    }
+}
+
+/* Under the lock, which it lets go meanwhile. Goes on registering for others while it waits. */
+static void end_removed(ucxt_regions_t *regions)
+{
+    mcs_list_t out;
+    mcs_list_init(&out);
+    while (!mcs_list_empty(&regions->removed)) {
+        mcs_list_t *node = regions->removed.next;
+        mcs_list_remove(node);
+        mcs_list_push_tail(&out, node);
+    }
+    unsigned former = regions->half;
+    regions->half = 1 - former;
+    while (regions->inside[former] > 0 && !regions->stop) {
+        if (mcs_list_empty(&regions->wanted)) {
+            mcs_cond_wait(&regions->changed, &regions->lock);
+        } else {
+            register_one(regions, MCS_LIST_FIRST(&regions->wanted, ucxt_region_t, node));
+        }
+    }
+    mcs_mutex_unlock(&regions->lock);
+    free_list(regions->context, &out); /* at a stop, too: nobody is inside then */
+    mcs_mutex_lock(&regions->lock);
+}
+
+static void register_main(void *arg)
+{
+    ucxt_regions_t *regions = arg;
+    mcs_mutex_lock(&regions->lock);
+    while (!regions->stop) {
+        if (!mcs_list_empty(&regions->removed)) {
+            end_removed(regions);
+        } else if (!mcs_list_empty(&regions->wanted)) {
+            register_one(regions, MCS_LIST_FIRST(&regions->wanted, ucxt_region_t, node));
+        } else {
+            mcs_cond_wait(&regions->changed, &regions->lock);
+        }
+    }
+    mcs_mutex_unlock(&regions->lock);
+}
+
+mcs_status_t ucxt_regions_start(ucxt_regions_t *regions)
+{
+    return regions->context->rdma ? mcs_thread_start(&regions->thread, "mcs-register", register_main, regions) : MCS_OK;
+}
+
 void ucxt_regions_fini(ucxt_regions_t *regions)
 {
     mcs_mutex_lock(&regions->lock);
@@ -144,6 +189,7 @@ void ucxt_regions_fini(ucxt_regions_t *regions)
     for (size_t i = 0; i < regions->count; i++) {
         region_free(regions->context, regions->region[i]);
     }
+    free_list(regions->context, &regions->removed);
     mcs_free(regions->region);
     mcs_cond_fini(&regions->changed);
     mcs_mutex_fini(&regions->lock);
@@ -186,9 +232,29 @@ static mcs_status_t insert_locked(ucxt_regions_t *regions, ucxt_region_t *region
     memmove(&regions->region[at + 1], &regions->region[at], (regions->count - at) * sizeof(ucxt_region_t *));
     regions->region[at] = region;
     regions->count++;
-    regions->wanted += region->wanted;
-    mcs_cond_broadcast(&regions->changed);
+    want_locked(regions, region, region->how == MCS_EXPOSED_AHEAD ? region->window_count : 0);
     return MCS_OK;
+}
+
+static ucxt_region_t *region_new(uint64_t base, uint64_t len, mcs_exposure_t how)
+{
+    uint32_t windows = (uint32_t)((len - 1) / UCXT_WINDOW_BYTES) + 1;
+    ucxt_region_t *region = mcs_calloc(1, sizeof(*region) + windows * sizeof(region->window[0]));
+    if (region == NULL) {
+        return NULL;
+    }
+    mcs_list_init(&region->node);
+    region->base = base;
+    region->len = len;
+    region->how = how;
+    region->window_count = windows;
+    for (uint32_t i = 0; i < windows; i++) {
+        uint64_t at = i * UCXT_WINDOW_BYTES;
+        region->window[i].base = base + at;
+        region->window[i].len = MCS_MIN(len - at, UCXT_WINDOW_BYTES);
+        region->window[i].state = how == MCS_EXPOSED_AHEAD ? UCXT_WINDOW_WANTED : UCXT_WINDOW_NONE;
+    }
+    return region;
 }
 
 static bool is_there(ucxt_regions_t *regions, uint64_t base, uint64_t len)
@@ -200,7 +266,7 @@ static bool is_there(ucxt_regions_t *regions, uint64_t base, uint64_t len)
     return there;
 }
 
-mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len, bool ahead)
+mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len, mcs_exposure_t how)
 {
     uint64_t from = (uint64_t)(uintptr_t)base;
     if (!regions->context->rdma || is_there(regions, from, len)) {
@@ -209,17 +275,9 @@ mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len,
     if (len == 0 || from + len < from || (len - 1) / UCXT_WINDOW_BYTES >= UINT32_MAX) {
         return MCS_ERR_INVALID_PARAMS;
     }
-    uint32_t windows = (uint32_t)((len - 1) / UCXT_WINDOW_BYTES) + 1;
-    ucxt_region_t *region = mcs_calloc(1, sizeof(*region) + windows * sizeof(region->window[0]));
+    ucxt_region_t *region = region_new(from, len, how);
     if (region == NULL) {
         return MCS_ERR_NO_MEMORY;
-    }
-    region->base = from;
-    region->len = len;
-    region->window_count = windows;
-    region->wanted = ahead ? windows : 0;
-    for (uint32_t i = 0; i < windows; i++) {
-        region->window[i].state = ahead ? UCXT_WINDOW_WANTED : UCXT_WINDOW_NONE;
     }
     mcs_mutex_lock(&regions->lock);
     mcs_status_t status = insert_locked(regions, region);
@@ -230,20 +288,18 @@ mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len,
     return status;
 }
 
-/* Until nobody is inside who was when it began. */
-static void let_out_locked(ucxt_regions_t *regions)
+/* The windows that the thread has not come to are nobody's any more. */
+static void drop_wanted_locked(ucxt_region_t *region)
 {
-    while (regions->turning) {
-        mcs_cond_wait(&regions->changed, &regions->lock);
+    if (region->wanted > 0) {
+        mcs_list_remove(&region->node);
     }
-    regions->turning = true;
-    unsigned former = regions->half;
-    regions->half = 1 - former;
-    while (regions->inside[former] > 0) {
-        mcs_cond_wait(&regions->changed, &regions->lock);
+    region->wanted = 0;
+    for (uint32_t i = 0; i < region->window_count; i++) {
+        if (region->window[i].state == UCXT_WINDOW_WANTED) {
+            region->window[i].state = UCXT_WINDOW_FAILED;
+        }
     }
-    regions->turning = false;
-    mcs_cond_broadcast(&regions->changed);
 }
 
 void ucxt_regions_remove(ucxt_regions_t *regions, const void *base)
@@ -251,20 +307,18 @@ void ucxt_regions_remove(ucxt_regions_t *regions, const void *base)
     uint64_t from = (uint64_t)(uintptr_t)base;
     mcs_mutex_lock(&regions->lock);
     size_t at = upper_bound_locked(regions, from);
-    if (at == 0 || regions->region[at - 1]->base != from) {
-        mcs_mutex_unlock(&regions->lock);
-        return;
+    if (at > 0 && regions->region[at - 1]->base == from) {
+        ucxt_region_t *region = regions->region[at - 1];
+        memmove(&regions->region[at - 1], &regions->region[at], (regions->count - at) * sizeof(ucxt_region_t *));
+        regions->count--;
+        while (region->busy) { /* milliseconds; the memory is still mapped */
+            mcs_cond_wait(&regions->changed, &regions->lock);
+        }
+        drop_wanted_locked(region);
+        mcs_list_push_tail(&regions->removed, &region->node);
+        mcs_cond_broadcast(&regions->changed);
     }
-    ucxt_region_t *region = regions->region[at - 1];
-    memmove(&regions->region[at - 1], &regions->region[at], (regions->count - at) * sizeof(ucxt_region_t *));
-    regions->count--;
-    while (region->busy) {
-        mcs_cond_wait(&regions->changed, &regions->lock);
-    }
-    regions->wanted -= region->wanted;
-    let_out_locked(regions);
     mcs_mutex_unlock(&regions->lock);
-    region_free(regions->context, region);
 }
 
 /* ---- use ---- */
@@ -281,40 +335,38 @@ unsigned ucxt_regions_enter(ucxt_regions_t *regions)
 void ucxt_regions_leave(ucxt_regions_t *regions, unsigned half)
 {
     mcs_mutex_lock(&regions->lock);
-    if (--regions->inside[half] == 0 && regions->turning) {
+    if (--regions->inside[half] == 0 && half != regions->half) {
         mcs_cond_broadcast(&regions->changed);
     }
     mcs_mutex_unlock(&regions->lock);
 }
 
-static const ucxt_window_t *find_locked(ucxt_regions_t *regions, uint64_t from, uint64_t len)
+static const ucxt_window_t *find_locked(ucxt_regions_t *regions, const void *ptr, uint64_t len, bool for_peers)
 {
+    uint64_t from = (uint64_t)(uintptr_t)ptr;
     size_t at = upper_bound_locked(regions, from);
     ucxt_region_t *region = at > 0 ? regions->region[at - 1] : NULL;
-    if (region == NULL || from - region->base >= region->len || len > region->len - (from - region->base)) {
+    if (region == NULL || from - region->base >= region->len || (for_peers && region->how == MCS_EXPOSED_LOCALLY)) {
         return NULL;
     }
-    uint64_t first = (from - region->base) / UCXT_WINDOW_BYTES;
-    if ((from - region->base + len - 1) / UCXT_WINDOW_BYTES != first) {
+    ucxt_window_t *window = &region->window[(from - region->base) / UCXT_WINDOW_BYTES];
+    if (!ucxt_window_holds(window, ptr, len)) {
         return NULL;
     }
-    ucxt_window_t *window = &region->window[first];
     if (window->state == UCXT_WINDOW_NONE) {
         window->state = UCXT_WINDOW_WANTED;
-        region->wanted++;
-        regions->wanted++;
-        mcs_cond_broadcast(&regions->changed);
+        want_locked(regions, region, 1);
     }
     return window->state == UCXT_WINDOW_READY ? window : NULL;
 }
 
-const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len)
+const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len, bool for_peers)
 {
     if (!regions->context->rdma || len == 0) {
         return NULL;
     }
     mcs_mutex_lock(&regions->lock);
-    const ucxt_window_t *window = find_locked(regions, (uint64_t)(uintptr_t)ptr, len);
+    const ucxt_window_t *window = find_locked(regions, ptr, len, for_peers);
     mcs_mutex_unlock(&regions->lock);
     return window;
 }

@@ -1,17 +1,20 @@
 /* Memory of this process that is registered for RDMA: callers' buffers, which owners write to and read from by remote
- * key, and segments, which this process's serving thread gives UCX as the local side (their keys never leave it).
+ * key, and segments, which this process's serving thread gives UCX as the local side: their keys are never made, so
+ * they cannot leave it.
  *
  * A region is registered in windows of 64 MiB by a thread of its own: a buffer ahead, all of it; a segment window by
  * window when it is first used, because registering memory takes it from the system. Where a window is not registered
  * (yet) the bytes travel in messages as over TCP, so a registration that fails costs speed and nothing else.
  *
- * Windows are looked up and used between enter and leave; remove waits for all that were inside when it came.
- * Thread-safe (MCS_RANK_REGIONS). */
+ * Windows are looked up and used between enter and leave. A region that is removed is not found any more; its
+ * registration ends when all are out who were inside then. Nobody waits for that: until it ends the devices have the
+ * memory as it was, mapped or not. Thread-safe (MCS_RANK_REGIONS). */
 #ifndef UCXT_REGIONS_H
 #define UCXT_REGIONS_H
 
 #include "ucx_transport/ucx_context.h"
 
+#include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/thread.h"
 
@@ -26,11 +29,19 @@ typedef enum ucxt_window_state {
 } ucxt_window_state_t;
 
 typedef struct ucxt_window {
+    uint64_t base;
+    uint64_t len;
     ucp_mem_h memh;
     ucxt_window_state_t state;
     uint16_t rkey_len;
-    uint8_t rkey[UCXT_RKEY_MAX]; /* for peers */
+    uint8_t rkey[UCXT_RKEY_MAX]; /* for peers; none of a segment's */
 } ucxt_window_t;
+
+static inline bool ucxt_window_holds(const ucxt_window_t *window, const void *ptr, uint64_t len)
+{
+    uint64_t at = (uint64_t)(uintptr_t)ptr - window->base;
+    return at < window->len && len <= window->len - at;
+}
 
 struct ucxt_region;
 
@@ -41,14 +52,14 @@ typedef struct ucxt_regions {
     struct ucxt_region **region; /* by address */
     size_t count;
     size_t cap;
-    uint64_t wanted; /* windows that the thread is to register */
+    mcs_list_t wanted;  /* regions with windows that the thread is to register */
+    mcs_list_t removed; /* whose registrations it is to end */
     bool stop;
     bool warned;
-    /* Users count in the half that is the present one; a remove turns to the other and waits for the former to be
-     * empty. */
+    /* Users count in the half that is the present one; to be rid of what was removed, the thread turns to the other and
+     * waits for the former to be empty. */
     unsigned half;
     uint64_t inside[2];
-    bool turning;
     mcs_thread_t thread;
 } ucxt_regions_t;
 
@@ -58,17 +69,16 @@ mcs_status_t ucxt_regions_start(ucxt_regions_t *regions) MCS_MUST_CHECK;
 /* Nobody is inside any more. */
 void ucxt_regions_fini(ucxt_regions_t *regions);
 
-/* [base, base + len) stays mapped until it is removed. `ahead`: is registered now, not when it is used. Once more is
- * fine.
- * MCS_ERR_INVALID_PARAMS: empty, or overlaps another region. */
-mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len, bool ahead) MCS_MUST_CHECK;
-/* The region that begins at `base`, if there is one. Waits for those who are inside. */
+/* [base, base + len) stays mapped until it is removed. Once more is fine. MCS_ERR_INVALID_PARAMS: empty, or overlaps
+ * another region. */
+mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len, mcs_exposure_t how) MCS_MUST_CHECK;
+/* The region that begins at `base`, if there is one. Does not wait. */
 void ucxt_regions_remove(ucxt_regions_t *regions, const void *base);
 
 unsigned ucxt_regions_enter(ucxt_regions_t *regions);
 void ucxt_regions_leave(ucxt_regions_t *regions, unsigned half);
 /* The registered window that holds all of [ptr, ptr + len), or NULL: then it is registered soon if it can be. Valid
- * until leave. */
-const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len);
+ * until leave. `for_peers`: one whose key may be given away. */
+const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len, bool for_peers);
 
 #endif

@@ -17,7 +17,7 @@
 #define SERVE_PROVING     64   /* peers that have not proved the token yet */
 #define SERVE_PROVE_NS    (UINT64_C(5) * 1000000000)
 #define SERVE_JOBS        16   /* fetch requests that wait, of one peer */
-#define SERVE_JOBS_TOTAL  4096 /* and of all: 460 MiB of records at the very worst */
+#define SERVE_JOBS_TOTAL  4096 /* and of all: 460 MiB of records at the very worst, 700 with places */
 #define SERVE_WINDOW      4    /* frames of one peer in UCX's hands */
 #define SERVE_FRAMES      256  /* and of all */
 #define SERVE_FRAMES_KEPT 32   /* free ones that keep their packing buffer */

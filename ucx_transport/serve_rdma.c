@@ -201,7 +201,8 @@ void ucxt_rdma_fill(struct ucxt_server *server, serve_frame_t *frame, serve_job_
                             .request = job->request,
                             .value = job->store ? 0 : job->next};
     uint64_t asked = 0;
-    while (ucxt_rdma_is_next(job) && frame->piece_count < UCXT_RDMA_PIECES && asked < UCXT_RDMA_BYTES) {
+    while (ucxt_rdma_is_next(job) && frame->piece_count < UCXT_RDMA_PIECES &&
+           asked + job->access[job->next].len <= UCXT_RDMA_BYTES) {
         if (!add_piece(server, frame, job)) {
             server->bytes_coming = true;
             break;
@@ -287,7 +288,7 @@ static void all_moved(serve_frame_t *frame)
     ucxt_peer_t *peer = frame->peer;
     bool failed = frame->failed;
     end_holds(peer->server, frame, !failed);
-    if (failed) {
+    if (failed || peer->state >= PEER_FAILED) { /* the latter: its last word has been said */
         ucxt_serve_frame_over(frame, false);
         ucxt_peer_fail(peer, "its memory is out of reach");
         return;
@@ -323,7 +324,7 @@ static void move_piece(serve_frame_t *frame, const serve_job_t *job, uint32_t pi
 {
     struct ucxt_server *server = frame->peer->server;
     const mcs_access_t *access = &job->access[piece];
-    const ucxt_window_t *window = ucxt_regions_find(server->config.regions, hold->bytes, access->len);
+    const ucxt_window_t *window = ucxt_regions_find(server->config.regions, hold->bytes, access->len, false);
     uint8_t *at = hold->bytes;
     for (uint32_t s = job->first[piece]; s < job->first[piece + 1]; s++) {
         const ucxt_stretch_t *stretch = &job->stretches[s];

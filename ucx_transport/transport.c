@@ -157,12 +157,12 @@ static void forget(mcs_transport_t *transport, mcs_id_t owner)
 
 /* ---- memory for RDMA ---- */
 
-static void expose(mcs_transport_t *transport, void *base, uint64_t len, bool ahead)
+static void expose(mcs_transport_t *transport, void *base, uint64_t len, mcs_exposure_t how)
 {
     if (transport->process != mcs_process_token()) {
         return;
     }
-    mcs_status_t status = ucxt_regions_add(&transport->regions, base, len, ahead);
+    mcs_status_t status = ucxt_regions_add(&transport->regions, base, len, how);
     if (status != MCS_OK) {
         mcs_debug(AREA, "%p + %llu is not registered: %s", base, (unsigned long long)len, mcs_status_name(status));
     }

@@ -273,7 +273,8 @@ static mcs_status_t open_loads(stage_t *stage)
             status = MCS_ERR_NO_MEMORY;
         }
         if (load->chunk != NULL && stage->client->rdma) {
-            stage->client->transport_ops->expose(stage->client->transport, load->chunk, MCS_MEM_STAGE_BYTES, true);
+            stage->client->transport_ops->expose(stage->client->transport, load->chunk, MCS_MEM_STAGE_BYTES,
+                                                 MCS_EXPOSED_AHEAD);
         }
     }
     return status;

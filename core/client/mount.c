@@ -58,7 +58,8 @@ static mcs_status_t make_memory(mcs_client_t *client, mcs_mounted_t *mounted)
     mounted->offered = false;
     mcs_mutex_unlock(&client->lock);
     if (client->rdma && !mounted->far) {
-        client->transport_ops->expose(client->transport, mcs_segment_base(segment), mcs_segment_size(segment), false);
+        client->transport_ops->expose(client->transport, mcs_segment_base(segment), mcs_segment_size(segment),
+                                      MCS_EXPOSED_LOCALLY);
     }
     return MCS_OK;
 

@@ -266,7 +266,7 @@ static mcs_status_t open_transport(mcs_client_t *client)
     parts->transport->describe(client->transport, &client->transport_info);
     if (client->rdma && mcs_bufpool_size(client->pool) > 0) {
         client->transport_ops->expose(client->transport, mcs_bufpool_keep(client->pool), mcs_bufpool_size(client->pool),
-                                      false);
+                                      MCS_EXPOSED_BY_USE);
     }
     return MCS_OK;
 }
@@ -464,7 +464,9 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
     if (status != MCS_OK) {
         return status;
     }
-    client->protocol = mcs_strdup(protocol_of(setup));
+    client->rdma = strcmp(protocol_of(setup), "rdma") == 0 && !client->config.force_tcp;
+    bool forced = strcmp(protocol_of(setup), "rdma") == 0 && !client->rdma;
+    client->protocol = mcs_strdup(forced ? "tcp" : protocol_of(setup));
     client->master_address = mcs_strdup(setup->master_server_addr);
     client->metadata_url = mcs_strdup(strcmp(setup->metadata_server, P2P) == 0 ? "" : setup->metadata_server);
     client->tenant = mcs_strdup(setup->tenant_id != NULL && setup->tenant_id[0] != '\0' ? setup->tenant_id : "default");
@@ -473,11 +475,9 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
         client->tenant == NULL || client->rdma_devices == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    client->rdma = strcmp(client->protocol, "rdma") == 0 && !client->config.force_tcp;
     client->wants_rdma = client->rdma || client->rdma_devices[0] != '\0';
     if (client->wants_rdma && !client->rdma) {
-        mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", client->rdma_devices,
-                 client->config.force_tcp ? "tcp (MC_FORCE_TCP)" : client->protocol);
+        mcs_warn(AREA, "rdma_devices %.100s: ignored for protocol %s", client->rdma_devices, client->protocol);
     }
     client->own.config = (mcs_segment_config_t){
         .size = setup->global_segment_size,

@@ -72,6 +72,13 @@ typedef struct mcs_transport_config {
 
 typedef struct mcs_transport mcs_transport_t;
 
+/* Memory that transfers will use. */
+typedef enum mcs_exposure {
+    MCS_EXPOSED_AHEAD,   /* a caller's buffer: registered at once, in the background */
+    MCS_EXPOSED_BY_USE,  /* the same, in pieces when they are first used */
+    MCS_EXPOSED_LOCALLY, /* a segment: in pieces when they are first used, and no peer gets its key */
+} mcs_exposure_t;
+
 /* One piece of one extent. Pieces of more than MCS_RANGE_MAX bytes are split by the caller at multiples of
  * MCS_CRC_BLOCK. */
 #define MCS_RANGE_MAX (UINT64_C(8) << 20)
@@ -118,11 +125,9 @@ typedef struct mcs_transport_ops {
     void (*connect)(mcs_transport_t *transport, mcs_id_t owner, const mcs_endpoint_t *endpoint);
     /* The owner is gone: close its endpoints when idle. */
     void (*forget)(mcs_transport_t *transport, mcs_id_t owner);
-    /* Memory that transfers of this process will use, its callers' (`ahead`: all of it is registered at once, in the
-     * background) or a segment's (registered in pieces when they are first used). A hint: what is not registered is
-     * moved all the same. It stays mapped until it is taken back, which waits for transfers that may use it. Both may
-     * be called by any thread. */
-    void (*expose)(mcs_transport_t *transport, void *base, uint64_t len, bool ahead);
+    /* A hint: what is not registered with devices is moved all the same. The memory stays mapped until it is concealed,
+     * or the transport closed; conceal does not wait for anybody. Both may be called by any thread. */
+    void (*expose)(mcs_transport_t *transport, void *base, uint64_t len, mcs_exposure_t how);
     void (*conceal)(mcs_transport_t *transport, const void *base);
 } mcs_transport_ops_t;
 

@@ -9,8 +9,8 @@ ENV = rdma_env()
 SHORT = ENV | {"MC_TRANSFER_TIMEOUT": str(int(TIME_FACTOR))}
 
 
-def exchange(store, prefix, sizes):
-    """Puts from and gets into registered memory; what is wrong, and how many bytes devices moved."""
+def exchange(store, prefix, sizes, patience=20):
+    """Puts from and gets into registered memory; what is wrong, and how many bytes devices moved. `patience`: seconds until it must be registered."""
     import ctypes
     import mmap
     import time
@@ -20,11 +20,11 @@ def exchange(store, prefix, sizes):
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     assert store.register_buffer(base, 2 * room) == 0
     wrong = []
+    assert store.put_from(f"{prefix}-first", base, 1 << 20) == 0
     before = store.counters()["transport_rdma_bytes"]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience
     while store.counters()["transport_rdma_bytes"] == before and time.monotonic() < deadline:  # registered in the background
-        key = f"{prefix}-{time.monotonic()}"
-        assert store.put_from(key, base, 1 << 20) == 0
+        assert store.get_into(f"{prefix}-first", base, 1 << 20) == 1 << 20
     before = store.counters()["transport_rdma_bytes"]
     keys, from_, to, at = [], [], [], 3
     for i, size in enumerate(sizes):
@@ -54,7 +54,7 @@ def test_registered_memory_is_moved_and_not_copied(start_master, start_peer):
     holder = start_peer("holder", env=ENV).setup(master, segment=200 * MIB)
     user = start_peer("user", env=ENV).setup(master, segment=0)
     sizes = [1, 4096, 16384, 65536, MIB - 1, MIB, MIB + 1, 5 * MIB + 77, 30 * MIB]
-    wrong, moved = user.run(exchange, "k", sizes, timeout=200)
+    wrong, moved = user.run(exchange, "k", sizes, 20, timeout=200)
     assert wrong == []
     large = sum(size - size % MIB for size in sizes)
     assert 2 * large <= moved <= 3 * sum(sizes), "both ways, and gets of copies where their memory is registered by then"
@@ -65,9 +65,8 @@ def test_with_a_peer_of_tcp_everything_goes_by_messages(start_master, start_peer
     master = start_master()
     start_peer("holder", env={name: value for name, value in ENV.items() if name != "MC_STORE_RDMA_TRANSPORTS"}).setup(master)
     user = start_peer("user", env=ENV).setup(master, segment=0)
-    value = bytes(range(256)) * 20000
-    assert user.call("put", "k", value) == 0 and user.call("get", "k") == value
-    assert user.counters()["transport_rdma_bytes"] == 0
+    wrong, moved = user.run(exchange, "k", [4096, 5 * MIB + 77], 1)
+    assert (wrong, moved) == ([], 0)
 
 
 def arm(store, key, size):
@@ -119,6 +118,22 @@ def test_a_holder_that_wakes_after_the_deadline_writes_nothing(start_master, sta
         holder.thaw()
         wait_until(lambda: user.call("get", "k", timeout=60) == b"\x11" * size, "the holder serves again", 60)
         assert user.run(count_changed) == changed, "memory of a call that had ended was written to"
+
+
+def test_a_holder_that_dies_in_the_middle_is_noticed(start_master, start_peer):
+    master = start_master("--client_ttl=10", "--default_kv_lease_ttl=20000")
+    size = (64 if ENV["MC_STORE_RDMA_TRANSPORTS"] == "tcp" else 16) * MIB
+    user = start_peer("user", env=ENV | {"MC_TRANSFER_TIMEOUT": "60"}).setup(master, segment=0, buffer=2 * size)
+    holder = start_peer("holder", env=ENV).setup(master, segment=256 * MIB)
+    assert user.call("put", "k", b"\x11" * size, timeout=120) == 0
+    assert user.run(arm, "k", size, timeout=120) > 0
+    user.start_run(get_armed, "k", size)
+    holder.kill()
+    with Stopwatch() as watch:
+        code = user.result(120)
+    assert code == size or code < 0
+    assert watch.seconds < 6 * TIME_FACTOR, "not by the transfer's deadline"
+    assert user.run(get_armed, "k", size) < 0
 
 
 def test_a_user_that_dies_in_the_middle_leaves_nothing_behind(start_master, start_peer):

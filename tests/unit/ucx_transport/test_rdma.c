@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +33,9 @@ static int open_with(const rig_options_t *holder, const rig_options_t *reader)
     side_open(&g_reader, 0, reader);
     g_memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(g_memory, MAP_FAILED);
-    ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, true);
-    ucxt_transport_ops.expose(g_holder.transport, g_holder.owner.memory, g_holder.owner.slots * RIG_SLOT, false);
+    ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, MCS_EXPOSED_AHEAD);
+    ucxt_transport_ops.expose(g_holder.transport, g_holder.owner.memory, g_holder.owner.slots * RIG_SLOT,
+                              MCS_EXPOSED_LOCALLY);
     return 0;
 }
 
@@ -209,7 +211,7 @@ static void concealed_memory_is_never_used_again(void **state)
     store_from(3 << 20, g_memory, 0);
     assert_int_equal(moved(&g_reader), before);
     ucxt_transport_ops.conceal(g_reader.transport, g_memory); /* once more is nothing */
-    ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, true);
+    ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, MCS_EXPOSED_AHEAD);
     wait_until_exposed();
 }
 
@@ -221,7 +223,7 @@ static void what_cannot_be_registered_works_and_is_copied(void **state)
     ucxt_transport_ops.conceal(g_reader.transport, g_memory);
     for (size_t i = 0; i < MCS_ARRAY_LEN(kinds); i++) {
         mcs_fault_arm(kinds[i], 1);
-        ucxt_transport_ops.expose(g_reader.transport, g_memory, WINDOW, true);
+        ucxt_transport_ops.expose(g_reader.transport, g_memory, WINDOW, MCS_EXPOSED_AHEAD);
         uint64_t end = mcs_deadline_after_ms(5000);
         while (!mcs_fault_fired(kinds[i])) {
             assert_false(mcs_deadline_passed(end));
@@ -270,6 +272,124 @@ static void what_the_owner_refuses_stays_as_it_was(void **state)
     assert_int_equal(fake_owner_holds(&g_holder.owner), 0);
 }
 
+static void no_peer_gets_the_key_of_a_segment(void **state)
+{
+    (void)state;
+    ucxt_transport_ops.conceal(g_reader.transport, g_memory);
+    ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, MCS_EXPOSED_LOCALLY);
+    for (int i = 0; i < 20; i++) {
+        fetch_to(2 << 20, g_memory, 0);
+        store_from(2 << 20, g_memory, 0);
+    }
+    assert_int_equal(moved(&g_reader), 0);
+}
+
+#define MANY 70 /* more than a request has keys */
+
+static void more_buffers_than_keys_and_some_that_are_not_exposed_work(void **state)
+{
+    static uint8_t *buffers[MANY];
+    uint64_t len = 64 << 10;
+    (void)state;
+    wait_until_exposed();
+    fake_owner_fill(&g_holder.owner, 1, MANY * len, 5);
+    for (size_t i = 0; i < MANY; i++) {
+        buffers[i] = malloc(len);
+        assert_non_null(buffers[i]);
+        if (i % 7 != 0) {
+            ucxt_transport_ops.expose(g_reader.transport, buffers[i], len, MCS_EXPOSED_AHEAD);
+        }
+    }
+    for (int turn = 0; turn < 10; turn++) { /* while they are being registered, and afterwards */
+        batch_t batch;
+        batch_init(&batch, &g_holder, MCS_FETCH, MANY, MANY);
+        for (size_t i = 0; i < MANY; i++) {
+            memset(buffers[i], 0, len);
+            batch_add(&batch, 1, MANY * len, i * len, len, buffers[i], 0);
+        }
+        assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
+        batch_assert_all(&batch, MCS_OK);
+        batch_fini(&batch);
+        for (size_t i = 0; i < MANY; i++) {
+            assert_memory_equal(buffers[i], g_holder.owner.memory + RIG_SLOT + i * len, len);
+        }
+        batch_init(&batch, &g_holder, MCS_STORE, 1, MANY); /* one object out of all of them */
+        mcs_range_t *range = batch_add(&batch, 2, MANY * len, 0, MANY * len, g_memory, len);
+        assert_int_equal(range->iov_count, MANY);
+        for (size_t i = 0; i < MANY; i++) {
+            fill_pattern(buffers[i], len, i + (uint64_t)turn);
+            batch.iovs[i].iov_base = buffers[i];
+        }
+        assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
+        batch_assert_all(&batch, MCS_OK);
+        batch_fini(&batch);
+        for (size_t i = 0; i < MANY; i++) {
+            assert_memory_equal(buffers[i], g_holder.owner.memory + 2 * RIG_SLOT + i * len, len);
+        }
+    }
+    for (size_t i = 0; i < MANY; i++) {
+        ucxt_transport_ops.conceal(g_reader.transport, buffers[i]);
+        free(buffers[i]);
+    }
+}
+
+static uint32_t g_stop; /* atomic */
+
+static void *conceal_and_expose(void *arg)
+{
+    (void)arg;
+    while (__atomic_load_n(&g_stop, __ATOMIC_ACQUIRE) == 0) {
+        ucxt_transport_ops.conceal(g_reader.transport, g_memory);
+        ucxt_transport_ops.expose(g_reader.transport, g_memory, MEMORY, MCS_EXPOSED_AHEAD);
+        ucxt_transport_ops.conceal(g_holder.transport, g_holder.owner.memory);
+        ucxt_transport_ops.expose(g_holder.transport, g_holder.owner.memory, g_holder.owner.slots * RIG_SLOT,
+                                  MCS_EXPOSED_LOCALLY);
+    }
+    return NULL;
+}
+
+static void memory_may_be_concealed_at_any_moment(void **state)
+{
+    pthread_t thread;
+    (void)state;
+    g_stop = 0;
+    assert_int_equal(pthread_create(&thread, NULL, conceal_and_expose, NULL), 0);
+    uint64_t end = mcs_deadline_after_ms(1500);
+    while (!mcs_deadline_passed(end)) {
+        fetch_to(5 << 20, g_memory, 0);
+        store_from(5 << 20, g_memory, 0);
+    }
+    __atomic_store_n(&g_stop, 1, __ATOMIC_RELEASE);
+    pthread_join(thread, NULL);
+}
+
+/* Each call of UCX in turn, on both sides: an error, or nothing at all; and then everything works again. */
+static void a_failing_call_in_the_middle_is_an_error_and_no_more(void **state)
+{
+    (void)state;
+    wait_until_exposed();
+    uint32_t failed = 0;
+    for (uint64_t nth = 1; nth <= 24; nth++) {
+        fake_owner_fill(&g_holder.owner, 1, 3 << 20, nth);
+        batch_t batch;
+        batch_init(&batch, &g_holder, nth % 2 == 0 ? MCS_FETCH : MCS_STORE, 1, 1);
+        batch_add(&batch, nth % 2 == 0 ? 1 : 2, 3 << 20, 0, 3 << 20, g_memory, 0);
+        mcs_fault_arm(MCS_FAULT_SYSCALL, (nth + 1) / 2);
+        mcs_status_t status = batch_run(&g_reader, &batch, 3000);
+        mcs_fault_arm(MCS_FAULT_SYSCALL, 0);
+        status = status == MCS_OK ? batch.ranges[0].status : status;
+        failed += status != MCS_OK;
+        batch_fini(&batch);
+        uint64_t end = mcs_deadline_after_ms(3000);
+        while (fake_owner_holds(&g_holder.owner) > 0) {
+            assert_false(mcs_deadline_passed(end));
+        }
+        fetch_to(3 << 20, g_memory, 0);
+        store_from(3 << 20, g_memory, 0);
+    }
+    assert_true(failed > 2);
+}
+
 /* ---- the messages ---- */
 
 #define PIECES 3
@@ -309,7 +429,7 @@ static mcs_status_t read_places(const uint8_t *in, size_t len, const mcs_access_
 
 static void places_are_read_as_they_were_written_and_nothing_else_is(void **state)
 {
-    const mcs_access_t access[PIECES] = {{.len = 5000}, {.len = 70}, {.len = 1 << 20}};
+    const mcs_access_t access[PIECES] = {{.len = 10000}, {.len = 70}, {.len = 1 << 20}};
     uint8_t text[256];
     uint32_t first[PIECES + 1];
     ucxt_stretch_t *stretches = calloc(UCXT_STRETCHES_MAX, sizeof(*stretches));
@@ -320,7 +440,7 @@ static void places_are_read_as_they_were_written_and_nothing_else_is(void **stat
     assert_int_equal(first[1], 2);
     assert_int_equal(first[2], 2);
     assert_int_equal(first[3], 3);
-    assert_int_equal(stretches[0].len, 4990);
+    assert_int_equal(stretches[0].len, 9990);
     assert_int_equal(stretches[1].key, 1);
     assert_int_equal(stretches[2].address, 0x20000);
     for (size_t cut = 0; cut < len; cut++) { /* in memory of its own: a read beyond it is noticed */
@@ -331,8 +451,11 @@ static void places_are_read_as_they_were_written_and_nothing_else_is(void **stat
         free(part);
     }
     assert_int_equal(read_places(text, len + 1, access, first, stretches), MCS_ERR_PROTOCOL);
-    mcs_access_t other[PIECES] = {{.len = 5001}, {.len = 70}, {.len = 1 << 20}};
+    mcs_access_t other[PIECES] = {{.len = 10001}, {.len = 70}, {.len = 1 << 20}};
     assert_int_equal(read_places(text, len, other, first, stretches), MCS_ERR_PROTOCOL);
+    const mcs_access_t crumbs[PIECES] = {{.len = 8191}, {.len = 70}, {.len = 1 << 20}}; /* two of less than 4096 */
+    len = make_places(text, crumbs);
+    assert_int_equal(read_places(text, len, crumbs, first, stretches), MCS_ERR_PROTOCOL);
     static const struct {
         size_t at;
         uint16_t value;
@@ -430,6 +553,10 @@ int main(void)
         RDMA(concealed_memory_is_never_used_again),
         RDMA(what_cannot_be_registered_works_and_is_copied),
         RDMA(what_the_owner_refuses_stays_as_it_was),
+        RDMA(no_peer_gets_the_key_of_a_segment),
+        RDMA(more_buffers_than_keys_and_some_that_are_not_exposed_work),
+        RDMA(memory_may_be_concealed_at_any_moment),
+        RDMA(a_failing_call_in_the_middle_is_an_error_and_no_more),
         cmocka_unit_test_setup_teardown(objects_of_all_sizes_are_moved_and_not_copied, open_with_token, close_sides),
         cmocka_unit_test_setup_teardown(a_side_without_rdma_gets_messages, open_half, close_sides),
         cmocka_unit_test_setup_teardown(a_side_without_rdma_gets_messages, open_other_half, close_sides),
