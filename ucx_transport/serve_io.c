@@ -355,6 +355,7 @@ static bool pump_peer(ucxt_peer_t *peer)
         job_free(peer, job);
     }
     peer->frames++;
+    ucxt_calm_sent(&server->calm, frame->bytes);
     mcs_list_push_tail(&server->frames_busy, &frame->node);
     mcs_status_t status = ucxt_send(&server->worker, peer->ep, UCXT_AM_TO_CALLER, frame->iov, frame->iov_count, false,
                                     on_frame_sent, frame);
