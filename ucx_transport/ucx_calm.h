@@ -21,8 +21,8 @@
 
 #include "ucx_transport/ucx_fds.h"
 
-#define UCXT_CALM_MAX   128          /* connections that are looked at; more are switched all the same */
-#define UCXT_CALM_EVERY (1ULL << 20) /* bytes of payload */
+#define UCXT_CALM_MAX   128                 /* connections that are looked at; more are switched all the same */
+#define UCXT_CALM_EVERY (UINT64_C(1) << 20) /* bytes of payload */
 #define UCXT_CALM_REST  64
 
 typedef struct ucxt_calm_socket {
