@@ -523,6 +523,9 @@ mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **req
         return MCS_ERR_NO_MEMORY;
     }
     fill(flow, request, &batch);
+    if (!fetch && !batch.placed) {
+        ucxt_calm_sent(&flow->lane->calm, batch.bytes);
+    }
     ucxt_conn_add(flow->conn, &request->base);
     flow->requests++;
     ucxt_header_t header = {

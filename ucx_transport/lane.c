@@ -8,7 +8,6 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/op.h"
-#include "ucx_transport/ucx_fds.h"
 
 #define AREA      "lane"
 #define CONN_MASK ((uint64_t)UCXT_LANE_CONNS - 1)
@@ -395,7 +394,7 @@ static void on_welcome(ucxt_conn_t *conn, const ucxt_header_t *header, const uin
     conn->auth.owner_conn = welcome.conn;
     memcpy(conn->auth.owner_nonce, welcome.nonce, UCXT_NONCE);
     if (welcome.machine != 0 && welcome.machine == conn->lane->shared->machine) {
-        ucxt_fds_within_machine(conn->endpoint.bytes, conn->endpoint.len);
+        ucxt_calm_add(&conn->lane->calm, conn->endpoint.bytes, conn->endpoint.len, NULL);
     }
     if (conn->lane->shared->token[0] != '\0' || welcome.prove) {
         prove(conn, &welcome); /* with a token of ours, an owner that has none is refused there */

@@ -16,6 +16,7 @@
 #include "ucx_transport/auth.h"
 #include "ucx_transport/counters.h"
 #include "ucx_transport/regions.h"
+#include "ucx_transport/ucx_calm.h"
 #include "ucx_transport/ucx_worker.h"
 
 #include "core/base/list.h"
@@ -75,6 +76,7 @@ typedef struct ucxt_lane {
     mcs_list_t sending; /* requests in UCX's hands */
     mcs_spin_t spin;    /* whether polling for an owner pays */
     uint32_t exposed;   /* requests whose places an owner may still write to or read from */
+    ucxt_calm_t calm;
 } ucxt_lane_t;
 
 /* One message to an owner and what its answer is for. Made by flow.c in one piece of memory with its bytes. */

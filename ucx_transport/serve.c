@@ -171,7 +171,7 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     server->proving_count += prove ? 1 : 0;
     ucxt_listeners_protect(&server->listeners);
     if (hello->machine != 0 && hello->machine == server->config.machine) {
-        ucxt_fds_within_machine(hello->address, hello->address_len);
+        ucxt_calm_add(&server->calm, hello->address, hello->address_len, &server->listeners);
     }
     *peer_out = peer;
     return MCS_OK;

@@ -6,7 +6,7 @@
 #include "ucx_transport/auth.h"
 #include "ucx_transport/counters.h"
 #include "ucx_transport/serve.h"
-#include "ucx_transport/ucx_fds.h"
+#include "ucx_transport/ucx_calm.h"
 
 #include "core/base/list.h"
 #include "core/base/spin.h"
@@ -114,6 +114,7 @@ struct ucxt_server {
     ucxt_worker_t worker;
     mcs_endpoint_t endpoint;
     ucxt_listeners_t listeners;
+    ucxt_calm_t calm;
     mcs_event_t wake;
     mcs_thread_t thread;
     uint32_t stop; /* atomic */

@@ -393,6 +393,7 @@ static bool pump_peer(ucxt_peer_t *peer)
     }
     peer->frames_until_ns = MCS_MAX(peer->frames_until_ns, job->deadline_ns);
     peer->frames++;
+    ucxt_calm_sent(&server->calm, frame->bytes);
     mcs_list_push_tail(&server->frames_busy, &frame->node);
     if (rdma) {
         ucxt_rdma_start(frame, job, from);

@@ -213,6 +213,9 @@ static mcs_status_t set_options(const ucxt_context_t *context, ucp_config_t *con
         /* TCP registers no memory. Either cache would patch mmap, munmap and madvise of the program that we live in. */
         {"RCACHE_ENABLE", "n", false},
         {"MEMTYPE_CACHE", "n", false},
+        /* By default UCX turns stretches of the program's heap into huge pages for its pools; given back, they stay so,
+         * and each store that was opened and closed leaves the heap in more pieces. */
+        {"ALLOC_PRIO", "mmap,heap", false},
         /* No remote memory access is asked for, so none is sent either. */
         {"TCP_PUT_ENABLE", "n", false},
         {"WARN_UNUSED_ENV_VARS", "n", false},

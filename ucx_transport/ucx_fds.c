@@ -158,41 +158,38 @@ void ucxt_listeners_close(ucxt_listeners_t *listeners)
     listeners->count = 0;
 }
 
+static bool is_accepted(const ucxt_listeners_t *listeners, uint16_t port)
+{
+    for (uint32_t i = 0; listeners != NULL && i < listeners->count; i++) {
+        if (listeners->port[i] == port) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void ucxt_listeners_protect(const ucxt_listeners_t *listeners)
 {
     for (int fd = 3, end = fd_end(); listeners->count > 0 && fd < end; fd++) {
         uint16_t port = local_port(fd);
-        for (uint32_t i = 0; port != 0 && i < listeners->count; i++) {
-            if (listeners->port[i] == port) {
-                fcntl(fd, F_SETFD, FD_CLOEXEC);
-            }
+        if (port != 0 && is_accepted(listeners, port)) {
+            fcntl(fd, F_SETFD, FD_CLOEXEC);
         }
     }
 }
 
-/* Accepted by a worker of ours, or connected to one whose port is in the address. */
-static bool is_of_worker(int fd, const name_t *remote, const void *address, size_t len)
+void ucxt_fds_of_worker(const void *address, size_t len, const ucxt_listeners_t *listeners, ucxt_fd_fn visit, void *arg)
 {
-    uint16_t port = local_port(fd);
-    for (size_t i = 0; port != 0 && i < PORTS_MAX; i++) {
-        if (__atomic_load_n(&g_ports[i], __ATOMIC_RELAXED) == port) {
-            return true;
-        }
-    }
-    return port != 0 && stands_in(ntohs(remote->any.sa_family == AF_INET ? remote->v4.sin_port : remote->v6.sin6_port),
-                                  address, len);
-}
-
-void ucxt_fds_within_machine(const void *address, size_t len)
-{
-    static const char calm[] = "reno";
     for (int fd = 3, end = fd_end(); fd < end; fd++) {
         name_t remote;
         socklen_t remote_len = sizeof(remote);
-        if (getpeername(fd, &remote.any, &remote_len) == 0 && leads_to(&remote, address, len) &&
-            is_of_worker(fd, &remote, address, len) &&
-            setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, calm, sizeof(calm) - 1) != 0) {
-            mcs_debug(AREA, "a connection within this machine keeps its congestion control");
+        if (getpeername(fd, &remote.any, &remote_len) != 0 || !leads_to(&remote, address, len)) {
+            continue;
+        }
+        uint16_t port = local_port(fd);
+        uint16_t theirs = ntohs(remote.any.sa_family == AF_INET ? remote.v4.sin_port : remote.v6.sin6_port);
+        if (port != 0 && (is_accepted(listeners, port) || stands_in(theirs, address, len))) {
+            visit(arg, fd);
         }
     }
 }

@@ -33,10 +33,10 @@ void ucxt_listeners_close(ucxt_listeners_t *listeners);
 /* Sets close-on-exec on the connections that were accepted. */
 void ucxt_listeners_protect(const ucxt_listeners_t *listeners);
 
-/* The worker with this address (or an endpoint that has it) is of this machine. Between processes of one machine no
- * network can be congested: BBR, which many systems have for the wide area, paces what is a copy of memory, to half the
- * speed at twice the processor time. Such connections are switched to Reno, which every system has and allows and which
- * stays out of the way where nothing is lost. All others keep what the system has chosen. */
-void ucxt_fds_within_machine(const void *address, size_t len);
+/* Calls `visit` with each connected socket between us and the worker with this address (or an endpoint that has it):
+ * what leads to its port and, with listeners, what those accepted from its host. */
+typedef void (*ucxt_fd_fn)(void *arg, int fd);
+void ucxt_fds_of_worker(const void *address, size_t len, const ucxt_listeners_t *listeners, ucxt_fd_fn visit,
+                        void *arg);
 
 #endif

@@ -121,6 +121,7 @@ static bool write_all(int fd, const void *bytes, size_t len)
 
 static const char *g_congestion; /* NULL: the system's */
 
+/* Before a socket is connected: one on which BBR has begun stays paced whatever comes after it. */
 static void set_up(int fd)
 {
     int on = 1;
@@ -152,7 +153,6 @@ static void serve_connection(int fd)
 {
     uint8_t request[ASK_BYTES];
     ask_t ask;
-    set_up(fd);
     while (read_all(fd, request, sizeof(request))) {
         memcpy(&ask, request, sizeof(ask));
         if (ask.size == 0 || ask.size > RING || ask.op < OP_GET || ask.op > OP_PING || !serve_one(fd, &ask)) {
@@ -181,6 +181,7 @@ static int serve(const char *host)
         getsockname(fd, (struct sockaddr *)&address, &len) != 0) {
         die("listen");
     }
+    set_up(fd); /* goes over to what it accepts */
     g_ring = map_ring();
     printf("port %u\n", (unsigned)ntohs(address.sin_port));
     fflush(stdout);
@@ -317,10 +318,13 @@ static int run(const char *host, const char *port_text)
     }
     struct sockaddr_in address = address_of(host, (uint16_t)port);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
-        die("connect");
+    if (fd < 0) {
+        die("socket");
     }
     set_up(fd);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+        die("connect");
+    }
     g_ring = map_ring();
     while (fgets(line, sizeof(line), stdin) != NULL) {
         if (!obey(fd, line)) {

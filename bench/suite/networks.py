@@ -33,7 +33,7 @@ class Cable:
                 self._made.append(network.name)
                 self._ip("-n", network.name, "link", "set", "lo", "up")
             self._ip("-n", self._pair[0].name, "link", "add", "name", "va", "type", "veth", "peer", "name", "vb", "netns", self._pair[1].name)
-            for network, device in zip(self._pair, ("va", "vb"), strict=True):
+            for network, device in self._ends():
                 self._ip("-n", network.name, "addr", "add", f"{network.address}/24", "dev", device)
                 self._ip("-n", network.name, "link", "set", device, "up")
             self._wait_up()
@@ -46,9 +46,14 @@ class Cable:
         return subprocess.run(["ip", *args], capture_output=True, text=True, check=True).stdout
 
     def _wait_up(self) -> None:
+        """Both ends: one may be up up to a second before the other."""
         ends = time.monotonic() + 5
-        while "state UP" not in self._ip("-n", self._pair[0].name, "link", "show", "dev", "va") and time.monotonic() < ends:
+        while not all("state UP" in self._ip("-n", network.name, "link", "show", "dev", device) for network, device in self._ends()) \
+                and time.monotonic() < ends:
             time.sleep(0.02)
+
+    def _ends(self) -> zip:
+        return zip(self._pair, ("va", "vb"), strict=True)
 
     def __getitem__(self, side: int) -> Network:
         return self._pair[side]

@@ -133,11 +133,14 @@ def bulk(run: Run) -> None:
     cable = None
     try:
         ceilings["loopback"] = Ceilings(run.place)
-        if "reno" in Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split():
+        reno = "reno" in Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
+        if reno:
             ceilings["Reno"] = Ceilings(run.place, congestion="reno")  # what the store's connections inside one machine use
         try:
             cable = Cable()
             ceilings["two networks"] = Ceilings(run.place, cable)
+            if reno:
+                ceilings["two networks, Reno"] = Ceilings(run.place, cable, "reno")
         except OSError as error:
             results.missing(section, "store, two networks", str(error))
         _stores(run, section, running, cable=cable)

@@ -49,7 +49,7 @@ def test_a_cut_cable_hangs_nobody_and_heals(ends, cluster, tmp_path):
     one, other = (networks[name] for name in ends.split())
     stop = tmp_path / "stop"
     reader.start_run(work, str(stop))
-    wait_until(lambda: holder.call("is_exist", "k1") == 1, "the reader writes", 20)
+    wait_until(lambda: holder.call("is_exist", "k2") == 1, "the reader has read the first that it wrote", 20)
     one.cut(other)
     time.sleep(4)  # longer than a client may be silent
     one.mend(other)

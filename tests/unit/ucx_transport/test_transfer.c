@@ -301,22 +301,26 @@ static uint16_t port_of(const struct sockaddr_in *name)
     return name->sin_family == AF_INET ? ntohs(name->sin_port) : 0;
 }
 
+static bool is_connected(int fd, uint16_t port)
+{
+    struct sockaddr_in local = {0};
+    struct sockaddr_in remote = {0};
+    socklen_t local_len = sizeof(local);
+    socklen_t remote_len = sizeof(remote);
+    return getpeername(fd, (struct sockaddr *)&remote, &remote_len) == 0 &&
+           getsockname(fd, (struct sockaddr *)&local, &local_len) == 0 &&
+           (port_of(&local) == port || port_of(&remote) == port);
+}
+
 /* Of the connections to or from that port: how many have this congestion control, and how many another. */
 static void count_congestion(uint16_t port, const char *name, uint32_t *with_out, uint32_t *without_out)
 {
     *with_out = 0;
     *without_out = 0;
     for (int fd = 3; fd < 1024; fd++) {
-        struct sockaddr_in local = {0};
-        struct sockaddr_in remote = {0};
-        socklen_t local_len = sizeof(local);
-        socklen_t remote_len = sizeof(remote);
         char found[16] = "";
         socklen_t found_len = sizeof(found) - 1;
-        if (getpeername(fd, (struct sockaddr *)&remote, &remote_len) == 0 &&
-            getsockname(fd, (struct sockaddr *)&local, &local_len) == 0 &&
-            (port_of(&local) == port || port_of(&remote) == port) &&
-            getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, found, &found_len) == 0) {
+        if (is_connected(fd, port) && getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, found, &found_len) == 0) {
             *(strcmp(found, name) == 0 ? with_out : without_out) += 1;
         }
     }
@@ -362,6 +366,54 @@ static void only_connections_within_a_machine_leave_the_systems_congestion_contr
     assert_int_equal(without, 0);
     batch_fini(&batch);
     side_close(&other);
+}
+
+static void move_object(side_t *caller, const side_t *owner, mcs_direction_t direction, uint8_t *memory, uint64_t len)
+{
+    batch_t batch;
+    batch_init(&batch, owner, direction, (uint32_t)(len / MCS_RANGE_MAX) + 1, 16);
+    batch_add_object(&batch, 0, len, memory, 0);
+    assert_int_equal(batch_run(caller, &batch, 20000), MCS_OK);
+    batch_assert_all(&batch, MCS_OK);
+    batch_fini(&batch);
+}
+
+/* Both ends get back what they came from, and lose slow start with it as soon as BBR knows the path. */
+static void who_sends_lets_a_connection_that_left_slow_start_begin_anew(void **state)
+{
+    (void)state;
+    char system[16] = "";
+    uint32_t with;
+    uint32_t without;
+    if (!may_have_reno(system) || strncmp(system, "bbr", 3) != 0 || g_holder.info.data_port == 0) {
+        print_message("nothing is paced here: the system has %s\n", system);
+        skip();
+    }
+    side_t owner;
+    side_t caller;
+    side_open(&owner, 1, NULL);
+    side_open(&caller, 0, &(rig_options_t){.workers = 1});
+    uint64_t len = 16 << 20;
+    uint8_t *memory = calloc(1, len);
+    assert_non_null(memory);
+    fake_owner_fill(&owner.owner, 0, len, 3);
+    move_object(&caller, &owner, MCS_FETCH, memory, len);
+    for (int fd = 3; fd < 1024; fd++) {
+        if (is_connected(fd, owner.info.data_port)) {
+            assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, system, (socklen_t)strlen(system)), 0);
+        }
+    }
+    count_congestion(owner.info.data_port, system, &with, &without);
+    assert_true(with >= 2 && without == 0);
+    uint64_t end = mcs_now_ns() + UINT64_C(60) * 1000000000;
+    for (uint32_t reno = 0; reno < with; count_congestion(owner.info.data_port, "reno", &reno, &without)) {
+        assert_true(mcs_now_ns() < end);
+        move_object(&caller, &owner, MCS_STORE, memory, len);
+        move_object(&caller, &owner, MCS_FETCH, memory, len);
+    }
+    free(memory);
+    side_close(&caller);
+    side_close(&owner);
 }
 
 #define THREADS 8
@@ -434,6 +486,7 @@ int main(void)
         cmocka_unit_test(several_owners_are_served_in_one_call),
         cmocka_unit_test(an_endpoint_that_is_none_fails_its_owner_only),
         cmocka_unit_test(only_connections_within_a_machine_leave_the_systems_congestion_control),
+        cmocka_unit_test(who_sends_lets_a_connection_that_left_slow_start_begin_anew),
         cmocka_unit_test(eight_threads_share_three_lanes),
         cmocka_unit_test(copies_are_counted_once_a_byte),
     };
