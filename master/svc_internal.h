@@ -316,6 +316,7 @@ typedef struct svc_evict {
     uint64_t piece_end_ns; /* of work without a pause */
     /* the present round */
     bool in_round;
+    bool no_memory;      /* what makes room needs a little: the round is over, whatever is left */
     uint64_t target;     /* plain objects to evict */
     uint64_t floor;      /* soft-pinned ones, too, until so many are evicted */
     uint64_t need_bytes; /* and until so many bytes are on their way back */
