@@ -33,18 +33,12 @@ static void log_request(const ucxt_peer_t *peer, const ucxt_header_t *header, co
 /* A message that is well filled is one of many: its bytes go past the caches. */
 #define STREAM_MIN (UCXT_TAIL_FRAME / 2)
 
-static bool is_whole_units(const mcs_access_t *access)
-{
-    return access->from % MCS_WRITE_UNIT == 0 &&
-           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
-}
-
 static mcs_status_t store_piece(struct ucxt_server *server, const mcs_access_t *access, uint32_t crc,
                                 const uint8_t *bytes, bool stream)
 {
     const mcs_owner_ops_t *ops = server->config.owner_ops;
     mcs_transport_counters_t *counters = server->config.counters;
-    if (!is_whole_units(access)) {
+    if (!mcs_access_is_whole_units(access)) {
         ucxt_count(&counters->refused, 1);
         return MCS_ERR_INVALID_WRITE;
     }
