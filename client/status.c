@@ -19,7 +19,7 @@
 #include "client/daemon.h"
 #include "core/base/alloc.h"
 #include "core/ops/http.h"
-#include "master/http_log_level.h"
+#include "master/http_process.h"
 #include "master/http_server.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
@@ -154,19 +154,11 @@ static void handle_summary(void *arg, mcs_http_request_t *request)
     reply_metrics((mcs_daemon_status_t *)arg, request, true);
 }
 
-static void handle_version(void *arg, mcs_http_request_t *request)
-{
-    static const char text[] =
-        "{\"version\":\"" MCS_VERSION "\",\"display_version\":\"mooncake-store " MCS_VERSION "\"}";
-    (void)arg;
-    mcs_http_reply(request, 200, MCS_HTTP_JSON, text, sizeof(text) - 1);
-}
-
 /* ---- life cycle ---- */
 
 static const mcs_http_route_t g_routes[] = {
     {"GET", "/health", handle_health},           {"GET", "/metrics", handle_metrics},
-    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", handle_version},
+    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", mcs_http_version},
     {"GET", "/log_level", mcs_http_log_level},   {"PUT", "/log_level", mcs_http_set_log_level},
 };
 

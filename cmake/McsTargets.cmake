@@ -7,7 +7,7 @@ function(mcs_library name)
   target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/core/include)
 endfunction()
 
-# mcs_unit_test(NAME SRCS ... DEPS ... [WRAP fn ...] [TIMEOUT s] [LABELS ...]): one cmocka executable, one ctest entry.
+# mcs_unit_test(NAME SRCS ... DEPS ... [WRAP fn ...] [TIMEOUT s] [LABELS ...]): one cmocka executable, one ctest entry. TIMEOUT is a plain build's.
 function(mcs_unit_test name)
   if(NOT MCS_TESTS)
     return()
@@ -15,6 +15,9 @@ function(mcs_unit_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;WRAP;LABELS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 60)
+  endif()
+  if(MCS_ASAN OR MCS_TSAN) # several times as slow, and a test that hangs is found as well a little later
+    math(EXPR A_TIMEOUT "4 * ${A_TIMEOUT}")
   endif()
   add_executable(${name} ${A_SRCS})
   target_link_libraries(${name} PRIVATE mcs_flags ${A_DEPS} PkgConfig::CMOCKA)

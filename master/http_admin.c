@@ -14,6 +14,7 @@
 #include "master/http_admin_internal.h"
 #include "master/http_dashboard.h"
 #include "master/http_json.h"
+#include "master/http_process.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
 #define METRICS_MAX  ((size_t)64 << 20)
@@ -128,13 +129,6 @@ static void handle_remove_all(void *arg, mcs_http_request_t *request)
     mcs_json_reply(request, 200, json_pack("{s:b, s:I}", "success", 1, "removed_count", (json_int_t)count));
 }
 
-static void handle_version(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    mcs_json_reply(request, 200,
-                   json_pack("{s:s, s:s}", "version", MCS_VERSION, "display_version", "mooncake-store " MCS_VERSION));
-}
-
 /* There is no event publisher: off is the whole truth. */
 static void handle_kv_events(void *arg, mcs_http_request_t *request)
 {
@@ -174,15 +168,12 @@ static void handle_set_log_level(void *arg, mcs_http_request_t *request)
         body = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, NULL);
         level = json_string_value(json_object_get(body, "level")); /* of what is no object: NULL */
     }
-    const char *before = mcs_log_level_text();
-    bool ok = level != NULL && mcs_log_set_level_name(level);
+    bool ok = mcs_http_try_log_level(level);
     json_decref(body);
     if (!ok) {
         mcs_json_reply_status(request, MCS_ERR_INVALID_PARAMS);
         return;
     }
-    /* Also where the new level would not show it. */
-    mcs_log_write(MCS_LOG_INFO, "http", "log level %s, was %s", mcs_log_level_text(), before);
     reply_log_level(request);
 }
 
@@ -190,7 +181,7 @@ static const mcs_http_route_t g_routes[] = {
     {"GET", "/", mcs_i_admin_dashboard_page},
     {"GET", "/health", handle_health},
     {"GET", "/ready", handle_ready},
-    {"GET", "/version", handle_version},
+    {"GET", "/version", mcs_http_version},
     {"GET", "/metrics", handle_metrics},
     {"GET", "/metrics/summary", handle_summary},
     {"GET", "/role", handle_role},

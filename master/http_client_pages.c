@@ -3,7 +3,7 @@
 
 #include "core/base/alloc.h"
 #include "master/http_json.h"
-#include "master/http_log_level.h"
+#include "master/http_process.h"
 
 #define METRICS_TYPE "text/plain; version=0.0.4"
 #define METRICS_MAX  ((size_t)16 << 20)
@@ -45,16 +45,9 @@ static void handle_summary(void *arg, mcs_http_request_t *request)
     reply_metrics((const client_server_t *)arg, request, true);
 }
 
-static void handle_version(void *arg, mcs_http_request_t *request)
-{
-    (void)arg;
-    mcs_json_reply(request, 200,
-                   json_pack("{s:s, s:s}", "version", MCS_VERSION, "display_version", "mooncake-store " MCS_VERSION));
-}
-
 static const mcs_http_route_t g_routes[] = {
     {"GET", "/health", handle_health},           {"GET", "/metrics", handle_metrics},
-    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", handle_version},
+    {"GET", "/metrics/summary", handle_summary}, {"GET", "/version", mcs_http_version},
     {"GET", "/log_level", mcs_http_log_level},   {"PUT", "/log_level", mcs_http_set_log_level},
 };
 

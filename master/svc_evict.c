@@ -63,7 +63,7 @@ static bool frees_something(const mcs_service_t *service, const svc_record_t *re
     return false;
 }
 
-/* False: no memory, stop. */
+/* False: no memory, and the round ends. */
 static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
 {
     const svc_record_t *record = svc_record(&service->index, ref);
@@ -75,6 +75,7 @@ static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t re
     }
     svc_pending_t *block = svc_record_endings(service, record);
     if (block == NULL) {
+        evict->no_memory = true;
         return false;
     }
     for (uint32_t i = 0; i < block->ending_count; i++) {
@@ -338,7 +339,7 @@ static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, u
 {
     svc_evict_t *evict = &service->evict;
     uint64_t fruitless = 0;
-    while (evict->done_keys < keys || evict->done_bytes < evict->need_bytes) {
+    while (!evict->no_memory && (evict->done_keys < keys || evict->done_bytes < evict->need_bytes)) {
         tail_t oldest;
         tail_t next;
         if (!go_on(evict, slice_end_ns)) {
@@ -409,6 +410,7 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
     svc_policy_resize(&service->policy, unpinned + svc_evict_count(service, SVC_LIST_LEASED));
     evict->wanted = false;
     evict->in_round = true;
+    evict->no_memory = false;
     evict->target = (uint64_t)ceil(target * evictable);
     evict->floor = (uint64_t)ceil(floor_ratio * evictable);
     evict->done_keys = 0;

@@ -91,6 +91,7 @@ typedef struct svc_segment {
     char *ipc_path;
     char *transport_endpoint;
     char location[16]; /* "cuda:N"; "": host memory */
+    uint16_t device;   /* that N */
     unsigned shift;    /* of its extents (core/wire/extent.h): 0 = host memory */
     uint8_t *wire_endpoint;
     size_t wire_endpoint_len;
@@ -316,6 +317,7 @@ typedef struct svc_evict {
     uint64_t piece_end_ns; /* of work without a pause */
     /* the present round */
     bool in_round;
+    bool no_memory;      /* what makes room needs a little: the round is over, whatever is left */
     uint64_t target;     /* plain objects to evict */
     uint64_t floor;      /* soft-pinned ones, too, until so many are evicted */
     uint64_t need_bytes; /* and until so many bytes are on their way back */
@@ -525,6 +527,8 @@ void svc_sessions_end_all(mcs_service_t *service);
 /* The control connection with a reference, or NULL. */
 mcs_rpc_conn_t *svc_session_control(svc_session_t *session);
 
+/* Under the service's lock; NULL: there is none. No reference is taken. */
+svc_session_t *svc_session_find_locked(const mcs_service_t *service, mcs_id_t id);
 /* For svc_recover.c. A session that is in no list yet; NULL: no memory. */
 svc_session_t *svc_session_create(mcs_service_t *service, const Mcs__Wire__Hello *hello) MCS_MUST_CHECK;
 /* The data plane's generation, by the name that clients give it. MCS_ERR_INVALID_VERSION: another than the cluster's.
@@ -579,6 +583,8 @@ mcs_status_t svc_list_segments(svc_call_t *call);
 /* For svc_recover.c: makes a segment, in no table; NULL: no memory. */
 svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSegment *request) MCS_MUST_CHECK;
 void svc_segment_free(svc_segment_t *segment);
+/* Takes it out of the mounted ones; the caller drops their reference. False: it is none. */
+bool svc_segment_drop_locked(svc_segments_t *segments, const svc_segment_t *segment);
 /* Enters it under this handle, or (0) the next one. */
 mcs_status_t svc_segment_add_locked(svc_segments_t *segments, svc_segment_t *segment, uint32_t handle) MCS_MUST_CHECK;
 

@@ -8,7 +8,6 @@
  * master is killed, and its successor must take over then. */
 #include <string.h>
 
-#include "core/base/parse.h"
 #include "master/journal/pack.h"
 #include "master/svc_drain.h"
 
@@ -108,15 +107,6 @@ void svc_journal_strike_locked(mcs_service_t *service, const svc_pending_t *pend
 
 /* ---- segments ---- */
 
-/* Of "cuda:N", which was checked at the mount. */
-static uint64_t device_of(const svc_segment_t *segment)
-{
-    uint64_t device = 0;
-    const char *colon = strchr(segment->location, ':');
-    mcs_status_t status = colon != NULL ? mcs_parse_u64(colon + 1, UINT16_MAX, &device) : MCS_OK;
-    return status == MCS_OK ? device : 0;
-}
-
 void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
 {
     if (!is_on(service)) {
@@ -130,7 +120,7 @@ void svc_journal_segment(mcs_service_t *service, const svc_segment_t *segment)
     };
     mcs_seg_head_t head = {
         .kind = MCS_REC_SEGMENT,
-        .device = segment->shift != 0 ? (uint16_t)(device_of(segment) + 1) : 0,
+        .device = segment->shift != 0 ? (uint16_t)(segment->device + 1) : 0,
         .flags = (svc_segment_flags(segment) & SVC_SEG_DRAINED) != 0 ? MCS_SEG_DRAINED : 0,
         .handle = segment->handle,
         .instance = segment->instance,

@@ -27,18 +27,6 @@ static char *text_of(const mcs_seg_t *seg, enum mcs_seg_text which, char text[MC
     return text;
 }
 
-static svc_session_t *find_session_locked(mcs_service_t *service, mcs_id_t id)
-{
-    MCS_LIST_FOR_EACH(node, &service->sessions)
-    {
-        svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
-        if (mcs_id_equal(session->id, id)) {
-            return session;
-        }
-    }
-    return NULL;
-}
-
 /* The owner's session, as if it had just lost its connection; in the list. */
 static svc_session_t *recover_session(mcs_service_t *service, const mcs_seg_t *seg)
 {
@@ -56,7 +44,7 @@ static svc_session_t *recover_session(mcs_service_t *service, const mcs_seg_t *s
     hello.boot_id = text_of(seg, MCS_SEG_BOOT, boot);
     hello.pid = seg->head.pid;
     mcs_mutex_lock(&service->lock);
-    svc_session_t *session = find_session_locked(service, seg->head.session);
+    svc_session_t *session = svc_session_find_locked(service, seg->head.session);
     mcs_mutex_unlock(&service->lock);
     if (session != NULL) {
         return session;
@@ -130,11 +118,8 @@ static void recover_unmount(mcs_service_t *service, uint32_t handle)
     svc_segment_t *segment = svc_segment_at(service, handle);
     mcs_rwlock_wrlock(&segments->lock);
     segments->next_handle = MCS_MAX(segments->next_handle, handle + 1);
-    for (uint32_t i = 0; segment != NULL && i < segments->active_count; i++) {
-        if (segments->active[i] == segment) {
-            segments->active[i] = segments->active[--segments->active_count];
-            segment->owner->segment_count--;
-        }
+    if (segment != NULL && svc_segment_drop_locked(segments, segment)) {
+        segment->owner->segment_count--;
     }
     mcs_rwlock_wrunlock(&segments->lock);
     if (segment != NULL) {

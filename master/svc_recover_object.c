@@ -135,10 +135,14 @@ static void strike_locked(rec_stream_t *stream, svc_shard_t *shard, uint64_t has
     rec_strike_t strike = {.record = old, .shard = (uint16_t)shard->index};
     if (obj->head.kind == MCS_REC_STRIKE_PUT) {
         strike.successor = make_record_locked(stream, shard, hash, obj);
+        stream->lost += strike.successor == 0; /* as a removal, then: the old value must not stay */
     }
     mcs_buf_append(&stream->strikes, &strike, sizeof(strike));
     if (mcs_buf_status(&stream->strikes) != MCS_OK) {
         stream->status = MCS_ERR_NO_MEMORY;
+        if (strike.successor != 0) {
+            svc_record_free(stream->service, strike.successor);
+        }
         return;
     }
     svc_record_t *record = svc_record(&stream->service->index, old);
@@ -277,6 +281,7 @@ static void collect_strikes(rec_stream_t *stream)
         if (rec_keep_replicas(stream->service, record, has_room)) {
             add_extents(stream, record, strike->successor, strike->shard);
         } else {
+            stream->homeless++;
             svc_record_free(stream->service, strike->successor);
             strike->successor = 0; /* what nobody can read any more: as a removal */
         }

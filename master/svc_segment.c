@@ -71,7 +71,7 @@ mcs_status_t svc_segment_add_locked(svc_segments_t *segments, svc_segment_t *seg
     return MCS_OK;
 }
 
-static bool drop_active_locked(svc_segments_t *segments, const svc_segment_t *segment)
+bool svc_segment_drop_locked(svc_segments_t *segments, const svc_segment_t *segment)
 {
     for (uint32_t i = 0; i < segments->active_count; i++) {
         if (segments->active[i] == segment) {
@@ -132,12 +132,11 @@ void svc_segment_give_back(mcs_service_t *service, svc_segment_t *segment, uint6
 #define DEVICE     "cuda:"
 #define DEVICE_MAX 1023u
 
-/* Is it the memory of a device? False: it says so, but of which is not to be understood. */
-static bool parse_location(const char *location, bool *far)
+/* Is it the memory of a device, and of which? False: it says so, but of which is not to be understood. */
+static bool parse_location(const char *location, bool *far, uint64_t *device)
 {
-    uint64_t device;
     *far = strncmp(location, DEVICE, strlen(DEVICE)) == 0;
-    return !*far || mcs_parse_u64(location + strlen(DEVICE), DEVICE_MAX, &device) == MCS_OK;
+    return !*far || mcs_parse_u64(location + strlen(DEVICE), DEVICE_MAX, device) == MCS_OK;
 }
 
 svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSegment *request)
@@ -161,8 +160,10 @@ svc_segment_t *svc_segment_create(svc_session_t *owner, const Mcs__Wire__MountSe
     segment->base = request->base_address;
     segment->size = request->size;
     bool far;
-    if (parse_location(request->location, &far) && far) {
+    uint64_t device = 0;
+    if (parse_location(request->location, &far, &device) && far) {
         snprintf(segment->location, sizeof(segment->location), "%s", request->location);
+        segment->device = (uint16_t)device;
         segment->shift = MCS_EXTENT_FAR_SHIFT;
     }
     segment->wire = owner->wire;
@@ -186,7 +187,8 @@ static bool mount_is_valid(const Mcs__Wire__MountSegment *request)
 {
     size_t name = strlen(request->name);
     bool far;
-    if (!parse_location(request->location, &far) || (far && request->size % MCS_EXTENT_FAR_ALIGN != 0)) {
+    uint64_t device = 0;
+    if (!parse_location(request->location, &far, &device) || (far && request->size % MCS_EXTENT_FAR_ALIGN != 0)) {
         return false;
     }
     return request->instance != NULL && (request->instance->hi | request->instance->lo) != 0 && name > 0 &&
@@ -289,7 +291,7 @@ mcs_status_t svc_mount_segment(svc_call_t *call)
 /* Hides it and takes it out of the list; the caller drops the list's reference. */
 static bool unmount_locked(svc_segments_t *segments, svc_segment_t *segment, bool left)
 {
-    if (!drop_active_locked(segments, segment)) {
+    if (!svc_segment_drop_locked(segments, segment)) {
         return false;
     }
     __atomic_fetch_or(&segment->flags, (uint32_t)(SVC_SEG_GONE | (left ? SVC_SEG_LEFT : 0)), __ATOMIC_ACQ_REL);

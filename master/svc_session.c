@@ -196,23 +196,31 @@ static mcs_status_t open_session(mcs_service_t *service, const Mcs__Wire__Hello 
     return MCS_OK;
 }
 
+svc_session_t *svc_session_find_locked(const mcs_service_t *service, mcs_id_t id)
+{
+    MCS_LIST_FOR_EACH(node, &service->sessions)
+    {
+        svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
+        if (mcs_id_equal(session->id, id)) {
+            return session;
+        }
+    }
+    return NULL;
+}
+
 /* A live session with a reference. */
 static mcs_status_t find_session(mcs_service_t *service, const Mcs__Wire__Hello *hello, svc_session_t **session_out)
 {
     mcs_id_t id = hello->session != NULL ? (mcs_id_t){hello->session->hi, hello->session->lo} : (mcs_id_t){0, 0};
     mcs_status_t status = MCS_ERR_SESSION_ENDED;
     mcs_mutex_lock(&service->lock);
-    MCS_LIST_FOR_EACH(node, &service->sessions)
-    {
-        svc_session_t *session = MCS_CONTAINER_OF(node, svc_session_t, node);
-        if (mcs_id_equal(session->id, id)) {
-            bool same = session->client.hi == hello->client->hi && session->client.lo == hello->client->lo;
-            status = same ? MCS_OK : MCS_ERR_ILLEGAL_CLIENT;
-            if (same) {
-                svc_session_get(session);
-                *session_out = session;
-            }
-            break;
+    svc_session_t *session = svc_session_find_locked(service, id);
+    if (session != NULL) {
+        bool same = session->client.hi == hello->client->hi && session->client.lo == hello->client->lo;
+        status = same ? MCS_OK : MCS_ERR_ILLEGAL_CLIENT;
+        if (same) {
+            svc_session_get(session);
+            *session_out = session;
         }
     }
     mcs_mutex_unlock(&service->lock);

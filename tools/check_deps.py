@@ -32,7 +32,7 @@ PROJECT = [
     (r"python/src/", ["core/base/", "core/tensor/", "mcstore/", "python/src/"]),
     # The main of the client daemon.
     (r"client/main\.c$", [""]),
-    (r"client/", ["core/base/", "core/ops/http.h", "mcstore/", "client/", "master/http_server.h", "master/http_log_level.h"]),
+    (r"client/", ["core/base/", "core/ops/http.h", "mcstore/", "client/", "master/http_server.h", "master/http_process.h"]),
 ]
 
 # (what is included, files that may, why). Everything else may be included everywhere.

@@ -28,9 +28,7 @@ static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
         range->iov_count > MCS_RANGE_IOV_MAX || range->crc_count != blocks_started(access)) {
         return false;
     }
-    if (direction == MCS_STORE &&
-        (access->from % MCS_CRC_BLOCK != 0 ||
-         (access->len % MCS_WRITE_UNIT != 0 && access->from + access->len != access->payload_len))) {
+    if (direction == MCS_STORE && (access->from % MCS_CRC_BLOCK != 0 || !mcs_access_is_whole_units(access))) {
         return false;
     }
     uint64_t total = 0;

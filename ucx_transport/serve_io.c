@@ -33,16 +33,10 @@ void ucxt_serve_log(const ucxt_peer_t *peer, const ucxt_header_t *header, const 
 /* A message that is well filled is one of many: its bytes go past the caches. */
 #define STREAM_MIN (UCXT_TAIL_FRAME / 2)
 
-static bool is_whole_units(const mcs_access_t *access)
-{
-    return access->from % MCS_WRITE_UNIT == 0 &&
-           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
-}
-
 mcs_status_t ucxt_serve_write_begin(struct ucxt_server *server, const mcs_access_t *access, mcs_hold_t *hold_out)
 {
     mcs_status_t status = MCS_ERR_INVALID_WRITE;
-    if (is_whole_units(access)) {
+    if (mcs_access_is_whole_units(access)) {
         status = server->config.owner_ops->write_begin(server->config.owner, access, hold_out);
     }
     if (status != MCS_OK) {

@@ -52,6 +52,9 @@
 #define MCS_REQUIRES(...)
 #endif
 
+/* Of a function whose loads may race by design. It is not looked into for happens-before either. */
+#define MCS_NO_TSAN __attribute__((no_sanitize("thread")))
+
 /* An invariant of memory safety: kept in release builds. Never for bad input, which is a status. */
 #define MCS_ENSURE(cond)                                                                                               \
     do {                                                                                                               \

@@ -59,4 +59,11 @@ typedef struct mcs_owner_ops {
 /* What pieces of a store are made of; a whole number of them is a block. */
 #define MCS_WRITE_UNIT ((uint64_t)128 << 10)
 
+/* Of a store: may it be a piece? It begins with a unit, and ends with one or with the payload. */
+static inline bool mcs_access_is_whole_units(const mcs_access_t *access)
+{
+    return access->from % MCS_WRITE_UNIT == 0 &&
+           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
+}
+
 #endif

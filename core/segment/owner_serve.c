@@ -209,12 +209,6 @@ static mcs_status_t start_write_locked(mcs_owner_t *owner, const mcs_access_t *a
     return MCS_OK;
 }
 
-static bool whole_units(const mcs_access_t *access)
-{
-    return access->from % MCS_WRITE_UNIT == 0 &&
-           (access->len % MCS_WRITE_UNIT == 0 || access->from + access->len == access->payload_len);
-}
-
 /* What the revoked table and the header say to a write. */
 static mcs_status_t may_write_locked(mcs_owner_t *owner, const mcs_access_t *access, const mcs_extent_header_t *header)
 {
@@ -305,7 +299,7 @@ static mcs_status_t write_begin(void *arg, const mcs_access_t *access, mcs_hold_
     if (status == MCS_OK && mcs_segment_far(entry->segment) != NULL) {
         status = MCS_ERR_NOT_SUPPORTED; /* only who maps the device's memory writes there */
     }
-    if (status == MCS_OK && !whole_units(access)) {
+    if (status == MCS_OK && !mcs_access_is_whole_units(access)) {
         status = MCS_ERR_INVALID_WRITE;
     }
     if (status == MCS_OK) {

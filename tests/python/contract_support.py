@@ -3,6 +3,9 @@
 import ctypes
 import itertools
 import os
+import time
+
+from python_support import wait_until
 
 MIB = 1 << 20
 LEASE_S = 0.5  # of the shared master
@@ -14,10 +17,29 @@ def fresh(prefix="k"):
     return f"contract-{os.getpid()}-{prefix}-{next(_names)}"
 
 
+def found(store):
+    """A key under a lease."""
+    key = fresh()
+    assert store.put(key, b"value") == 0 and store.is_exist(key) == 1
+    return key
+
+
 def new_store(real, master, segment=64 * MIB, buffer=16 * MIB, name="127.0.0.1", **keywords):
     store = real.MooncakeDistributedStore()
     assert store.setup(name, "P2PHANDSHAKE", segment, buffer, "tcp", "", master.address, **keywords) == 0
     return store
+
+
+def inside_a_lease(lease, act):
+    """What lease() gave, which takes a lease, and act() of it inside the lease: with another, where a busy machine needed longer than that."""
+
+    def attempt():
+        began = time.monotonic()
+        leased = lease()
+        answer = act(leased)
+        return (leased, answer) if time.monotonic() - began < LEASE_S else None
+
+    return wait_until(attempt, "the calls take less time than a lease lasts")
 
 
 class Memory:

@@ -41,12 +41,13 @@ SETUP = ("localhost", "P2PHANDSHAKE", 0, 1 << 20, "tcp", "", "fake:1")
 
 
 def wait_until(condition, what, deadline_s=DEADLINE_S):
-    """Polls until condition() is true."""
+    """Polls until condition() is true, and gives what it returned."""
     end = time.monotonic() + deadline_s
-    while not condition():
+    while not (result := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline_s} s: {what}")
         time.sleep(0.01)
+    return result
 
 
 def free_ports(count):

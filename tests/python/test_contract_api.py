@@ -4,7 +4,7 @@ import ctypes
 import gc
 
 import pytest
-from contract_support import LEASE_S, MIB, Memory, fresh, new_store, pattern
+from contract_support import LEASE_S, MIB, Memory, found, fresh, inside_a_lease, new_store, pattern
 from python_support import wait_until
 
 # ---- enums ----
@@ -392,11 +392,14 @@ GRANTING = {
 
 @pytest.mark.parametrize("call", GRANTING)
 def test_reads_grant_a_lease_that_blocks_removal(store, memory, call):
-    key = fresh()
-    assert store.put(key, b"value") == 0
-    assert GRANTING[call](store, key, memory)
-    assert store.remove(key) == -706 and store.batch_remove([key]) == [-706]
-    assert store.remove_by_regex(f"^{key}$") == 0
+    def read():
+        key = fresh()
+        assert store.put(key, b"value") == 0
+        assert GRANTING[call](store, key, memory)
+        return key
+
+    key, refused = inside_a_lease(read, lambda key: (store.remove(key), store.batch_remove([key]), store.remove_by_regex(f"^{key}$")))
+    assert refused == (-706, [-706], 0)
     assert store.remove(key, force=True) == 0
     assert LEASE_S <= 0.5 and store.is_exist(key) == 0
 
@@ -405,6 +408,6 @@ def test_puts_grant_none_and_a_lease_ends(store):
     key = fresh()
     assert store.put(key, b"value") == 0 and store.remove(key) == 0
     assert store.put(key, b"value") == 0 and store.upsert(key, b"other") == 0 and store.remove(key) == 0
-    assert store.put(key, b"value") == 0 and store.is_exist(key) == 1
-    assert store.remove(key) == -706
+    key, refused = inside_a_lease(lambda: found(store), store.remove)
+    assert refused == -706
     wait_until(lambda: store.remove(key) == 0, "the lease runs out", deadline_s=5)

@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from contract_support import LEASE_S, MIB, Memory, fresh, new_store, pattern
+from contract_support import MIB, Memory, found, fresh, inside_a_lease, new_store, pattern
 from python_support import free_ports, wait_until
 
 SIZE = 10_000
@@ -242,21 +242,16 @@ def test_remove(store):
     exactly(store.remove(put(store)), 0)
     exactly(store.remove(fresh()), -704)
     for force in ({"force": True}, (True,)):
-        key = put(store)
-        assert store.is_exist(key) == 1
-        exactly(store.remove(key), -706)
-        exactly(store.remove(key=key, force=False), -706)
+        key, refused = inside_a_lease(lambda: found(store), lambda key: [store.remove(key), store.remove(key=key, force=False)])
+        exactly(refused, [-706, -706])
         exactly(store.remove(key, **force) if isinstance(force, dict) else store.remove(key, *force), 0)
-    key = put(store)
-    assert store.is_exist(key) == 1
-    time.sleep(LEASE_S)
-    exactly(store.remove(key), 0)
+    key = found(store)
+    wait_until(lambda: store.remove(key) == 0, "the lease runs out")
 
 
 def test_batch_remove(store):
-    keys = [put(store), put(store), fresh()]
-    assert store.is_exist(keys[1]) == 1
-    exactly(store.batch_remove(keys), [0, -706, -704])
+    keys, codes = inside_a_lease(lambda: [put(store), found(store), fresh()], store.batch_remove)
+    exactly(codes, [0, -706, -704])
     exactly(store.batch_remove(keys=keys, force=True), [-704, 0, -704])
     exactly(store.batch_remove([], True), [])
 

@@ -3,7 +3,7 @@
 import ctypes
 
 import pytest
-from contract_support import MIB, Memory, fresh, new_store
+from contract_support import MIB, Memory, found, fresh, inside_a_lease, new_store
 from python_support import BUILD_DIR, Master, free_ports, wait_until
 
 CODES = {
@@ -55,12 +55,6 @@ def pair(real, master):
         store.close()
 
 
-def leased(store):
-    key = fresh()
-    assert store.put(key, b"x") == 0 and store.is_exist(key) == 1
-    return key
-
-
 def present(real, store, where):
     config = real.ReplicateConfig()
     config.preferred_segment = where.get_hostname()
@@ -86,7 +80,7 @@ ANSWERED = {
     "INVALID_PARAMS": lambda real, one, two: one.put("", b"x"),
     "INVALID_WRITE": lambda real, one, two: unwritten(one),
     "OBJECT_NOT_FOUND": lambda real, one, two: one.get_size(fresh()),
-    "OBJECT_HAS_LEASE": lambda real, one, two: one.remove(leased(two)),
+    "OBJECT_HAS_LEASE": lambda real, one, two: inside_a_lease(lambda: found(two), one.remove)[1],
     "REPLICA_NOT_FOUND": lambda real, one, two: moved_from_where_it_is_not(real, one, two),
     "REPLICA_ALREADY_EXISTS": lambda real, one, two: one.create_copy_task(present(real, one, two), [two.get_hostname()])[1],
     "RPC_FAIL": lambda real, one, two: real.MooncakeDistributedStore().setup_dummy(MIB, MIB, f"127.0.0.1:{free_ports(1)[0]}"),

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from contract_support import LEASE_S, MIB, Memory, fresh, new_store, pattern
+from contract_support import LEASE_S, MIB, Memory, fresh, inside_a_lease, new_store, pattern
 from python_support import REAL_PATH, Master, wait_until
 from python_worker import Worker
 
@@ -131,12 +131,17 @@ def test_a_lease_is_over_after_exactly_its_time(real, master):
         "into": lambda key: store.get_into(key, memory.ptr, 5) == 5, "buffer": lambda key: store.get_buffer(key).size() == 5,
         "desc": lambda key: len(store.get_replica_desc(key)) == 1,
     }
-    keys = {name: fresh(name) for name in reads}
-    for key in keys.values():
-        assert store.put(key, b"value") == 0
-    for name, read in reads.items():
-        assert read(keys[name])
-    assert [store.remove(key) for key in keys.values()] == [-706] * len(keys)
+
+    def read_all():
+        keys = {name: fresh(name) for name in reads}
+        for key in keys.values():
+            assert store.put(key, b"value") == 0
+        for name, read in reads.items():
+            assert read(keys[name])
+        return keys
+
+    keys, refused = inside_a_lease(read_all, lambda keys: [store.remove(key) for key in keys.values()])
+    assert refused == [-706] * len(keys)
     time.sleep(LEASE_S)
     assert {name: store.remove(key) for name, key in keys.items()} == dict.fromkeys(keys, 0)
     store.close()
@@ -145,10 +150,15 @@ def test_a_lease_is_over_after_exactly_its_time(real, master):
 def test_a_lease_does_not_block_upserts_and_goes_on_with_the_new_value(real, master):
     store = new_store(real, master)
     for size in (5, 500):
-        key = fresh()
-        assert store.put(key, b"value") == 0 and store.is_exist(key) == 1
-        assert store.upsert(key, bytes(size)) == 0 and store.get_size(key) == size
-        assert store.remove(key) == -706 and store.remove_by_regex(f"^{key}$") == 0 and store.batch_replica_clear([key]) == []
+
+        def upserted():
+            key = fresh()
+            assert store.put(key, b"value") == 0 and store.is_exist(key) == 1
+            assert store.upsert(key, bytes(size)) == 0 and store.get_size(key) == size
+            return key
+
+        key, refused = inside_a_lease(upserted, lambda key: (store.remove(key), store.remove_by_regex(f"^{key}$"), store.batch_replica_clear([key])))
+        assert refused == (-706, 0, [])
         assert store.remove(key, force=True) == 0
     store.close()
 

@@ -111,7 +111,7 @@ def test_a_stopped_holder_delays_no_one_for_ever(master, worker):
     wait_until(lambda: reader("store.get('frozen')") == b"x" * 1000000, "the holder is read again")
 
 
-def test_ctrl_c_ends_a_call_on_a_dead_network(master, worker):
+def test_ctrl_c_ends_a_call_on_a_dead_network(master, worker, tmp_path):
     holder = worker()
     reader = worker({"MC_STORE_MEMCPY": "0"})
     assert holder(f"connect({master.address!r})") == 0 and reader(f"connect({master.address!r}, 0)") == 0
@@ -119,9 +119,11 @@ def test_ctrl_c_ends_a_call_on_a_dead_network(master, worker):
     assert reader("len(store.get('frozen'))") == 1000000
     os.kill(holder.pid, signal.SIGSTOP)
     try:
-        reader("def interrupted():\n    try:\n        store.get('frozen')\n    except KeyboardInterrupt:\n        return 'interrupted'")
+        begun = tmp_path / "begun"
+        reader(f"def interrupted():\n    try:\n        open({str(begun)!r}, 'w').close()\n        store.get('frozen')\n    except KeyboardInterrupt:\n        return 'interrupted'")
         reader.start("interrupted()")
-        time.sleep(0.5)
+        wait_until(begun.exists, "the call is about to begin")
+        time.sleep(0.1)  # it is under way now, or about to be: either way Ctrl-C ends it
         begin = time.monotonic()
         os.kill(reader.pid, signal.SIGINT)
         assert reader.value() == "interrupted"

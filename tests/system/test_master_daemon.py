@@ -87,7 +87,8 @@ def test_config_file_and_flags(start_master, scratch, start_peer):
 # ---- HTTP ----
 
 @pytest.fixture
-def filled(master, start_peer):
+def filled(start_master, start_peer):
+    master = start_master("--default_kv_lease_ttl=60s")
     peer = start_peer().setup(master)
     for i in range(3):
         assert peer.call("put", f"key {i}/ä", bytes([i]) * (1000 + i)) == 0

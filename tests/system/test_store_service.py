@@ -47,7 +47,7 @@ def config_of(master, **more):
 def shared():
     """One master and one service for all tests that leave them as they were."""
     scratch = Scratch()
-    master = Master(scratch, "--default_kv_lease_ttl=500")
+    master = Master(scratch, "--default_kv_lease_ttl=2s")
     service = Service(scratch, config_of(master))
     service.master = master
     yield service

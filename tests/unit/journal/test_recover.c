@@ -234,13 +234,14 @@ static void an_outcome_is_told_by_the_next_master(void **state)
 }
 
 /* An upsert whose owner has been asked to strike the old value, and not answered. */
-static uint64_t strike(fixture_t *f, rpc_object_t *old)
+static uint64_t strike_in(fixture_t *f, const char *group, rpc_object_t *old)
 {
     rpc_put_t put;
-    assert_int_equal(rpc_store(&f->writer, "a", 1000, NULL), MCS_OK);
+    assert_int_equal(rpc_store(&f->writer, "a", 1000, &(rpc_put_options_t){.group = group}), MCS_OK);
     assert_int_equal(rpc_lookup(&f->writer, "a", false, old), MCS_OK);
     f->owner.auto_release = false;
-    assert_int_equal(rpc_put_one(&f->writer, "a", 2000, &(rpc_put_options_t){.upsert = true}, &put), MCS_OK);
+    assert_int_equal(rpc_put_one(&f->writer, "a", 2000, &(rpc_put_options_t){.upsert = true, .group = group}, &put),
+                     MCS_OK);
     Mcs__Wire__PutEnd end = MCS__WIRE__PUT_END__INIT;
     Mcs__Wire__Sequence sequence = MCS__WIRE__SEQUENCE__INIT;
     sequence.seq = sequence.ack = ++f->writer.seq;
@@ -254,6 +255,11 @@ static uint64_t strike(fixture_t *f, rpc_object_t *old)
     assert_true(f->owner.kept_releases.len > 0);
     mcs_buf_reset(&f->owner.kept_releases);
     return put.put_id;
+}
+
+static uint64_t strike(fixture_t *f, rpc_object_t *old)
+{
+    return strike_in(f, NULL, old);
 }
 
 static void a_strike_that_had_begun_is_finished(void **state)
@@ -423,7 +429,22 @@ static void whatever_happened_the_index_is_the_same(void **state)
 typedef struct start {
     world_t *world;
     uint64_t objects;
+    uint32_t removals; /* starts that had no memory for the new value of "a": its strike ends as a removal */
+    uint32_t untold;   /* of them, those that did not count it as lost */
 } start_t;
+
+static void look_at_strike(start_t *start, mcs_service_t *service)
+{
+    svc_index_t *index = &service->index;
+    uint64_t hash = svc_index_hash(index, "a", 1);
+    svc_shard_t *shard = svc_index_shard(index, hash);
+    svc_ref_t ref = svc_shard_find_locked(index, shard, hash, "a", 1);
+    const svc_pending_t *pending = ref != 0 ? svc_pending_by_record_locked(shard, ref) : NULL;
+    if (pending != NULL && pending->kind == SVC_STRIKE) {
+        start->removals++;
+        start->untold += service->recovered.lost != 1;
+    }
+}
 
 static mcs_status_t start_once(void *arg)
 {
@@ -442,6 +463,7 @@ static mcs_status_t start_once(void *arg)
     }
     if (status == MCS_OK) {
         start->objects = service->index.objects;
+        look_at_strike(start, service);
         service->journal = NULL;
     }
     mcs_service_destroy(service);
@@ -453,6 +475,14 @@ static mcs_status_t start_once(void *arg)
     }
     /* Objects may be lost to a failing allocation; the start says so, and goes on. */
     return status == MCS_OK && mcs_fault_fired(MCS_FAULT_ALLOC) ? MCS_ERR_NO_MEMORY : status;
+}
+
+static void give_folder_up(fixture_t *f)
+{
+    mcs_journal_t *journal = f->world.journal;
+    f->world.service->journal = NULL;
+    f->world.journal = NULL;
+    mcs_journal_destroy(journal);
 }
 
 static void a_start_without_memory_fails_and_leaves_nothing(void **state)
@@ -469,14 +499,47 @@ static void a_start_without_memory_fails_and_leaves_nothing(void **state)
         }
     }
     strike(f, &old);
-    /* The folder is given up by this master. */
-    mcs_journal_t *journal = f->world.journal;
-    f->world.service->journal = NULL;
-    f->world.journal = NULL;
-    mcs_journal_destroy(journal);
+    give_folder_up(f);
     start_t start = {.world = &f->world};
     assert_true(unit_torture(MCS_FAULT_ALLOC, start_once, &start) > 20);
     assert_int_equal(start.objects, 27);
+    f->owner.auto_release = true;
+}
+
+static uint32_t hash_stream(fixture_t *f, uint64_t hash)
+{
+    return svc_index_shard(&f->world.service->index, hash)->index % MCS_JOURNAL_GROUPS;
+}
+
+/* Members for a group until the next needs memory, of the stream of "a": it is replayed in this order. */
+static void fill_group(fixture_t *f, const char *group)
+{
+    const svc_index_t *index = &f->world.service->index;
+    uint32_t members = 1; /* "a" */
+    for (int i = 0; members < 256 / sizeof(svc_member_t); i++) {
+        char key[16];
+        int len = snprintf(key, sizeof(key), "g%d", i);
+        uint64_t hash = svc_index_hash(index, key, (uint32_t)len);
+        if (hash_stream(f, hash) == hash_stream(f, svc_index_hash(index, "a", 1))) {
+            assert_int_equal(rpc_store(&f->writer, key, 1000, &(rpc_put_options_t){.group = group}), MCS_OK);
+            members++;
+        }
+    }
+}
+
+static void a_new_value_without_memory_is_lost_and_the_old_one_removed(void **state)
+{
+    fixture_t *f = *state;
+    rpc_object_t old;
+    fill_group(f, "G");
+    strike_in(f, "G", &old);
+    give_folder_up(f);
+    start_t start = {.world = &f->world};
+    for (int i = 0; i < 50 && start.removals == 0; i++) { /* other streams' threads ask for memory, too */
+        unit_torture(MCS_FAULT_ALLOC, start_once, &start);
+    }
+    assert_true(start.removals > 0);
+    assert_int_equal(start.untold, 0);
     f->owner.auto_release = true;
 }
 
@@ -554,6 +617,7 @@ int main(void)
         TEST(whatever_happened_the_index_is_the_same),
         TEST(an_object_in_anothers_place_is_gone),
         TEST(a_start_without_memory_fails_and_leaves_nothing),
+        TEST(a_new_value_without_memory_is_lost_and_the_old_one_removed),
     };
     return cmocka_run_group_tests_name("recovery", tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
 /* Eviction: watermark, order, pins, groups, demand. */
+#include "core/base/fault.h"
 #include "tests/unit/master_service/fixture.h"
 
 /* 64 objects of 16 KiB fill the segment. */
@@ -206,6 +207,29 @@ static void a_put_that_was_served_evicts_nothing_more(void **state)
     assert_int_equal(settle(f), 64 * 16384);
 }
 
+/* What goes needs a little memory on its way. Where there is none, more tries are in vain: the next round is one. */
+static void without_memory_the_round_ends(void **state)
+{
+    fixture_t *f = *state;
+    const svc_evict_t *evict = &f->world.service->evict;
+    store_n(f, "k", 0, 58, NULL); /* 90.6 % */
+    world_pass(&f->world, 100);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 4);
+    f->world.conf.eviction_high_watermark_ratio = 0.8;
+    mcs_fault_arm(MCS_FAULT_ALLOC, 1);
+    bool more = svc_evict_tick(f->world.service, mcs_now_ns());
+    bool fired = mcs_fault_fired(MCS_FAULT_ALLOC);
+    mcs_fault_arm(MCS_FAULT_ALLOC, 0);
+    assert_true(fired);
+    assert_false(more);
+    assert_false(evict->in_round);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 2);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 4);
+    world_pass(&f->world, 100); /* used - watermark + ratio = 9.4 %: 6 objects */
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 10);
+    assert_int_equal(settle(f), 48 * 16384);
+}
+
 /* The owner answers only when so many milliseconds have passed. */
 static struct {
     fixture_t *f;
@@ -284,6 +308,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
         cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(a_put_that_was_served_evicts_nothing_more, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(without_memory_the_round_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_on_its_way_back_is_not_evicted_for_again, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(what_does_not_come_back_is_not_waited_for_alone, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),

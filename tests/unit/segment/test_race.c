@@ -288,10 +288,69 @@ static void nobody_who_has_an_extent_sees_it_change(void **state)
     world_close(world);
 }
 
+/* ---- a place that is no header any more ---- */
+
+#define SMALL_AT  (64 * (uint64_t)1024)
+#define SMALL_LEN UINT64_C(100)
+
+typedef struct overwriter {
+    world_t *world;
+    uint32_t began; /* atomic */
+    uint32_t done;  /* atomic: every byte is there; relaxed, so that nothing orders the bytes before who looks there */
+} overwriter_t;
+
+/* Fills an extent that begins before the place of one given back, with what makes its state and length look right. */
+static void *overwriter_main(void *arg)
+{
+    overwriter_t *overwriter = arg;
+    mcs_pin_t pin;
+    assert_int_equal(mcs_pin_write(overwriter->world->own, 0, 2, LEN, world_hash(2), &pin), MCS_OK);
+    __atomic_store_n(&overwriter->began, 1, __ATOMIC_RELAXED);
+    uint32_t *words = pin.payload;
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint64_t i = 0; i < LEN / sizeof(*words); i++) {
+            words[i] = round % 2 == 0 ? (uint32_t)MCS_EXTENT_WRITTEN : (uint32_t)SMALL_LEN;
+        }
+    }
+    __atomic_store_n(&overwriter->done, 1, __ATOMIC_RELAXED);
+    assert_int_equal(mcs_pin_seal(&pin), MCS_OK);
+    mcs_unpin(&pin);
+    return NULL;
+}
+
+/* Rule 4. A reader's descriptor may be older than the place it names: what was there is given back, and the bytes of
+ * another value lie there, or are just being written. */
+static void bytes_in_the_place_of_a_header_are_no_value(void **state)
+{
+    (void)state;
+    const mcs_owner_ops_t *ops = &mcs_owner_serve_ops;
+    world_t *world = world_open(2 * PLACE_BYTES);
+    assert_int_equal(world_put(world->own, SMALL_AT, 1, SMALL_LEN), MCS_OK);
+    assert_int_equal(world_get(world->own, SMALL_AT, 1, SMALL_LEN), MCS_OK);
+    world_release(world, SMALL_AT, 1, SMALL_LEN, 0);
+    world_await(world_times_released(world, 1) == 1);
+    overwriter_t overwriter = {.world = world};
+    mcs_access_t access = world_access(world, MCS_CAP_READ, SMALL_AT, 1, SMALL_LEN);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, overwriter_main, &overwriter), 0);
+    while (__atomic_load_n(&overwriter.began, __ATOMIC_RELAXED) == 0) {
+        sched_yield();
+    }
+    for (bool last = false; !last;) {
+        last = __atomic_load_n(&overwriter.done, __ATOMIC_RELAXED) != 0;
+        mcs_hold_t hold;
+        assert_int_equal(world_get(world->own, SMALL_AT, 1, SMALL_LEN), MCS_ERR_REPLICA_IS_GONE);
+        assert_int_equal(ops->read_begin(world->owner, &access, &hold), MCS_ERR_REPLICA_IS_GONE);
+    }
+    pthread_join(thread, NULL);
+    world_close(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nobody_who_has_an_extent_sees_it_change),
+        cmocka_unit_test(bytes_in_the_place_of_a_header_are_no_value),
     };
     return cmocka_run_group_tests_name("segment/race", tests, NULL, NULL);
 }
