@@ -32,7 +32,7 @@
 #define DRAIN_SOME    32u
 #define FRUITLESS     4096u /* entries that could not go, before it is asked whether there are any others */
 #define AGAIN_NS      (10 * MCS_NS_PER_MS)
-#define PATIENCE_NS   (100 * MCS_NS_PER_MS)
+#define PATIENCE_NS   (20 * MCS_NS_PER_MS) /* a put waits for 50, unless told otherwise */
 
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
 {

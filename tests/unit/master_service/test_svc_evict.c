@@ -260,12 +260,12 @@ static uint64_t evicted_while_silent(fixture_t *f, int ms)
 
 static void what_is_on_its_way_back_is_not_evicted_for_again(void **state)
 {
-    assert_int_equal(evicted_while_silent(*state, 80), 1);
+    assert_int_equal(evicted_while_silent(*state, 15), 1);
 }
 
 static void what_does_not_come_back_is_not_waited_for_alone(void **state)
 {
-    assert_int_equal(evicted_while_silent(*state, 150), 2);
+    assert_int_equal(evicted_while_silent(*state, 35), 2);
 }
 
 static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
