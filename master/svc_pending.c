@@ -252,8 +252,7 @@ mcs_status_t svc_put_commit_locked(mcs_service_t *service, svc_pending_t *pendin
         svc_strike_begin_locked(service, pending, block, now_ns);
         return MCS_ERR_AGAIN;
     }
-    uint64_t due_ns =
-        svc_record(&service->index, pending->record)->lease_until_ns + service->conf->lease_guard_ms * MCS_NS_PER_MS;
+    uint64_t due_ns = svc_record_due(service, svc_record(&service->index, pending->record), now_ns);
     svc_put_swap_locked(service, pending, now_ns);
     for (uint32_t i = 0; i < block->ending_count; i++) {
         svc_ending_begin(service, &block->endings[i], due_ns, NULL, NULL);

@@ -481,6 +481,19 @@ static void an_upsert_swaps_at_its_commit_and_gives_the_old_extents_back(void **
     assert_int_equal(world_totals(&f->world).objects, 1);
 }
 
+/* A reader's lease is the key's; the values that come after the one he looked up were given to nobody. */
+static void values_that_nobody_looked_up_keep_no_space_till_the_lease_ends(void **state)
+{
+    fixture_t *f = *state;
+    assert_int_equal(rpc_store(&f->writer, "k", 100, NULL), MCS_OK);
+    assert_int_equal(rpc_exist(&f->writer, "k"), 1);
+    for (uint64_t size = 200; size <= 1000; size += 200) {
+        assert_int_equal(rpc_store(&f->writer, "k", size, &upsert), MCS_OK);
+    }
+    assert_int_equal(settle(f), mcs_extent_len(1000)); /* no time has passed */
+    assert_int_equal(rpc_remove(&f->writer, "k", false), MCS_ERR_OBJECT_HAS_LEASE);
+}
+
 static void a_revoked_upsert_leaves_the_old_value(void **state)
 {
     fixture_t *f = *state;
@@ -836,6 +849,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_upsert_of_a_missing_key_is_a_put, setup, teardown),
         cmocka_unit_test_setup_teardown(an_upsert_pre_empts_an_open_put_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(an_upsert_swaps_at_its_commit_and_gives_the_old_extents_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(values_that_nobody_looked_up_keep_no_space_till_the_lease_ends, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_revoked_upsert_leaves_the_old_value, setup, teardown),
         cmocka_unit_test_setup_teardown(an_upsert_of_a_cached_value_waits_for_its_owner_to_strike_it, setup, teardown),
         cmocka_unit_test_setup_teardown(a_struck_extent_that_is_still_held_keeps_nobody_waiting, setup, teardown),
