@@ -169,6 +169,13 @@ static mcs_status_t set_rdma_options(const ucxt_dl_t *dl, ucp_config_t *config, 
     return set_all(dl, config, options, MCS_ARRAY_LEN(options));
 }
 
+/* LeakSanitizer does not look into mappings, and takes for lost what only they refer to. */
+#ifdef __SANITIZE_ADDRESS__
+#define POOLS_IN "heap"
+#else
+#define POOLS_IN "mmap,heap"
+#endif
+
 #define TEXT_MAX (UCXT_DEVICES_MAX + 1024)
 
 /* UCX has one list for both kinds: with the RDMA devices stand the interfaces of TCP, all of them when none is named.
@@ -215,7 +222,7 @@ static mcs_status_t set_options(const ucxt_context_t *context, ucp_config_t *con
         {"MEMTYPE_CACHE", "n", false},
         /* By default UCX turns stretches of the program's heap into huge pages for its pools; given back, they stay so,
          * and each store that was opened and closed leaves the heap in more pieces. */
-        {"ALLOC_PRIO", "mmap,heap", false},
+        {"ALLOC_PRIO", POOLS_IN, false},
         /* No remote memory access is asked for, so none is sent either. */
         {"TCP_PUT_ENABLE", "n", false},
         {"WARN_UNUSED_ENV_VARS", "n", false},
