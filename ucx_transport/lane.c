@@ -91,6 +91,9 @@ void ucxt_conn_send(ucxt_conn_t *conn, ucxt_request_t *request)
     request->sending = false;
     mcs_list_remove(&request->node);
     conn->sends--;
+    if (!request->in_slot) {
+        mcs_free(request); /* UCX reported the connection's failure from inside the call */
+    }
     if (status != MCS_OK) {
         ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
     }
