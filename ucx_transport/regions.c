@@ -325,6 +325,9 @@ void ucxt_regions_remove(ucxt_regions_t *regions, const void *base)
 
 unsigned ucxt_regions_enter(ucxt_regions_t *regions)
 {
+    if (!regions->context->rdma) {
+        return 0; /* nothing is there that could be found */
+    }
     mcs_mutex_lock(&regions->lock);
     unsigned half = regions->half;
     regions->inside[half]++;
@@ -334,6 +337,9 @@ unsigned ucxt_regions_enter(ucxt_regions_t *regions)
 
 void ucxt_regions_leave(ucxt_regions_t *regions, unsigned half)
 {
+    if (!regions->context->rdma) {
+        return;
+    }
     mcs_mutex_lock(&regions->lock);
     if (--regions->inside[half] == 0 && half != regions->half) {
         mcs_cond_broadcast(&regions->changed);

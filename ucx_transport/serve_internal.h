@@ -160,6 +160,8 @@ void ucxt_serve_log(const ucxt_peer_t *peer, const ucxt_header_t *header, const 
 bool ucxt_serve_has_room(const ucxt_peer_t *peer);
 /* MCS_ERR_INVALID_WRITE: a piece that is not of whole units. */
 mcs_status_t ucxt_serve_write_begin(struct ucxt_server *server, const mcs_access_t *access, mcs_hold_t *hold_out);
+/* A fetch's: its bytes are not read any more. */
+void ucxt_serve_end_reads(struct ucxt_server *server, serve_frame_t *frame);
 /* The frame is through with UCX: it goes, with its holds. */
 void ucxt_serve_frame_over(serve_frame_t *frame, bool ok);
 void ucxt_serve_frame_send(serve_frame_t *frame);

@@ -147,15 +147,17 @@ void ucxt_serve_fetch(ucxt_peer_t *peer, const ucxt_header_t *header, const uint
         ucxt_serve_refuse(peer, header->request, MCS_ERR_LIMIT);
         return;
     }
-    serve_job_t *job = mcs_calloc(1, sizeof(*job) + count * sizeof(job->access[0]));
+    serve_job_t *job = mcs_malloc(sizeof(*job) + count * sizeof(job->access[0]));
     if (job == NULL) {
         ucxt_serve_refuse(peer, header->request, MCS_ERR_NO_MEMORY);
         return;
     }
-    job->request = header->request;
-    job->deadline_ns = mcs_deadline_after_ms((int64_t)MCS_MIN(header->value, (uint32_t)SERVE_WAIT_MAX_MS));
-    job->left = total;
-    job->count = count;
+    *job = (serve_job_t){
+        .request = header->request,
+        .deadline_ns = mcs_deadline_after_ms((int64_t)MCS_MIN(header->value, (uint32_t)SERVE_WAIT_MAX_MS)),
+        .left = total,
+        .count = count,
+    };
     for (uint32_t i = 0; i < count; i++) {
         uint32_t crc;
         mcs_status_t status = ucxt_access_decode(body + (size_t)i * UCXT_ACCESS, &job->access[i], &crc);
@@ -212,11 +214,8 @@ static serve_frame_t *frame_take(ucxt_peer_t *peer)
     return frame;
 }
 
-static void frame_end_holds(struct ucxt_server *server, serve_frame_t *frame)
+void ucxt_serve_end_reads(struct ucxt_server *server, serve_frame_t *frame)
 {
-    if (frame->rdma) {
-        ucxt_rdma_abandon(frame);
-    }
     for (uint32_t i = 0; i < frame->hold_count; i++) {
         server->config.owner_ops->read_end(server->config.owner, &frame->holds[i]);
     }
@@ -226,7 +225,11 @@ static void frame_end_holds(struct ucxt_server *server, serve_frame_t *frame)
 static void frame_put(serve_frame_t *frame)
 {
     struct ucxt_server *server = frame->peer->server;
-    frame_end_holds(server, frame);
+    if (frame->rdma) {
+        ucxt_rdma_abandon(frame);
+    } else {
+        ucxt_serve_end_reads(server, frame);
+    }
     frame->peer = NULL;
     if (frame->pack != NULL && server->frames_kept >= SERVE_FRAMES_KEPT) {
         mcs_free(frame->pack);

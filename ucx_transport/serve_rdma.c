@@ -187,6 +187,7 @@ static bool add_piece(struct ucxt_server *server, serve_frame_t *frame, const se
     if (status == MCS_OK) {
         frame->hold_piece[frame->hold_count] = frame->piece_count;
         frame->hold_crc[frame->hold_count] = job->crcs[job->next];
+        frame->hold_len[frame->hold_count] = access->len;
         frame->hold_count++;
         frame->bytes += access->len;
     }
@@ -227,13 +228,6 @@ void ucxt_rdma_fill(struct ucxt_server *server, serve_frame_t *frame, serve_job_
 
 /* ---- moving ---- */
 
-static void end_reads(struct ucxt_server *server, serve_frame_t *frame)
-{
-    for (uint32_t i = 0; i < frame->hold_count; i++) {
-        server->config.owner_ops->read_end(server->config.owner, &frame->holds[i]);
-    }
-}
-
 /* What has come is summed before anybody may see it. */
 static void end_writes(struct ucxt_server *server, serve_frame_t *frame, bool moved)
 {
@@ -252,6 +246,7 @@ static void end_writes(struct ucxt_server *server, serve_frame_t *frame, bool mo
             ucxt_count(&server->config.counters->served_write_bytes, frame->hold_len[i]);
         }
     }
+    frame->hold_count = 0;
 }
 
 static void end_holds(struct ucxt_server *server, serve_frame_t *frame, bool moved)
@@ -259,9 +254,8 @@ static void end_holds(struct ucxt_server *server, serve_frame_t *frame, bool mov
     if (frame->store) {
         end_writes(server, frame, moved);
     } else {
-        end_reads(server, frame);
+        ucxt_serve_end_reads(server, frame);
     }
-    frame->hold_count = 0;
     frame->rdma = false;
     ucxt_rdma_keys_put(frame->keys);
     frame->keys = NULL;
@@ -348,9 +342,7 @@ void ucxt_rdma_start(serve_frame_t *frame, const serve_job_t *job, uint32_t from
     frame->failed = false;
     frame->ops = 1; /* until all have been started */
     for (uint32_t i = 0; i < frame->hold_count; i++) {
-        uint32_t piece = from + frame->hold_piece[i];
-        frame->hold_len[i] = job->access[piece].len;
-        move_piece(frame, job, piece, &frame->holds[i]);
+        move_piece(frame, job, from + frame->hold_piece[i], &frame->holds[i]);
     }
     if (frame->hold_count > 0 && !frame->store) {
         frame->ops++;

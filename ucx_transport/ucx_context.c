@@ -155,9 +155,9 @@ static mcs_status_t set_rdma_options(const ucxt_dl_t *dl, ucp_config_t *config, 
         /* The names of the tables that rc_verbs, rc_mlx5 and dc_mlx5 share; their own (RC_VERBS_TIMEOUT) are only for
          * the environment. */
         {"RC_TIMEOUT", RC_TIMEOUT, false},
+        {"RC_RETRY_COUNT", RC_RETRIES, false},
         /* Who waits for an owner has sent nothing that its device would miss an answer to. */
         {"KEEPALIVE_INTERVAL", "1s", false},
-        {"RC_RETRY_COUNT", RC_RETRIES, false},
         /* UCX 1.13 drops what Soft-RoCE sends while it connects: its check of addresses is wrong there. */
         {"UD_ETH_DGID_CHECK", "n", false},
         /* Registered by regions.c; what is not, for its one operation. A cache would want hooks in munmap. */
