@@ -3,10 +3,13 @@
  *   memory memfd  |======== faulted ========|--- window ---|...... holes ......|
  *                 0        high_mark                                          size
  *
- * The faulter is one thread for all segments of a client. It works in pieces, so that a stop is quick and the segments
- * take turns, and publishes after each. Mappers of other processes move the high mark in the shared control page
- * without being able to wake it: it also looks by itself while a segment is not fully faulted, more often after the
- * mark has moved.
+ * The faulter is one thread for all segments of a client. It works in pieces, and publishes after each. They are small:
+ * while the kernel makes the pages of one, no other thread of the process can map or unmap memory. And while nobody is
+ * near what it does, it gives the processor away after each: a thread that has just been woken there (the master's,
+ * that answers a put) would otherwise wait until the faulter's time slice is over, milliseconds. When the users come
+ * near it takes the share that it has. Mappers of other processes move the high mark in the shared control page without
+ * being able to wake it: it also looks by itself while a segment is not fully faulted, more often after the mark has
+ * moved.
  *
  * What mappers can write (the control page) is never trusted further than for how much to fault: how far this process
  * has come is kept aside.
@@ -17,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -34,7 +38,8 @@
 #include "core/segment/region.h"
 
 #define AREA        "segment"
-#define PIECE       (8 * MCS_MIB)
+#define PIECE       (128 * MCS_KIB) /* some 50 us */
+#define NEAR        (8 * MCS_MIB)
 #define LOOK_EVERY  (25 * MCS_NS_PER_MS) /* at 2 GB/s a fifth of the default window */
 #define LOOK_IDLE   (250 * MCS_NS_PER_MS)
 #define BUSY_FOR    (2 * MCS_NS_PER_SEC)
@@ -102,20 +107,23 @@ static mcs_status_t populate(const mcs_segment_t *segment, uint64_t offset, uint
     return rc == 0 ? MCS_OK : MCS_ERR_NO_MEMORY;
 }
 
-static uint64_t wanted_end(const mcs_segment_t *segment)
+static uint64_t used_end(const mcs_segment_t *segment)
 {
     uint64_t mark = __atomic_load_n(&segment->ctl->high_mark, __ATOMIC_RELAXED) >> segment->shift;
-    uint64_t high = MCS_MIN(mark, segment->near_size);
-    return segment->near_size - high < segment->window ? segment->near_size : high + segment->window;
+    return MCS_MIN(mark, segment->near_size);
 }
 
-/* One piece of one segment. True when something was done. */
-static bool fault_piece(mcs_segment_t *segment)
+/* What a piece was needed for; of several the most urgent, which is the last here. */
+typedef enum need { NEED_NONE, NEED_LATER, NEED_SOON } need_t;
+
+/* One piece of one segment. NEED_NONE: nothing was done. */
+static need_t fault_piece(mcs_segment_t *segment)
 {
     uint64_t faulted = __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED);
-    uint64_t end = wanted_end(segment);
+    uint64_t used = used_end(segment);
+    uint64_t end = segment->near_size - used < segment->window ? segment->near_size : used + segment->window;
     if (faulted >= end) {
-        return false;
+        return NEED_NONE;
     }
     uint64_t len = MCS_MIN(end - faulted, PIECE);
     if (populate(segment, faulted, len) != MCS_OK) {
@@ -124,29 +132,30 @@ static bool fault_piece(mcs_segment_t *segment)
                      (unsigned long long)faulted, (unsigned long long)segment->near_size, strerror(errno));
         }
         segment->failed = true;
-        return false;
+        return NEED_NONE;
     }
     segment->failed = false;
     /* Release: who sees the new end may touch the pages below it without a fault. */
     __atomic_store_n(&segment->faulted, faulted + len, __ATOMIC_RELEASE);
     __atomic_store_n(&segment->ctl->faulted, faulted + len, __ATOMIC_RELEASE);
-    return true;
+    return faulted < used + MCS_MIN(NEAR, segment->window / 2) ? NEED_SOON : NEED_LATER;
 }
 
-/* Each segment's next piece. True when something was done. *unfinished: some segment may want more later. */
-static bool fault_round(mcs_faulter_t *faulter, bool *unfinished)
+/* Each segment's next piece. *unfinished: some segment may want more later. */
+static need_t fault_round(mcs_faulter_t *faulter, bool *unfinished)
 {
-    bool more = false;
+    need_t most = NEED_NONE;
     *unfinished = false;
     mcs_mutex_lock(&faulter->lock);
     MCS_LIST_FOR_EACH(node, &faulter->segments)
     {
         mcs_segment_t *segment = MCS_CONTAINER_OF(node, mcs_segment_t, node);
-        more = fault_piece(segment) || more;
+        need_t need = fault_piece(segment);
+        most = MCS_MAX(most, need);
         *unfinished = *unfinished || __atomic_load_n(&segment->faulted, __ATOMIC_RELAXED) < segment->near_size;
     }
     mcs_mutex_unlock(&faulter->lock);
-    return more;
+    return most;
 }
 
 static void faulter_main(void *arg)
@@ -158,8 +167,12 @@ static void faulter_main(void *arg)
     while (__atomic_load_n(&faulter->stop, __ATOMIC_ACQUIRE) == 0) {
         bool unfinished;
         uint64_t now = mcs_now_ns();
-        if (fault_round(faulter, &unfinished)) {
+        need_t need = fault_round(faulter, &unfinished);
+        if (need != NEED_NONE) {
             busy_until = now + BUSY_FOR;
+            if (need == NEED_LATER) {
+                (void)sched_yield();
+            }
             continue;
         }
         uint64_t look = now + (now < busy_until ? LOOK_EVERY : LOOK_IDLE);

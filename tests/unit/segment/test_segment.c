@@ -8,6 +8,16 @@
 #include "tests/unit/segment/world.h"
 
 static mcs_faulter_t *g_faulter;
+static uint64_t g_yields; /* atomic */
+
+int __wrap_sched_yield(void);
+int __real_sched_yield(void);
+
+int __wrap_sched_yield(void)
+{
+    __atomic_fetch_add(&g_yields, 1, __ATOMIC_RELAXED);
+    return __real_sched_yield();
+}
 
 static int start_faulter(void **state)
 {
@@ -69,6 +79,33 @@ static void the_window_moves_with_the_high_mark_and_ends_with_the_segment(void *
     mcs_segment_touch(segment, UINT64_MAX);
     world_await(faulted(segment) == 40 * MCS_MIB);
     assert_int_equal(mcs_segment_ctl(segment)->high_mark, 40 * MCS_MIB);
+    mcs_segment_put(segment);
+}
+
+static uint64_t yields(void)
+{
+    return __atomic_load_n(&g_yields, __ATOMIC_RELAXED);
+}
+
+/* Who was woken on its processor meanwhile, or wants to map memory, waits for a piece and not for a time slice. */
+static void far_ahead_of_its_users_the_faulter_gives_way_after_each_small_piece(void **state)
+{
+    (void)state;
+    uint64_t before = yields();
+    mcs_segment_t *segment = new_segment(64 * MCS_MIB, 64 * MCS_MIB);
+    world_await(faulted(segment) == 64 * MCS_MIB);
+    assert_true(yields() - before >= 64 * MCS_MIB / 2 / (256 * MCS_KIB));
+    mcs_segment_put(segment);
+}
+
+static void near_its_users_the_faulter_keeps_its_share(void **state)
+{
+    (void)state;
+    mcs_segment_t *segment = new_segment(64 * MCS_MIB, 4 * MCS_MIB);
+    mcs_segment_touch(segment, 64 * MCS_MIB);
+    uint64_t before = yields();
+    world_await(faulted(segment) == 64 * MCS_MIB);
+    assert_true(yields() - before <= 1); /* the piece that it was at */
     mcs_segment_put(segment);
 }
 
@@ -343,6 +380,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_gibibytes_cost_their_window),
         cmocka_unit_test(the_window_moves_with_the_high_mark_and_ends_with_the_segment),
+        cmocka_unit_test(far_ahead_of_its_users_the_faulter_gives_way_after_each_small_piece),
+        cmocka_unit_test(near_its_users_the_faulter_keeps_its_share),
         cmocka_unit_test(a_mark_moved_by_another_process_is_noticed),
         cmocka_unit_test(a_writer_ahead_of_the_faulter_gets_its_own_range),
         cmocka_unit_test(ranges_outside_are_refused),
