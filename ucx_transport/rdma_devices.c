@@ -49,20 +49,19 @@ static mcs_status_t append(char *out, size_t size, const char *device, unsigned 
     return MCS_OK;
 }
 
-/* The next name of a list with commas; false at its end. */
-static bool next_name(const char **at, char name[DEVICE_NAME])
+bool ucxt_next_name(const char **list, char *name, size_t size)
 {
-    const char *start = *at + strspn(*at, ", ");
+    const char *start = *list + strspn(*list, ", ");
     size_t len = strcspn(start, ", ");
-    *at = start + len;
-    snprintf(name, DEVICE_NAME, "%.*s", (int)MCS_MIN(len, (size_t)DEVICE_NAME - 1), start);
+    *list = start + len;
+    snprintf(name, size, "%.*s", (int)MCS_MIN(len, size - 1), start);
     return len > 0;
 }
 
 static bool is_listed(const char *list, const char *device)
 {
     char name[DEVICE_NAME];
-    while (next_name(&list, name)) {
+    while (ucxt_next_name(&list, name, sizeof(name))) {
         if (strcmp(name, device) == 0) {
             return true;
         }
@@ -122,7 +121,7 @@ mcs_status_t ucxt_rdma_devices(const char *root, const char *wanted, const char 
     if (wanted[strspn(wanted, ", ")] == '\0' || strcmp(wanted, "auto-discovery") == 0) {
         return discover(root, filter, port, out, size);
     }
-    while (next_name(&wanted, name)) {
+    while (ucxt_next_name(&wanted, name, sizeof(name))) {
         char *colon = strchr(name, ':');
         unsigned asked = colon != NULL ? (unsigned)strtoul(colon + 1, NULL, 10) : port;
         if (colon != NULL) {

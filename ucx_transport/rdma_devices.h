@@ -13,4 +13,7 @@
 mcs_status_t ucxt_rdma_devices(const char *root, const char *wanted, const char *filter, unsigned port, char *out,
                                size_t size) MCS_MUST_CHECK;
 
+/* Takes the next name off a list with commas or blanks between them; false at its end. What does not fit is cut off. */
+bool ucxt_next_name(const char **list, char *name, size_t size);
+
 #endif

@@ -259,14 +259,11 @@ static mcs_status_t check_rdma(const ucxt_context_t *context)
     }
     context->dl->ucp_context_print_info(context->ucp, file);
     fclose(file);
-    const char *at = context->rdma_devices;
+    const char *list = context->rdma_devices;
+    char name[UCXT_DEVICES_MAX + 1] = "/";
     bool found = false;
-    while (*at != '\0' && !found) {
-        char name[UCXT_DEVICES_MAX + 1];
-        size_t part = strcspn(at, ",");
-        snprintf(name, sizeof(name), "/%.*s", (int)part, at);
+    while (!found && ucxt_next_name(&list, name + 1, UCXT_DEVICES_MAX)) {
         found = strstr(text, name) != NULL;
-        at += part + (at[part] == ',' ? 1 : 0);
     }
     mcs_free(text);
     if (!found) {
