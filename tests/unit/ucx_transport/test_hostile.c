@@ -160,6 +160,22 @@ static void await_answer(uint32_t count)
     }
 }
 
+/* A request for one piece: its head and table are written here, what follows them is the caller's. Waits for its
+ * answer.
+ */
+static void ask_piece(uint8_t kind, const mcs_access_t *access, uint32_t crc, uint8_t *message, size_t len)
+{
+    static uint32_t request;
+    uint32_t before = g_answers;
+    ucxt_header_t header = {
+        .kind = kind, .conn = g_welcome.conn, .request = ++request, .count = 1, .value = 1000 /* ms */};
+    ucxt_header_encode(&header, message);
+    ucxt_access_encode(access, crc, message + UCXT_HEADER);
+    send_raw(UCXT_AM_TO_OWNER, message, len);
+    await_answer(before + 1);
+    assert_int_equal(g_last.request, request);
+}
+
 /* Until the owner has closed the connection. */
 static void await_end(void)
 {
@@ -172,15 +188,24 @@ static void await_end(void)
     connect_raw();
 }
 
-static void send_hello(void)
+#define HELLO_MAX (UCXT_HEADER + UCXT_HELLO_MAX)
+
+/* Its length. */
+static size_t make_hello(const char wire[UCXT_WIRE], uint8_t message[HELLO_MAX])
 {
-    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
     ucxt_header_t header = {.kind = UCXT_HELLO};
-    ucxt_header_encode(&header, message);
     ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .rdma = g_says_rdma, .address_len = g_address_len};
     memcpy(hello.address, g_address, g_address_len);
-    memcpy(hello.wire, g_holder.info.wire, UCXT_WIRE);
-    send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER));
+    memcpy(hello.wire, wire, UCXT_WIRE);
+    ucxt_header_encode(&header, message);
+    return UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER);
+}
+
+static void send_hello(void)
+{
+    uint8_t message[HELLO_MAX];
+    size_t len = make_hello(g_holder.info.wire, message);
+    send_raw(UCXT_AM_TO_OWNER, message, len);
 }
 
 static void say_hello(void)
@@ -218,14 +243,9 @@ static void random_bytes_are_ignored(void **state)
 static void a_damaged_hello_never_reaches_ucx(void **state)
 {
     (void)state;
-    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
+    uint8_t message[HELLO_MAX];
     for (unsigned i = 0; i < 200; i++) {
-        ucxt_header_t header = {.kind = UCXT_HELLO};
-        ucxt_header_encode(&header, message);
-        ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len};
-        memcpy(hello.address, g_address, g_address_len);
-        memcpy(hello.wire, g_holder.info.wire, UCXT_WIRE);
-        size_t len = UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER);
+        size_t len = make_hello(g_holder.info.wire, message);
         size_t at = UCXT_HEADER + mcs_random_u64() % (len - UCXT_HEADER);
         message[at] ^= (uint8_t)(1 + mcs_random_u64() % 255);
         send_raw(UCXT_AM_TO_OWNER, message, i % 2 == 0 ? len : len - 1);
@@ -237,12 +257,10 @@ static void a_damaged_hello_never_reaches_ucx(void **state)
 static void another_wire_generation_is_told_so(void **state)
 {
     (void)state;
-    uint8_t message[UCXT_HEADER + UCXT_HELLO_MAX];
-    ucxt_header_t header = {.kind = UCXT_HELLO};
-    ucxt_header_encode(&header, message);
-    ucxt_hello_t hello = {.client = {1, 1}, .conn = 77, .address_len = g_address_len, .wire = "ucx-9.99"};
-    memcpy(hello.address, g_address, g_address_len);
-    send_raw(UCXT_AM_TO_OWNER, message, UCXT_HEADER + ucxt_hello_encode(&hello, message + UCXT_HEADER));
+    static const char other[UCXT_WIRE] = "ucx-9.99";
+    uint8_t message[HELLO_MAX];
+    size_t len = make_hello(other, message);
+    send_raw(UCXT_AM_TO_OWNER, message, len);
     await_answer(1);
     assert_int_equal(g_last.kind, UCXT_WELCOME);
     assert_int_equal((int32_t)g_last.value, MCS_ERR_INVALID_VERSION);
@@ -358,15 +376,9 @@ static void malformed_places_cost_their_sender_the_connection(void **state)
     /* Without stretches a fetch is one as over TCP. */
     say_hello();
     uint8_t message[UCXT_HEADER + NO_PLACES] = {0};
-    ucxt_header_t header = {.kind = UCXT_FETCH_RDMA, .conn = g_welcome.conn, .request = 9, .count = 1, .value = 1000};
-    ucxt_header_encode(&header, message);
     mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 4096, .payload_len = 1 << 20};
-    ucxt_access_encode(&access, 0, message + UCXT_HEADER);
-    uint32_t before = g_answers;
-    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
-    await_answer(before + 1);
+    ask_piece(UCXT_FETCH_RDMA, &access, 0, message, sizeof(message));
     assert_int_equal(g_last.kind, UCXT_PIECES);
-    assert_int_equal(g_last.request, 9);
     assert_others_are_served();
 }
 
@@ -375,15 +387,9 @@ static void a_store_of_no_whole_unit_is_refused(void **state)
     (void)state;
     say_hello();
     uint8_t message[UCXT_HEADER + UCXT_ACCESS + 100] = {0};
-    ucxt_header_t header = {.kind = UCXT_STORE, .conn = g_welcome.conn, .request = 5, .count = 1};
-    ucxt_header_encode(&header, message);
     mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 100, .payload_len = 1 << 20};
-    ucxt_access_encode(&access, 0, message + UCXT_HEADER);
-    uint32_t before = g_answers;
-    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
-    await_answer(before + 1);
+    ask_piece(UCXT_STORE, &access, 0, message, sizeof(message));
     assert_int_equal(g_last.kind, UCXT_STORED);
-    assert_int_equal(g_last.request, 5);
     assert_int_equal(g_holder.owner.writes_ended, 0);
     assert_others_are_served();
 }
@@ -393,16 +399,11 @@ static void a_stored_piece_that_does_not_match_its_crc_is_refused(void **state)
     (void)state;
     say_hello();
     uint8_t message[UCXT_HEADER + UCXT_ACCESS + 4096] = {0};
-    ucxt_header_t header = {.kind = UCXT_STORE, .conn = g_welcome.conn, .request = 6, .count = 1};
-    ucxt_header_encode(&header, message);
     mcs_access_t access = {.generation = 1, .mac = RIG_MAC, .from = 0, .len = 4096, .payload_len = 4096};
     uint32_t bad = fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad);
-    ucxt_access_encode(&access, mcs_crc32c(0, message, 4096) ^ 1, message + UCXT_HEADER);
-    uint32_t before = g_answers;
-    send_raw(UCXT_AM_TO_OWNER, message, sizeof(message));
-    await_answer(before + 1);
+    uint32_t wrong = mcs_crc32c(0, message + UCXT_HEADER + UCXT_ACCESS, 4096) ^ 1;
+    ask_piece(UCXT_STORE, &access, wrong, message, sizeof(message));
     assert_int_equal(g_last.kind, UCXT_STORED);
-    assert_int_equal(g_last.request, 6);
     assert_int_equal(fake_owner_read(&g_holder.owner, &g_holder.owner.writes_bad), bad + 1);
     assert_others_are_served();
 }
