@@ -64,6 +64,46 @@ static mcs_ipc_request_t hello(void)
         .magic = MCS_IPC_MAGIC, .version = MCS_IPC_VERSION, .op = MCS_IPC_HELLO, .client = {1, 2}, .session = {3, 4}};
 }
 
+static void say(int fd, const mcs_ipc_request_t *request)
+{
+    assert_int_equal(send(fd, request, sizeof(*request), MSG_NOSIGNAL), sizeof(*request));
+}
+
+static mcs_status_t ask(int fd, const mcs_ipc_request_t *request)
+{
+    mcs_ipc_answer_t answer;
+    say(fd, request);
+    assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer));
+    return answer.status;
+}
+
+/* The whole of a connection that the owner ends. */
+static void assert_hung_up_on(const void *bytes, size_t len)
+{
+    int fd = dial(SOCK_SEQPACKET);
+    assert_true(fd >= 0);
+    assert_int_equal(send(fd, bytes, len, MSG_NOSIGNAL), len);
+    assert_true(hangs_up(fd));
+    close(fd);
+}
+
+/* Room for descriptors beside a message: eight at most. */
+typedef struct fds_control {
+    _Alignas(struct cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * 8)];
+} fds_control_t;
+
+static void add_fds(struct msghdr *msg, fds_control_t *control, const int *fds, size_t count)
+{
+    memset(control, 0, sizeof(*control));
+    msg->msg_control = control->bytes;
+    msg->msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    struct cmsghdr *head = CMSG_FIRSTHDR(msg);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(head), fds, sizeof(int) * count);
+}
+
 /* Somebody decent comes through. */
 static void assert_serves(void)
 {
@@ -94,11 +134,7 @@ static void wrong_messages_end_their_connection(void **state)
     wrong[4].op = MCS_IPC_MAP; /* before a hello */
     wrong[5].session = (mcs_id_t){0, 0};
     for (size_t i = 0; i < MCS_ARRAY_LEN(wrong); i++) {
-        int fd = dial(SOCK_SEQPACKET);
-        assert_true(fd >= 0);
-        assert_int_equal(send(fd, &wrong[i], sizeof(wrong[i]), MSG_NOSIGNAL), sizeof(wrong[i]));
-        assert_true(hangs_up(fd));
-        close(fd);
+        assert_hung_up_on(&wrong[i], sizeof(wrong[i]));
     }
     assert_serves();
 }
@@ -112,11 +148,7 @@ static void wrong_sizes_end_their_connection(void **state)
     for (size_t i = 0; i < MCS_ARRAY_LEN(sizes); i++) {
         memset(bytes, 0xa5, sizeof(bytes));
         memcpy(bytes, &good, MCS_MIN(sizes[i], sizeof(good)));
-        int fd = dial(SOCK_SEQPACKET);
-        assert_true(fd >= 0);
-        assert_int_equal(send(fd, bytes, sizes[i], MSG_NOSIGNAL), sizes[i]);
-        assert_true(hangs_up(fd));
-        close(fd);
+        assert_hung_up_on(bytes, sizes[i]);
     }
     assert_serves();
 }
@@ -125,12 +157,9 @@ static void a_second_hello_ends_the_connection(void **state)
 {
     (void)state;
     mcs_ipc_request_t good = hello();
-    mcs_ipc_answer_t answer;
     int fd = dial(SOCK_SEQPACKET);
-    assert_int_equal(send(fd, &good, sizeof(good), MSG_NOSIGNAL), sizeof(good));
-    assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer));
-    assert_int_equal(answer.status, MCS_OK);
-    assert_int_equal(send(fd, &good, sizeof(good), MSG_NOSIGNAL), sizeof(good));
+    assert_int_equal(ask(fd, &good), MCS_OK);
+    say(fd, &good);
     assert_true(hangs_up(fd));
     close(fd);
     assert_serves();
@@ -140,19 +169,13 @@ static void an_unknown_segment_is_refused_and_the_connection_goes_on(void **stat
 {
     (void)state;
     mcs_ipc_request_t request = hello();
-    mcs_ipc_answer_t answer;
     int fd = dial(SOCK_SEQPACKET);
-    assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
-    assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer));
+    assert_int_equal(ask(fd, &request), MCS_OK);
     request.op = MCS_IPC_MAP;
     request.instance = (mcs_id_t){9, 9};
-    assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
-    assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer));
-    assert_int_equal(answer.status, MCS_ERR_SEGMENT_NOT_FOUND);
+    assert_int_equal(ask(fd, &request), MCS_ERR_SEGMENT_NOT_FOUND);
     request.instance = g_rig.self.instance;
-    assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
-    assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer));
-    assert_int_equal(answer.status, MCS_OK);
+    assert_int_equal(ask(fd, &request), MCS_OK);
     close(fd);
 }
 
@@ -162,7 +185,7 @@ static void who_does_not_read_stops_nobody(void **state)
     (void)state;
     mcs_ipc_request_t request = hello();
     int fd = dial(SOCK_SEQPACKET);
-    assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
+    say(fd, &request);
     request.op = MCS_IPC_MAP;
     request.instance = g_rig.self.instance;
     ssize_t n;
@@ -184,22 +207,13 @@ static void descriptors_that_are_sent_are_not_kept(void **state)
     (void)state;
     int before = rig_open_fds();
     mcs_ipc_request_t request = hello();
-    union {
-        char bytes[CMSG_SPACE(sizeof(int) * 8)];
-        struct cmsghdr align;
-    } control;
     for (int i = 0; i < 100; i++) {
         int fd = dial(SOCK_SEQPACKET);
-        memset(&control, 0, sizeof(control));
-        struct iovec iov = {&request, sizeof(request)};
-        struct msghdr msg = {
-            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
-        struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
-        head->cmsg_level = SOL_SOCKET;
-        head->cmsg_type = SCM_RIGHTS;
-        head->cmsg_len = CMSG_LEN(sizeof(int) * 8);
         int fds[8] = {fd, fd, fd, fd, fd, fd, fd, fd};
-        memcpy(CMSG_DATA(head), fds, sizeof(fds));
+        fds_control_t control;
+        struct iovec iov = {&request, sizeof(request)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+        add_fds(&msg, &control, fds, MCS_ARRAY_LEN(fds));
         assert_int_equal(sendmsg(fd, &msg, MSG_NOSIGNAL), sizeof(request));
         mcs_ipc_answer_t answer;
         assert_int_equal(recv(fd, &answer, sizeof(answer), 0), sizeof(answer)); /* and its two go as well */
@@ -319,21 +333,12 @@ static void a_mapper_refuses_what_is_no_owner(void **state)
             answer.magic ^= kind == 1;
             answer.status = kind == 2 ? MCS_ERR_LIMIT : MCS_OK;
             size_t len = kind == 3 ? 7 : sizeof(answer);
-            union {
-                char bytes[CMSG_SPACE(sizeof(int) * 2)];
-                struct cmsghdr align;
-            } control = {.bytes = {0}};
+            fds_control_t control;
             struct iovec iov = {&answer, len};
             struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
             if (kind >= 4) { /* descriptors that are no sealed memory */
                 int fds[2] = {open("/dev/zero", O_RDWR), open("/dev/null", O_RDWR)};
-                msg.msg_control = control.bytes;
-                msg.msg_controllen = sizeof(control.bytes);
-                struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
-                head->cmsg_level = SOL_SOCKET;
-                head->cmsg_type = SCM_RIGHTS;
-                head->cmsg_len = CMSG_LEN(sizeof(fds));
-                memcpy(CMSG_DATA(head), fds, sizeof(fds));
+                add_fds(&msg, &control, fds, MCS_ARRAY_LEN(fds));
             }
             if (kind != 5) {
                 (void)!sendmsg(fd, &msg, MSG_NOSIGNAL);
