@@ -293,44 +293,54 @@ mcs_status_t mcs_config_load_env(const mcs_config_table_t *table, void *conf, mc
     return MCS_OK;
 }
 
+/* The row that a flag without its dashes is of. *value_out: the text behind its "=", "false" when a boolean has "no" in
+ * front, or NULL. */
+static const mcs_config_row_t *find_flag(const mcs_config_table_t *table, const char *arg, const char **value_out)
+{
+    size_t len = strcspn(arg, "=");
+    const mcs_config_row_t *row = find_row(table, arg, len);
+    *value_out = arg[len] == '=' ? arg + len + 1 : NULL;
+    if (row == NULL && *value_out == NULL && strncmp(arg, "no", 2) == 0) { /* --nox, --no-x, --no_x */
+        const char *positive = arg + 2 + (arg[2] == '-' || arg[2] == '_');
+        row = find_row(table, positive, strlen(positive));
+        row = row != NULL && row->kind == MCS_CONFIG_BOOL ? row : NULL;
+        *value_out = "false";
+    }
+    return row;
+}
+
+/* The value of a flag that has no "=". NULL: it needs one, and no argument follows. */
+static const char *value_behind(const mcs_config_row_t *row, const char *next, bool *used_next)
+{
+    bool ignored;
+    if (row->kind == MCS_CONFIG_BOOL) {
+        /* gflags: a boolean takes the next argument only when it is a boolean's text. */
+        *used_next = next != NULL && next[0] != '-' && mcs_parse_bool(next, &ignored) == MCS_OK;
+        return *used_next ? next : "true";
+    }
+    *used_next = next != NULL;
+    return next;
+}
+
 /* One flag: `arg` without its dashes. *used_next: the value was the following argument. */
 static mcs_status_t load_flag(const mcs_config_table_t *table, void *conf, const char *arg, const char *next,
                               bool *used_next, mcs_buf_t *why)
 {
-    const char *equals = strchr(arg, '=');
-    size_t len = equals != NULL ? (size_t)(equals - arg) : strlen(arg);
-    const mcs_config_row_t *row = find_row(table, arg, len);
-    const char *value = equals != NULL ? equals + 1 : NULL;
+    const char *value;
+    const mcs_config_row_t *row = find_flag(table, arg, &value);
     *used_next = false;
-    if (row == NULL && value == NULL && strncmp(arg, "no", 2) == 0) { /* --nox, --no-x, --no_x */
-        const char *positive = arg + 2 + (arg[2] == '-' || arg[2] == '_');
-        row = find_row(table, positive, strlen(positive));
-        if (row != NULL && row->kind == MCS_CONFIG_BOOL) {
-            value = "false";
-        } else {
-            row = NULL;
-        }
-    }
     if (row == NULL) {
         if (why != NULL) {
-            mcs_buf_printf(why, "unknown flag --%.*s (see --help)", (int)MCS_MIN(len, (size_t)200), arg);
+            mcs_buf_printf(why, "unknown flag --%.*s (see --help)", (int)MCS_MIN(strcspn(arg, "="), (size_t)200), arg);
         }
         return MCS_ERR_INVALID_PARAMS;
     }
-    if (value == NULL && row->kind == MCS_CONFIG_BOOL) {
-        /* gflags: a boolean takes the next argument only when it is a boolean's text. */
-        bool ignored;
-        *used_next = next != NULL && next[0] != '-' && mcs_parse_bool(next, &ignored) == MCS_OK;
-        value = *used_next ? next : "true";
-    } else if (value == NULL) {
-        if (next == NULL) {
-            if (why != NULL) {
-                mcs_buf_printf(why, "flag --%s needs a value (%s)", row->name, row->doc);
-            }
-            return MCS_ERR_INVALID_PARAMS;
+    value = value != NULL ? value : value_behind(row, next, used_next);
+    if (value == NULL) {
+        if (why != NULL) {
+            mcs_buf_printf(why, "flag --%s needs a value (%s)", row->name, row->doc);
         }
-        *used_next = true;
-        value = next;
+        return MCS_ERR_INVALID_PARAMS;
     }
     char name[128];
     size_t name_len = MCS_MIN(strlen(row->name), sizeof(name) - 3);
