@@ -89,17 +89,22 @@ static void pooled_destroy(pooled_t *pooled)
     mcs_free(pooled);
 }
 
+static void destroy_all(mcs_list_t *list)
+{
+    while (!mcs_list_empty(list)) {
+        pooled_t *pooled = MCS_LIST_FIRST(list, pooled_t, node);
+        mcs_list_remove(&pooled->node);
+        pooled_destroy(pooled);
+    }
+}
+
 void mcs_link_destroy(mcs_link_t *link)
 {
     if (link == NULL) {
         return;
     }
     MCS_ENSURE(mcs_list_empty(&link->busy));
-    while (!mcs_list_empty(&link->idle)) {
-        pooled_t *pooled = MCS_LIST_FIRST(&link->idle, pooled_t, node);
-        mcs_list_remove(&pooled->node);
-        pooled_destroy(pooled);
-    }
+    destroy_all(&link->idle);
     mcs_cond_fini(&link->changed);
     mcs_mutex_fini(&link->lock);
     mcs_free(link->address);
@@ -218,6 +223,34 @@ static void close_stale_locked(mcs_link_t *link, mcs_list_t *dead)
     }
 }
 
+/* May a call go out in the present session? */
+static bool usable_locked(const mcs_link_t *link, const attempt_t *attempt)
+{
+    return link->serial != 0 && (link->ready || (attempt->flags & MCS_CALL_EARLY) != 0);
+}
+
+/* An idle connection, or a new closed one where there is room for it. MCS_ERR_AGAIN: all are busy. */
+static mcs_status_t take_one_locked(mcs_link_t *link, pooled_t **pooled_out)
+{
+    if (!mcs_list_empty(&link->idle)) {
+        *pooled_out = MCS_LIST_FIRST(&link->idle, pooled_t, node);
+        mcs_list_remove(&(*pooled_out)->node);
+        return MCS_OK;
+    }
+    if (link->open_count >= link->config.config->call_connections) {
+        return MCS_ERR_AGAIN;
+    }
+    pooled_t *pooled = MCS_NEW(pooled_t);
+    if (pooled == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    mcs_conn_init(&pooled->conn);
+    mcs_list_init(&pooled->node);
+    link->open_count++;
+    *pooled_out = pooled;
+    return MCS_OK;
+}
+
 /* An idle connection of the present session, or a new closed one; waits for a session and for room. */
 static mcs_status_t check_out(mcs_link_t *link, attempt_t *attempt, pooled_t **pooled_out)
 {
@@ -229,46 +262,25 @@ static mcs_status_t check_out(mcs_link_t *link, attempt_t *attempt, pooled_t **p
     mcs_mutex_lock(&link->lock);
     while (status == MCS_OK) {
         close_stale_locked(link, &dead);
-        bool usable = link->serial != 0 && (link->ready || (attempt->flags & MCS_CALL_EARLY) != 0);
-        if (usable && !mcs_list_empty(&link->idle)) {
-            pooled = MCS_LIST_FIRST(&link->idle, pooled_t, node);
-            mcs_list_remove(&pooled->node);
-            break;
-        }
-        if (usable && link->open_count < link->config.config->call_connections) {
-            pooled = MCS_NEW(pooled_t);
-            if (pooled == NULL) {
-                status = MCS_ERR_NO_MEMORY;
-                break;
-            }
-            mcs_conn_init(&pooled->conn);
-            mcs_list_init(&pooled->node);
-            link->open_count++;
+        bool usable = usable_locked(link, attempt);
+        status = usable ? take_one_locked(link, &pooled) : MCS_ERR_AGAIN;
+        if (status != MCS_ERR_AGAIN) {
             break;
         }
         /* Without a session the master is as good as down; with one, all connections are only busy. */
         waiting_since = waiting_since == 0 ? mcs_now_ns() : waiting_since;
-        if (!usable && mcs_now_ns() - waiting_since >= MCS_LINK_DOWN_MS * MCS_NS_PER_MS) {
-            status = MCS_ERR_RPC_FAIL;
-            break;
-        }
-        status = wait_changed_locked(link, attempt);
+        bool down = !usable && mcs_now_ns() - waiting_since >= MCS_LINK_DOWN_MS * MCS_NS_PER_MS;
+        status = down ? MCS_ERR_RPC_FAIL : wait_changed_locked(link, attempt);
     }
     if (pooled != NULL) {
         mcs_list_push_head(&link->busy, &pooled->node);
         attempt->session = link->session.session;
         attempt->serial = link->serial;
         attempt->epoch = link->session.epoch;
-    }
-    mcs_mutex_unlock(&link->lock);
-    while (!mcs_list_empty(&dead)) {
-        pooled_t *old = MCS_LIST_FIRST(&dead, pooled_t, node);
-        mcs_list_remove(&old->node);
-        pooled_destroy(old);
-    }
-    if (pooled != NULL) {
         *pooled_out = pooled;
     }
+    mcs_mutex_unlock(&link->lock);
+    destroy_all(&dead);
     return status;
 }
 
@@ -529,21 +541,35 @@ static bool finish_interrupted(mcs_call_t *call, attempt_t *attempt)
     return true;
 }
 
-mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *reply)
+static attempt_t begin_call(const mcs_link_t *link, mcs_call_t *call)
 {
-    const mcs_client_config_t *config = link->config.config;
-    attempt_t attempt = {.flags = call->flags};
-    attempt.io.deadline_ns = mcs_deadline_after_ms(call->timeout_ms != 0 ? call->timeout_ms : config->rpc_timeout_ms);
-    attempt.io.cancel = &link->cancel;
-    attempt.io.spin_ns = link->spin_ns;
-    attempt.io.interruptible = (call->flags & MCS_CALL_NO_INTERRUPT) == 0;
-    in_flight_t mine = {.seq = 0};
-    mcs_list_init(&mine.node);
-    mcs_reply_init(reply);
+    int64_t limit_ms = call->timeout_ms != 0 ? call->timeout_ms : link->config.config->rpc_timeout_ms;
     call->sent_ns = 0;
     call->interrupted = false;
     call->repeated = false;
     call->session = (mcs_id_t){0, 0};
+    return (attempt_t){
+        .flags = call->flags,
+        .io.deadline_ns = mcs_deadline_after_ms(limit_ms),
+        .io.cancel = &link->cancel,
+        .io.spin_ns = link->spin_ns,
+        .io.interruptible = (call->flags & MCS_CALL_NO_INTERRUPT) == 0,
+    };
+}
+
+/* The session ended between two requests of a connection that had said hello for it: a call that does no harm in the
+ * next one goes on there. */
+static bool goes_on_in_next_session(const mcs_call_t *call, mcs_status_t answer)
+{
+    return answer == MCS_ERR_SESSION_ENDED && (call->sequence == NULL || repeatable_in_new_session(call->verb));
+}
+
+mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *reply)
+{
+    attempt_t attempt = begin_call(link, call);
+    in_flight_t mine = {.seq = 0};
+    mcs_list_init(&mine.node);
+    mcs_reply_init(reply);
     mcs_count(link->config.counters, rpc_calls, 1);
 
     mcs_status_t status;
@@ -555,12 +581,7 @@ mcs_status_t mcs_link_call(mcs_link_t *link, mcs_call_t *call, mcs_reply_t *repl
         if (status == MCS_ERR_INTERRUPTED && finish_interrupted(call, &attempt)) {
             continue;
         }
-        if (answered && status == MCS_ERR_SESSION_ENDED &&
-            !(call->sequence != NULL && !repeatable_in_new_session(call->verb))) {
-            answered = false; /* ended between two requests of a connection that had said hello for it: go on in the
-                                 next one */
-        }
-        if (answered) {
+        if (answered && !goes_on_in_next_session(call, status)) {
             break;
         }
         status = judge(link, call, &attempt, status);
