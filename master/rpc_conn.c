@@ -223,11 +223,52 @@ static bool write_out(mcs_rpc_conn_t *conn)
     }
 }
 
+/* Gives a frame to the server's hook. False: the connection has ended. */
+static bool handle_frame(mcs_rpc_conn_t *conn, const mcs_frame_header_t *header)
+{
+    mcs_rpc_server_t *server = conn->loop->server;
+    mcs_rpc_conn_t *outer = t_current;
+    t_current = conn;
+    mcs_status_t status = server->config.ops.frame(server->config.ops.arg, conn, header,
+                                                   conn->in.bytes + conn->in_used + MCS_FRAME_HEADER);
+    t_current = outer;
+    conn->in_used += MCS_FRAME_HEADER + (size_t)header->length;
+    if (status != MCS_OK) {
+        write_out(conn); /* a refusal that was queued just now, as far as it goes */
+        mcs_i_rpc_conn_end(conn, mcs_status_name(status), true);
+        return false;
+    }
+    conn->frame_start_ns = 0;
+    if (mcs_rpc_conn_queued(conn) > MCS_RPC_OUT_HIGH) {
+        if (!write_out(conn)) {
+            mcs_i_rpc_conn_end(conn, "write failed", false);
+            return false;
+        }
+        conn->stop_reading = mcs_rpc_conn_queued(conn) > MCS_RPC_OUT_HIGH;
+    }
+    return true;
+}
+
+/* After a turn: an empty buffer begins anew, and a frame that has begun to come has its time from now on. */
+static void settle_in(mcs_rpc_conn_t *conn)
+{
+    if (conn->in_used < conn->in.len) {
+        conn->frame_start_ns = conn->frame_start_ns == 0 ? mcs_now_ns() : conn->frame_start_ns;
+        return;
+    }
+    conn->in_used = 0;
+    if (conn->in.cap > KEEP_BUFFER) {
+        mcs_buf_fini(&conn->in);
+        mcs_buf_init(&conn->in, MCS_FRAME_MAX + MCS_FRAME_HEADER + READ_CHUNK);
+    } else {
+        mcs_buf_reset(&conn->in);
+    }
+}
+
 /* Handles the whole frames at the front of `in`, or those of a turn: then `turn_over` is set. False: the connection has
  * ended. */
 static bool handle_frames(mcs_rpc_conn_t *conn)
 {
-    mcs_rpc_server_t *server = conn->loop->server;
     uint64_t end_ns = mcs_now_ns() + HANDLE_NS;
     conn->turn_over = false;
     while (!conn->stop_reading && !conn->turn_over && conn->in.len - conn->in_used >= MCS_FRAME_HEADER) {
@@ -239,42 +280,15 @@ static bool handle_frames(mcs_rpc_conn_t *conn)
                                true);
             return false;
         }
-        size_t whole = MCS_FRAME_HEADER + (size_t)header.length;
-        if (conn->in.len - conn->in_used < whole) {
+        if (conn->in.len - conn->in_used < MCS_FRAME_HEADER + (size_t)header.length) {
             break;
         }
-        mcs_rpc_conn_t *outer = t_current;
-        t_current = conn;
-        status = server->config.ops.frame(server->config.ops.arg, conn, &header,
-                                          conn->in.bytes + conn->in_used + MCS_FRAME_HEADER);
-        t_current = outer;
-        conn->in_used += whole;
-        if (status != MCS_OK) {
-            write_out(conn); /* a refusal that was queued just now, as far as it goes */
-            mcs_i_rpc_conn_end(conn, mcs_status_name(status), true);
+        if (!handle_frame(conn, &header)) {
             return false;
-        }
-        conn->frame_start_ns = 0;
-        if (mcs_rpc_conn_queued(conn) > MCS_RPC_OUT_HIGH) {
-            if (!write_out(conn)) {
-                mcs_i_rpc_conn_end(conn, "write failed", false);
-                return false;
-            }
-            conn->stop_reading = mcs_rpc_conn_queued(conn) > MCS_RPC_OUT_HIGH;
         }
         conn->turn_over = conn->in_used < conn->in.len && mcs_now_ns() >= end_ns;
     }
-    if (conn->in_used == conn->in.len) {
-        conn->in_used = 0;
-        if (conn->in.cap > KEEP_BUFFER) {
-            mcs_buf_fini(&conn->in);
-            mcs_buf_init(&conn->in, MCS_FRAME_MAX + MCS_FRAME_HEADER + READ_CHUNK);
-        } else {
-            mcs_buf_reset(&conn->in);
-        }
-    } else if (conn->frame_start_ns == 0) {
-        conn->frame_start_ns = mcs_now_ns();
-    }
+    settle_in(conn);
     return true;
 }
 
