@@ -101,24 +101,46 @@ static mcs_status_t refuse(const char *what)
     return MCS_ERR_INVALID_PARAMS;
 }
 
-/* What the table's bounds cannot say. */
-static mcs_status_t check_config(const mcs_master_config_t *config)
+/* Flags that take one of a few words. */
+static mcs_status_t check_words(const mcs_master_config_t *config)
 {
-    static const char *const strategies[] = {"random", "free_ratio_first", "local_first"};
     static const char *const missing[] = {"ssd_free_ratio_first", "cxl"};
+    static const char *const strategies[] = {"random", "free_ratio_first", "local_first"};
     static const char *const allocators[] = {"offset", "cachelib"};
     static const char *const policies[] = {"adaptive", "lru"};
+    static const char *const journals[] = {"auto", "on", "off"};
+    static const char *const on_error[] = {"stop", "continue"};
+    const struct {
+        const char *word;
+        const char *const *words;
+        size_t count;
+        const char *otherwise;
+    } rows[] = {
+        {config->allocation_strategy, strategies, MCS_ARRAY_LEN(strategies),
+         "allocation_strategy must be random, free_ratio_first or local_first"},
+        {config->memory_allocator, allocators, MCS_ARRAY_LEN(allocators),
+         "memory_allocator must be offset or cachelib"},
+        {config->eviction_policy, policies, MCS_ARRAY_LEN(policies), "eviction_policy must be adaptive or lru"},
+        {config->journal, journals, MCS_ARRAY_LEN(journals), "journal must be on, off or auto"},
+        {config->journal_on_error, on_error, MCS_ARRAY_LEN(on_error), "journal_on_error must be stop or continue"},
+    };
     if (is_one_of(config->allocation_strategy, missing, MCS_ARRAY_LEN(missing))) {
         return refuse("allocation_strategy: ssd_free_ratio_first and cxl are not in this build");
     }
-    if (!is_one_of(config->allocation_strategy, strategies, MCS_ARRAY_LEN(strategies))) {
-        return refuse("allocation_strategy must be random, free_ratio_first or local_first");
+    for (size_t i = 0; i < MCS_ARRAY_LEN(rows); i++) {
+        if (!is_one_of(rows[i].word, rows[i].words, rows[i].count)) {
+            return refuse(rows[i].otherwise);
+        }
     }
-    if (!is_one_of(config->memory_allocator, allocators, MCS_ARRAY_LEN(allocators))) {
-        return refuse("memory_allocator must be offset or cachelib");
-    }
-    if (!is_one_of(config->eviction_policy, policies, MCS_ARRAY_LEN(policies))) {
-        return refuse("eviction_policy must be adaptive or lru");
+    return MCS_OK;
+}
+
+/* What the table's bounds cannot say. */
+static mcs_status_t check_config(const mcs_master_config_t *config)
+{
+    mcs_status_t status = check_words(config);
+    if (status != MCS_OK) {
+        return status;
     }
     if (config->put_start_release_timeout_sec <= config->put_start_discard_timeout_sec) {
         return refuse("put_start_release_timeout_sec must be greater than put_start_discard_timeout_sec");
@@ -132,14 +154,6 @@ static mcs_status_t check_config(const mcs_master_config_t *config)
     }
     if ((config->http_tls_cert[0] == '\0') != (config->http_tls_key[0] == '\0')) {
         return refuse("http_tls_cert and http_tls_key go together");
-    }
-    static const char *const journals[] = {"auto", "on", "off"};
-    static const char *const on_error[] = {"stop", "continue"};
-    if (!is_one_of(config->journal, journals, MCS_ARRAY_LEN(journals))) {
-        return refuse("journal must be on, off or auto");
-    }
-    if (!is_one_of(config->journal_on_error, on_error, MCS_ARRAY_LEN(on_error))) {
-        return refuse("journal_on_error must be stop or continue");
     }
     if (strcmp(config->journal, "on") == 0 && config->journal_dir[0] == '\0') {
         return refuse("journal=on needs journal_dir");
