@@ -299,6 +299,28 @@ static void learn_epoch(mcs_service_t *service, uint64_t seen)
     }
 }
 
+/* Does the client have the cluster's token, or need none? False: it was answered; the verb's result is *result_out. */
+static bool check_token(svc_call_t *call, svc_link_t *link, const Mcs__Wire__Hello *hello, mcs_status_t *result_out)
+{
+    mcs_service_t *service = call->service;
+    if (service->conf->cluster_token[0] == '\0') {
+        return true;
+    }
+    if (hello->proof.len == 0) {
+        *result_out = send_challenge(call, link);
+        return false;
+    }
+    if (proof_is_right(service, link, hello)) {
+        return true;
+    }
+    mcs_warn(SVC_AREA, "hello of %s refused, wrong cluster token: %s", mcs_rpc_conn_peer(call->conn),
+             mcs_status_name(MCS_ERR_ILLEGAL_CLIENT));
+    svc_refuse(call, MCS_ERR_ILLEGAL_CLIENT, "wrong cluster token");
+    mcs_rpc_conn_close(call->conn);
+    *result_out = MCS_OK;
+    return false;
+}
+
 mcs_status_t svc_hello(svc_call_t *call)
 {
     const Mcs__Wire__Hello *hello = (const Mcs__Wire__Hello *)call->message;
@@ -313,24 +335,16 @@ mcs_status_t svc_hello(svc_call_t *call)
                  hello->protocol);
         return svc_refuse(call, MCS_ERR_INVALID_VERSION, text);
     }
-    if (service->conf->cluster_token[0] != '\0') {
-        if (hello->proof.len == 0) {
-            return send_challenge(call, link);
-        }
-        if (!proof_is_right(service, link, hello)) {
-            mcs_warn(SVC_AREA, "hello of %s refused, wrong cluster token: %s", mcs_rpc_conn_peer(call->conn),
-                     mcs_status_name(MCS_ERR_ILLEGAL_CLIENT));
-            svc_refuse(call, MCS_ERR_ILLEGAL_CLIENT, "wrong cluster token");
-            mcs_rpc_conn_close(call->conn);
-            return MCS_OK;
-        }
+    mcs_status_t status;
+    if (!check_token(call, link, hello, &status)) {
+        return status;
     }
     learn_epoch(service, call->header->epoch);
     svc_session_t *session = NULL;
     bool opens =
         hello->role == ROLE_CONTROL && (hello->session == NULL || (hello->session->hi | hello->session->lo) == 0);
-    mcs_status_t status = opens ? open_session(service, hello, call->conn, &session, text, sizeof(text))
-                                : find_session(service, hello, &session);
+    status = opens ? open_session(service, hello, call->conn, &session, text, sizeof(text))
+                   : find_session(service, hello, &session);
     if (status != MCS_OK) {
         if (status != MCS_ERR_SESSION_ENDED) {
             mcs_warn(SVC_AREA, "hello of %s refused: %s: %s", mcs_rpc_conn_peer(call->conn), text,
