@@ -135,6 +135,13 @@ mcs_status_t svc_reply(svc_call_t *call, mcs_status_t status, const ProtobufCMes
     return MCS_OK;
 }
 
+mcs_status_t svc_reply_statuses(svc_call_t *call, const int32_t *statuses, size_t count)
+{
+    Mcs__Wire__StatusColumn reply = MCS__WIRE__STATUS_COLUMN__INIT;
+    reply.statuses = (ProtobufCBinaryData){count * sizeof(*statuses), (uint8_t *)(uintptr_t)statuses};
+    return svc_reply(call, MCS_OK, &reply.base);
+}
+
 mcs_status_t svc_refuse(svc_call_t *call, mcs_status_t status, const char *text)
 {
     Mcs__Wire__ErrorDetail detail = MCS__WIRE__ERROR_DETAIL__INIT;

@@ -68,6 +68,24 @@ mcs_status_t svc_batch_decode(const mcs_service_t *service, mcs_arena_t *arena, 
     return MCS_OK;
 }
 
+mcs_status_t svc_batch_begin(svc_call_t *call, const Mcs__Wire__Sequence *sequence, const ProtobufCBinaryData *lens,
+                             const ProtobufCBinaryData *bytes, svc_batch_t *batch, int32_t **statuses_out)
+{
+    mcs_status_t status = svc_batch_decode(call->service, call->arena, lens, bytes, batch);
+    if (status != MCS_OK) {
+        return status;
+    }
+    int32_t *statuses = mcs_arena_zalloc(call->arena, MCS_MAX(batch->count, (size_t)1) * sizeof(*statuses));
+    if (statuses == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    status = svc_begin(call, sequence, batch->count * sizeof(*statuses) + 16);
+    if (status == MCS_OK) {
+        *statuses_out = statuses;
+    }
+    return status;
+}
+
 static uint64_t hash_at(const svc_batch_t *batch, size_t n)
 {
     return batch->hashes[batch->order[n]];

@@ -68,9 +68,7 @@ static void run(end_job_t *job, mcs_status_t (*one_locked)(end_job_t *job, svc_s
 
 static mcs_status_t answer(end_job_t *job)
 {
-    Mcs__Wire__StatusColumn reply = MCS__WIRE__STATUS_COLUMN__INIT;
-    reply.statuses = (ProtobufCBinaryData){job->count * sizeof(int32_t), (uint8_t *)job->statuses};
-    return svc_reply(job->call, MCS_OK, &reply.base);
+    return svc_reply_statuses(job->call, job->statuses, job->count);
 }
 
 static uint64_t count_failed(const int32_t *statuses, uint32_t count)

@@ -483,6 +483,7 @@ ProtobufCMessage *svc_unpack(const ProtobufCMessageDescriptor *type, mcs_arena_t
 /* Answers with a message (may be NULL), or with a status and words. A request with an outcome is answered through it.
  */
 mcs_status_t svc_reply(svc_call_t *call, mcs_status_t status, const ProtobufCMessage *message);
+mcs_status_t svc_reply_statuses(svc_call_t *call, const int32_t *statuses, size_t count);
 mcs_status_t svc_refuse(svc_call_t *call, mcs_status_t status, const char *text);
 /* At debug: an answer or a notice, and whether it is on its way. */
 void svc_log_answer(mcs_rpc_conn_t *conn, const mcs_frame_header_t *header, mcs_status_t sent);
@@ -498,6 +499,10 @@ typedef struct svc_batch {
 } svc_batch_t;
 mcs_status_t svc_batch_decode(const mcs_service_t *service, mcs_arena_t *arena, const ProtobufCBinaryData *lens,
                               const ProtobufCBinaryData *bytes, svc_batch_t *batch) MCS_MUST_CHECK;
+/* Begins a mutating request over keys that is answered with a status for each; they are MCS_OK. As svc_begin. */
+mcs_status_t svc_batch_begin(svc_call_t *call, const Mcs__Wire__Sequence *sequence, const ProtobufCBinaryData *lens,
+                             const ProtobufCBinaryData *bytes, svc_batch_t *batch, int32_t **statuses_out)
+    MCS_MUST_CHECK;
 typedef void (*svc_batch_fn)(void *arg, svc_shard_t *shard, uint32_t i);
 /* Calls fn for every key with its shard locked; each shard is locked once. */
 void svc_batch_run(mcs_service_t *service, const svc_batch_t *batch, svc_batch_fn fn, void *arg);

@@ -88,19 +88,12 @@ mcs_status_t svc_remove(svc_call_t *call)
 {
     const Mcs__Wire__Remove *request = (const Mcs__Wire__Remove *)call->message;
     remove_job_t job = {.call = call, .force = request->force != 0};
-    mcs_status_t status = svc_batch_decode(call->service, call->arena, &request->key_lens, &request->keys, &job.batch);
-    if (status != MCS_OK) {
-        return status;
-    }
-    size_t count = job.batch.count;
-    job.statuses = mcs_arena_zalloc(call->arena, MCS_MAX(count, (size_t)1) * sizeof(*job.statuses));
-    if (job.statuses == NULL) {
-        return MCS_ERR_NO_MEMORY;
-    }
-    status = svc_begin(call, request->sequence, count * sizeof(int32_t) + 16);
+    mcs_status_t status =
+        svc_batch_begin(call, request->sequence, &request->key_lens, &request->keys, &job.batch, &job.statuses);
     if (status != MCS_OK) {
         return status == MCS_ERR_AGAIN ? MCS_OK : status;
     }
+    size_t count = job.batch.count;
     svc_batch_run(call->service, &job.batch, remove_one, &job);
     uint64_t failed = 0;
     for (size_t i = 0; i < count; i++) {
@@ -112,7 +105,5 @@ mcs_status_t svc_remove(svc_call_t *call)
         svc_parked_strikes_start(call, job.parked, job.statuses);
         return MCS_OK;
     }
-    Mcs__Wire__StatusColumn reply = MCS__WIRE__STATUS_COLUMN__INIT;
-    reply.statuses = (ProtobufCBinaryData){count * sizeof(int32_t), (uint8_t *)job.statuses};
-    return svc_reply(call, MCS_OK, &reply.base);
+    return svc_reply_statuses(call, job.statuses, count);
 }

@@ -298,7 +298,5 @@ mcs_status_t svc_end_tasks(svc_call_t *call)
     }
     mcs_metric_add(call->service->metrics, update_task_requests, count);
     mcs_metric_add(call->service->metrics, update_task_failures, failed);
-    Mcs__Wire__StatusColumn reply = MCS__WIRE__STATUS_COLUMN__INIT;
-    reply.statuses = (ProtobufCBinaryData){count * sizeof(int32_t), (uint8_t *)statuses};
-    return svc_reply(call, MCS_OK, &reply.base);
+    return svc_reply_statuses(call, statuses, count);
 }
