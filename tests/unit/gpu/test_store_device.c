@@ -1,6 +1,5 @@
 /* The C API's data calls with device memory, over each path, on the fake driver. */
-#include "tests/unit/client/world.h"
-#include "tests/unit/gpu/gpu_world.h"
+#include "tests/unit/gpu/gpu_store.h"
 
 typedef enum path { OWN, SAME_HOST, REMOTE } path_t;
 static const path_t g_paths[] = {OWN, SAME_HOST, REMOTE};
@@ -9,23 +8,6 @@ typedef struct pair {
     mcs_store_t *holder;
     mcs_store_t *user;
 } pair_t;
-
-static int set_up(void **state)
-{
-    gpu_start(3, 13000);
-    int rc = world_set_up(state);
-    setenv("MC_TRANSFER_TIMEOUT", "30", 1); /* a busy machine sums slowly */
-    mcs_parts_t parts = {.transport = &fake_transport_ops, .mem_space = &mcs_gpu_space_ops};
-    mcs_parts_set(&parts);
-    return rc;
-}
-
-static int tear_down(void **state)
-{
-    int rc = world_tear_down(state);
-    gpu_assert_nothing_left();
-    return rc;
-}
 
 static pair_t make_pair(world_t *world, path_t path)
 {
@@ -365,19 +347,24 @@ static void gpu_memory_can_be_switched_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(values_of_all_sizes_and_kinds_come_back_over_every_path, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(values_of_all_sizes_and_kinds_come_back_over_every_path, gpu_store_set_up,
+                                        gpu_store_tear_down),
         cmocka_unit_test_setup_teardown(a_batch_of_paged_keys_with_host_memory_in_it_comes_back_in_a_few_launches,
-                                        set_up, tear_down),
-        cmocka_unit_test_setup_teardown(parts_and_sessions_read_and_write_device_memory, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(upserts_from_device_memory_replace, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(freed_memory_under_a_registration_is_noticed_by_the_call_that_uses_it, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(buffers_that_are_not_all_device_memory_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_segment_that_goes_is_unpinned_before_it_is_unmapped, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(without_kernels_or_batches_copies_do_it_all, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(who_asked_for_rdma_is_told_once_that_gpu_memory_goes_through_the_host, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(gpu_memory_can_be_switched_off, set_up, tear_down),
+                                        gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(parts_and_sessions_read_and_write_device_memory, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(upserts_from_device_memory_replace, gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(freed_memory_under_a_registration_is_noticed_by_the_call_that_uses_it,
+                                        gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(buffers_that_are_not_all_device_memory_are_refused, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_segment_that_goes_is_unpinned_before_it_is_unmapped, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(without_kernels_or_batches_copies_do_it_all, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(who_asked_for_rdma_is_told_once_that_gpu_memory_goes_through_the_host,
+                                        gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(gpu_memory_can_be_switched_off, gpu_store_set_up, gpu_store_tear_down),
     };
     return cmocka_run_group_tests_name("gpu_store_device", tests, NULL, NULL);
 }

@@ -1,26 +1,14 @@
 /* The C API with device memory when the driver fails: the call that meets it fails with a code, and the store goes on.
  */
-#include "tests/unit/client/world.h"
-#include "tests/unit/gpu/gpu_world.h"
+#include "tests/unit/gpu/gpu_store.h"
 
 #define LEN       ((size_t)3 << 19)
 #define FRAGMENTS 16
 
 static int set_up(void **state)
 {
-    gpu_start(2, 13000);
-    int rc = world_set_up(state);
-    setenv("MC_TRANSFER_TIMEOUT", "30", 1); /* a busy machine sums slowly */
-    mcs_parts_t parts = {.transport = &fake_transport_ops, .mem_space = &mcs_gpu_space_ops};
-    mcs_parts_set(&parts);
+    int rc = gpu_store_set_up(state);
     mcs_log_set_level(MCS_LOG_OFF);
-    return rc;
-}
-
-static int tear_down(void **state)
-{
-    int rc = world_tear_down(state);
-    gpu_assert_nothing_left();
     return rc;
 }
 
@@ -92,7 +80,7 @@ static uint64_t torture(void **state, bool remote, int devices, int code)
     uint64_t nth = 1;
     for (bool fired = true; fired; nth++) {
         if (nth % 30 == 0) { /* the mini master keeps 64 sessions */
-            assert_int_equal(tear_down(state), 0);
+            assert_int_equal(gpu_store_tear_down(state), 0);
             assert_int_equal(set_up(state), 0);
         }
         world_t *world = *state;
@@ -233,12 +221,13 @@ static void many_threads_share_contexts_streams_and_chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(each_call_of_the_driver_may_fail_once_same_host, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(each_call_of_the_driver_may_fail_once_through_the_transport, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_broken_device_fails_its_calls_and_no_others, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(each_call_of_the_driver_may_fail_once_same_host, set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(each_call_of_the_driver_may_fail_once_through_the_transport, set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_broken_device_fails_its_calls_and_no_others, set_up, gpu_store_tear_down),
         cmocka_unit_test_setup_teardown(a_wrong_byte_in_the_segment_never_reaches_the_caller_as_right, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(many_threads_share_contexts_streams_and_chunks, set_up, tear_down),
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(many_threads_share_contexts_streams_and_chunks, set_up, gpu_store_tear_down),
     };
     return cmocka_run_group_tests_name("gpu_store_device_fault", tests, NULL, NULL);
 }

@@ -4,27 +4,9 @@
 #include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
-#include "tests/unit/client/world.h"
-#include "tests/unit/gpu/gpu_world.h"
+#include "tests/unit/gpu/gpu_store.h"
 
 #define FAR_BYTES (32 * (uint64_t)GPU_MIB)
-
-static int set_up(void **state)
-{
-    gpu_start(3, 13000);
-    int rc = world_set_up(state);
-    setenv("MC_TRANSFER_TIMEOUT", "30", 1); /* a busy machine sums slowly */
-    mcs_parts_t parts = {.transport = &fake_transport_ops, .mem_space = &mcs_gpu_space_ops};
-    mcs_parts_set(&parts);
-    return rc;
-}
-
-static int tear_down(void **state)
-{
-    int rc = world_tear_down(state);
-    gpu_assert_nothing_left();
-    return rc;
-}
 
 /* A store with a segment on a device; its name, to be preferred. */
 static mcs_store_t *far_store(world_t *world, uint64_t host_bytes, int device, char name[128], mcs_segment_id_t *id_out)
@@ -449,18 +431,24 @@ static void a_wrong_byte_on_the_device_is_never_given_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(values_in_device_memory_come_back_to_everybody, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_batch_of_fragments_goes_in_few_launches, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(handles_and_parts_of_values_are_copies, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_segment_that_goes_takes_its_memory_with_it, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(what_cannot_be_mounted_says_why_and_leaves_nothing, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(each_call_of_a_mount_may_fail, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(each_allocation_may_fail, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(each_call_of_a_neighbour_may_fail, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(without_a_mapping_the_owner_serves_and_writes_go_to_host_memory, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(a_device_without_kernels_lets_the_processor_sum, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_wrong_byte_on_the_device_is_never_given_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(values_in_device_memory_come_back_to_everybody, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_batch_of_fragments_goes_in_few_launches, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(handles_and_parts_of_values_are_copies, gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_segment_that_goes_takes_its_memory_with_it, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(what_cannot_be_mounted_says_why_and_leaves_nothing, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(each_call_of_a_mount_may_fail, gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(each_allocation_may_fail, gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(each_call_of_a_neighbour_may_fail, gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(without_a_mapping_the_owner_serves_and_writes_go_to_host_memory,
+                                        gpu_store_set_up, gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_device_without_kernels_lets_the_processor_sum, gpu_store_set_up,
+                                        gpu_store_tear_down),
+        cmocka_unit_test_setup_teardown(a_wrong_byte_on_the_device_is_never_given_out, gpu_store_set_up,
+                                        gpu_store_tear_down),
     };
     return cmocka_run_group_tests_name("gpu_store_far", tests, NULL, NULL);
 }
