@@ -79,6 +79,26 @@ def same(tensor, array, name=None):
     return content(tensor) == (name or str(array.dtype), array.shape, bytes_of(array))
 
 
+class Producer:
+    """An array of another library: gives the capsule that `make` makes; remembers how it was asked.
+
+    `old`: it knows no versions. `work` queues what fills the array, and makes the stream that is asked for wait for that."""
+
+    def __init__(self, make, device=(1, 0), old=False, work=None):
+        self.make, self.device, self.old, self.work, self.asked = make, device, old, work, []
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, **asked):
+        self.asked.append(asked)
+        if self.old and "max_version" in asked:
+            raise TypeError("unexpected keyword argument 'max_version'")
+        if self.work is not None:
+            self.work(asked.get("stream"))
+        return self.make()
+
+
 def load_peer():
     path = BUILD_DIR / "python_tests" / "dlpack_peer.abi3.so"
     if not path.exists():

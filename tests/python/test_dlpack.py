@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import tensor_support as ts
-from tensor_support import no_torch  # noqa: F401
+from tensor_support import Producer, no_torch  # noqa: F401
 
 READ_ONLY, COPIED = 1, 2
 
@@ -32,22 +32,6 @@ def capsule(peer, array, shape=None, strides=None, dtype=None, device=(1, 0), ve
     dtype = ts.DL[str(array.dtype)] if dtype is None else dtype
     data = None if array is None else memoryview(array).cast("B") if array.size else bytearray(1)
     return peer.capsule(data, shape, strides, dtype, device, versioned, version, flags, offset)
-
-
-class Producer:
-    """Gives the capsule that a function makes; remembers how it was asked."""
-
-    def __init__(self, make, device=(1, 0), old=False):
-        self.make, self.device, self.old, self.asked = make, device, old, []
-
-    def __dlpack_device__(self):
-        return self.device
-
-    def __dlpack__(self, **asked):
-        self.asked.append(asked)
-        if self.old and "max_version" in asked:
-            raise TypeError("unexpected keyword argument 'max_version'")
-        return self.make()
 
 
 # ---- what we give ----

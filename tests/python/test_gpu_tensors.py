@@ -34,22 +34,13 @@ def pinned_copy(array):
     ctypes.memmove(ptr, raw, len(raw))
     return ptr
 
-class Producer:
-    \"""An array of another library on a device. `work` queues what fills it and makes a stream wait for that.\"""
+class Producer(ts.Producer):
+    \"""An array of another library on a device.\"""
 
     def __init__(self, ptr, array, shape=None, strides=None, offset=0, device=0, kind=2, versioned=True, work=None):
-        self.args = (ptr, list(array.shape if shape is None else shape), strides, ts.DL[str(array.dtype)], (kind, device), versioned, offset)
-        self.device, self.work, self.asked = (kind, device), work, []
-
-    def __dlpack_device__(self):
-        return self.device
-
-    def __dlpack__(self, **asked):
-        self.asked.append(asked)
-        if self.work:
-            self.work(asked.get("stream"))
-        ptr, shape, strides, dtype, device, versioned, offset = self.args
-        return peer.capsule_at(ptr, shape, strides, dtype, device, versioned, (1, 3), 0, offset)
+        shape, dtype, at = list(array.shape if shape is None else shape), ts.DL[str(array.dtype)], (kind, device)
+        make = lambda: peer.capsule_at(ptr, shape, strides, dtype, at, versioned, (1, 3), 0, offset)
+        super().__init__(make, at, work=work)
 
 peer = ts.load_peer()
 
