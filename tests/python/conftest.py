@@ -8,11 +8,13 @@ Tests of arguments, results, leaks and signals use `fake`; the documentation's f
 
 import gc
 import importlib
+import os
 import signal
 import sys
 
 import pytest
 from python_support import BUILD_DIR, FAKE_PATH, REAL_PATH, SETUP, Master, import_fake, run_python
+from python_worker import Worker
 
 
 # Whoever starts the tests in the background has Ctrl-C ignored, and all their children with them.
@@ -62,6 +64,27 @@ def master(master_binary, tmp_path_factory):
     master = Master(tmp_path_factory.mktemp("master"), "--default_kv_lease_ttl=500")
     yield master
     assert master.stop() == 0
+
+
+@pytest.fixture
+def new_worker(real, tmp_path):
+    """Makes processes with the real library, and ends them."""
+    made = []
+
+    def make(env=None):
+        made.append(Worker(REAL_PATH, tmp_path / f"worker-{len(made)}.log", env))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process.poll() is None:
+            os.kill(one.pid, signal.SIGCONT)
+            one.kill()
+
+
+@pytest.fixture
+def worker(new_worker):
+    return new_worker
 
 
 @pytest.fixture(scope="session")

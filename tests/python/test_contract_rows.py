@@ -6,8 +6,7 @@ import time
 
 import pytest
 from contract_support import LEASE_S, MIB, Memory, fresh, inside_a_lease, new_store, pattern
-from python_support import REAL_PATH, Master, wait_until
-from python_worker import Worker
+from python_support import Master, wait_until
 
 
 @pytest.fixture
@@ -21,21 +20,6 @@ def start_master(master_binary, tmp_path):
     yield start
     for one in masters:
         assert one.stop() == 0
-
-
-@pytest.fixture
-def worker(real, tmp_path):
-    made = []
-
-    def make(env=None):
-        made.append(Worker(REAL_PATH, tmp_path / f"worker-{len(made)}.log", env))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process.poll() is None:
-            os.kill(one.pid, signal.SIGCONT)
-            one.kill()
 
 
 def config_of(real, **values):

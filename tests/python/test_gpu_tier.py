@@ -2,12 +2,10 @@
 
 import os
 import pathlib
-import signal
 import threading
 
 import pytest
-from python_support import BUILD_DIR, REAL_PATH, Master, wait_until
-from python_worker import Worker
+from python_support import BUILD_DIR, Master, wait_until
 
 HERE = pathlib.Path(__file__).resolve().parent
 REAL_CUDA = os.environ.get("MCS_TEST_CUDA") == "real"
@@ -49,21 +47,16 @@ def master(tmp_path):
 
 
 @pytest.fixture
-def worker(real, tmp_path):
-    """Makes workers, and ends them."""
-    made = []
+def worker(new_worker):
+    """Makes processes whose driver has begun."""
 
     def make(env=None, cuda=True):
-        made.append(Worker(REAL_PATH, tmp_path / f"worker-{len(made)}.log", {"MCS_BUILD_DIR": str(BUILD_DIR), **(env or {})}))
+        made = new_worker({"MCS_BUILD_DIR": str(BUILD_DIR), **(env or {})})
         if cuda:
-            made[-1](START)
-        return made[-1]
+            made(START)
+        return made
 
-    yield make
-    for one in made:
-        if one.process.poll() is None:
-            os.kill(one.pid, signal.SIGCONT)
-            one.kill()
+    return make
 
 
 def holder_of(worker, master, host=0, env=None):

@@ -8,24 +8,7 @@ import time
 import urllib.request
 
 import pytest
-from python_support import REAL_PATH, Master, run_python, wait_until
-from python_worker import Worker
-
-
-@pytest.fixture
-def worker(real, tmp_path):
-    """Makes workers, and ends them."""
-    made = []
-
-    def make(env=None):
-        made.append(Worker(REAL_PATH, tmp_path / f"worker-{len(made)}.log", env))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process.poll() is None:
-            os.kill(one.pid, signal.SIGCONT)
-            one.kill()
+from python_support import Master, run_python, wait_until
 
 
 def segments(master):

@@ -1,21 +1,8 @@
 """What calls return: the documented conventions, code by code."""
 
-import ctypes
-
 import pytest
+from contract_support import Memory
 from python_support import SETUP
-
-
-class Memory:
-    """Some bytes at an address."""
-
-    def __init__(self, data):
-        self.array = (ctypes.c_char * max(len(data), 1)).from_buffer_copy(data or b"\0")
-        self.ptr = ctypes.addressof(self.array)
-        self.size = len(data)
-
-    def bytes(self):
-        return self.array.raw[: self.size]
 
 
 def plain_ints(values):
@@ -207,7 +194,7 @@ def test_values_of_many_buffers_are_concatenated_and_spread(store):
     assert store.get("m") == b"abcdefg"
     out = [Memory(b"\0" * 2), Memory(b"\0" * 5)]
     assert store.batch_get_into_multi_buffers(["m"], [[m.ptr for m in out]], [[2, 5]]) == [7]
-    assert [m.bytes() for m in out] == [b"ab", b"cdefg"]
+    assert [bytes(m) for m in out] == [b"ab", b"cdefg"]
     assert store.batch_get_into_multi_buffers(["m"], [[m.ptr for m in out]], [[2, 4]], True) == [-600]
 
 
@@ -249,7 +236,7 @@ def test_the_same_key_twice_in_a_batch(store):
     assert [bytes(handle) for handle in store.batch_get_buffer(["k", "k"])] == [b"first"] * 2
     out = [Memory(b"\0" * 5), Memory(b"\0" * 5)]
     assert store.batch_get_into(["k", "k"], [m.ptr for m in out], [5, 5]) == [5, 5]
-    assert [m.bytes() for m in out] == [b"first", b"first"]
+    assert [bytes(m) for m in out] == [b"first", b"first"]
 
 
 def test_a_staged_value_must_fit_the_local_buffer(store):
@@ -265,9 +252,9 @@ def test_get_into_needs_room(store):
     store.put("k", b"12345")
     out = Memory(b"\0" * 8)
     assert store.get_into("k", out.ptr, 4) == -600
-    assert out.bytes() == b"\0" * 8
+    assert bytes(out) == b"\0" * 8
     assert store.get_into("k", out.ptr, 8) == 5
-    assert out.bytes() == b"12345\0\0\0"
+    assert bytes(out) == b"12345\0\0\0"
 
 
 def test_metadata_comes_before_the_data(store):
@@ -316,7 +303,7 @@ def test_pieces_of_values_go_to_registered_buffers(store):
     expected = [bytearray(b"\xee" * 32), bytearray(b"\xee" * 32)]
     expected[0][0:4], expected[0][20:23], expected[0][8:13] = one[1:5], one[30:33], two[2:7]
     expected[1][4:10], expected[1][16:20] = two[0:6], one[10:14]
-    assert [memory.bytes() for memory in out] == expected
+    assert [bytes(memory) for memory in out] == expected
 
 
 @pytest.mark.parametrize(
@@ -379,7 +366,7 @@ def test_thousands_of_registered_buffers(store):
         assert store.register_buffer(memory.ptr + offset, 32) == 0
     for offset in order[:: len(order) // 50]:
         assert store.upsert_from("t", memory.ptr + offset, 32) == 0
-        assert store.get("t") == memory.bytes()[offset : offset + 32]
+        assert store.get("t") == bytes(memory)[offset : offset + 32]
     for offset in shuffled:
         assert store.unregister_buffer(memory.ptr + offset) == 0
 
