@@ -21,9 +21,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/micro/clocks.h"
 #include "core/base/alloc.h"
 #include "core/base/parse.h"
 
@@ -68,20 +68,6 @@ static uint8_t *next_piece(uint64_t size)
     uint8_t *piece = g_ring + g_ring_at;
     g_ring_at += MCS_ALIGN_UP(size, (uint64_t)64);
     return piece;
-}
-
-static double now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static double cpu_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 /* False: the other side has closed. */

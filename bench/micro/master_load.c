@@ -6,12 +6,14 @@
  * Obeys lines of its standard input, one answer (a JSON line) each:
  *
  *   mount BYTES                                   a segment that only exists in the master's books
- *   put    FROM COUNT KEYLEN CONNS DEPTH BATCH    put_start and put_end of new keys FROM .. FROM + COUNT, 4032 bytes
- * each remove FROM COUNT KEYLEN CONNS DEPTH BATCH    by force; extents that the master wants back are given back lookup
- * KEYS COUNT KEYLEN CONNS DEPTH BATCH    COUNT keys of 0 .. KEYS in random order; exist: the same mixed  KEYS COUNT
- * KEYLEN CONNS DEPTH BATCH    COUNT new keys from KEYS on are put on one connection, while another looks single keys
- * up; the latencies are those of the lookups settle MS                                     gives extents back until
- * none was asked for MS milliseconds
+ *   put    FROM COUNT KEYLEN CONNS DEPTH BATCH    put_start and put_end of new keys FROM .. FROM + COUNT, of 4032
+ *                                                 bytes each
+ *   remove FROM COUNT KEYLEN CONNS DEPTH BATCH    by force; extents that the master wants back are given back
+ *   lookup KEYS COUNT KEYLEN CONNS DEPTH BATCH    COUNT keys of 0 .. KEYS in random order
+ *   exist                                         the same
+ *   mixed  KEYS COUNT KEYLEN CONNS DEPTH BATCH    COUNT new keys from KEYS on are put on one connection, while another
+ *                                                 looks single keys up; the latencies are those of the lookups
+ *   settle MS                                     gives extents back until none was asked for MS milliseconds
  *
  * Latencies are of requests (a put: of its two together); a request in flight counts the ones before it on its
  * connection, as a pipelining client's does. Fails loudly when a key is missing that should be there. */
@@ -20,8 +22,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "bench/micro/clocks.h"
 #include "bench/micro/wire_client.h"
 #include "core/base/alloc.h"
 #include "core/base/clock.h"
@@ -79,13 +81,6 @@ static uint64_t next_random(void)
     g_random ^= g_random << 25;
     g_random ^= g_random >> 27;
     return g_random * UINT64_C(0x2545f4914f6cdd1d);
-}
-
-static double cpu_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 /* ---- requests ---- */

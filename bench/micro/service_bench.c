@@ -11,9 +11,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/micro/clocks.h"
 #include "core/base/alloc.h"
 #include "core/base/parse.h"
 #include "master/svc_internal.h"
@@ -43,29 +43,6 @@ static void die(const char *what)
 {
     fprintf(stderr, "service_bench: %s\n", what);
     exit(1);
-}
-
-static double now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-/* Of all threads: says more than the clock on a busy machine. */
-static double cpu_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-/* Of this thread, which takes its part in what threads do together: about what the clock says on an idle machine. */
-static double own_cpu_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static void read_all(int fd, uint8_t *bytes, size_t len)
