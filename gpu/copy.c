@@ -47,6 +47,13 @@ static mcs_status_t start_lane(mcs_mem_job_t *job, int device)
         return status;
     }
     job->lane_count++;
+    if (job->copy->sums_only && job->copy->to_user) {
+        status = gpu_rdma_arrived(job->space, lane->device);
+        if (status != MCS_OK) {
+            cuda_ctx_leave(job->space, lane->device);
+            return status;
+        }
+    }
     status = gpu_stream_pick(job->space, lane->device, job->copy->to_user ? GPU_TO_USER : GPU_FROM_USER, &lane->stream);
     if (status == MCS_OK) {
         status = gpu_enqueue(job, lane);
@@ -112,8 +119,8 @@ static bool worth_crcs(const mcs_mem_space_t *space, const mcs_mem_copy_t *copy)
     if (space->kernel_image == NULL || copy->crcs == NULL || copy->crc_count == 0 || copy->crc_count > GPU_CRCS_MAX) {
         return false;
     }
-    /* What is far on both sides the processor would have to fetch first. */
-    uint64_t enough = copy->far != NULL ? 1 : CRC_MIN;
+    /* What is far on both sides, or nowhere else, the processor would have to fetch first. */
+    uint64_t enough = copy->far != NULL || copy->sums_only ? 1 : CRC_MIN;
     uint64_t bytes = 0;
     for (size_t i = 0; i < copy->count && bytes < enough; i++) {
         bytes += copy->pieces[i].block != MCS_MEM_NO_BLOCK ? copy->pieces[i].len : 0;

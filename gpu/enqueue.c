@@ -136,7 +136,7 @@ static mcs_status_t make_stretches(mcs_mem_job_t *job, const gpu_lane_t *lane)
 {
     mcs_status_t status = MCS_OK;
     job->stretch_count = 0;
-    for (size_t i = 0; status == MCS_OK && i < job->copy->count; i++) {
+    for (size_t i = 0; status == MCS_OK && !job->copy->sums_only && i < job->copy->count; i++) {
         if (gpu_lane_of(job->copy, &job->copy->pieces[i]) == lane->device->ordinal) {
             status = add_piece(job, &job->copy->pieces[i]);
         }

@@ -64,12 +64,20 @@ typedef enum gpu_use { GPU_FROM_USER, GPU_TO_USER, GPU_ORDER, GPU_USES } gpu_use
 
 typedef enum gpu_kernels_state { GPU_KERNELS_UNTRIED, GPU_KERNELS_READY, GPU_KERNELS_NONE } gpu_kernels_state_t;
 
+/* What must happen before a device sees what RDMA devices have written to its memory. */
+typedef enum gpu_rdma {
+    GPU_RDMA_NONE /* they cannot, or it never does */,
+    GPU_RDMA_FLUSHED,
+    GPU_RDMA_ORDERED
+} gpu_rdma_t;
+
 struct gpu_device {
     int ordinal;
     cuda_handle_t handle;
     char name[96];
-    int compute;                                  /* capability: 90 is 9.0 */
-    bool has_pool;                                /* of memory in the order of streams */
+    int compute;   /* capability: 90 is 9.0 */
+    bool has_pool; /* of memory in the order of streams */
+    gpu_rdma_t rdma;
     mcs_mutex_t lock;                             /* guards what follows */
     cuda_context_t context;                       /* the primary one, retained; atomic, NULL = not yet */
     int priority;                                 /* the least: what the engine computes goes first */
@@ -120,6 +128,9 @@ void gpu_pools_drop(mcs_mem_space_t *space, gpu_device_t *device);
 
 mcs_status_t gpu_query(mcs_mem_space_t *space, const void *ptr, mcs_mem_where_t *where_out);
 void gpu_locate(mcs_mem_space_t *space, mcs_mem_span_t *spans, size_t count);
+/* The end of what holds the address (`where` is of it), at most `end`: of the mapping, in memory that is mapped piece
+ * by piece. No more than the address: the driver's answers make no sense. */
+uint64_t gpu_mapping_end(const mcs_mem_space_t *space, uint64_t address, const mcs_mem_where_t *where, uint64_t end);
 
 typedef struct gpu_range {
     uint64_t start; /* a piece of a registered range: one allocation or mapping, cut to the range */
@@ -134,6 +145,12 @@ mcs_status_t gpu_ranges_add(mcs_mem_space_t *space, const void *ptr, uint64_t le
 void gpu_ranges_remove(mcs_mem_space_t *space, const void *ptr);
 /* The piece of a registered range that holds the address. */
 bool gpu_ranges_find(mcs_mem_space_t *space, uint64_t address, gpu_range_t *range_out);
+
+/* ---- RDMA (rdma.c) ---- */
+
+bool gpu_rdma_open(mcs_mem_space_t *space, const void *ptr, uint64_t len);
+/* What has been written is seen by the work that is put on the device from now on. With its context current. */
+mcs_status_t gpu_rdma_arrived(const mcs_mem_space_t *space, const gpu_device_t *device) MCS_MUST_CHECK;
 
 /* ---- host memory (hosts.c, stage.c) ---- */
 
@@ -219,8 +236,9 @@ struct mcs_mem_space {
     cuda_driver_t *driver;
     int device_count;
     gpu_device_t *devices;
-    uint64_t pinned; /* atomic: bytes */
-    bool pin_warned; /* atomic */
+    uint64_t pinned;  /* atomic: bytes */
+    bool pin_warned;  /* atomic */
+    bool rdma_warned; /* atomic */
 
     mcs_rwlock_t range_lock; /* guards the ranges */
     gpu_range_t *ranges;     /* sorted by start */

@@ -18,8 +18,18 @@ void gpu_probe(const cuda_driver_t *driver, gpu_device_t *device)
         driver->module_get_function == NULL || driver->launch_kernel == NULL) {
         device->kernels = GPU_KERNELS_NONE; /* not worth a try */
     }
+    if (driver->pointer_set_attribute != NULL && ask(driver, device, CUDA_DEVICE_HAS_RDMA) != 0) {
+        bool ordered = ask(driver, device, CUDA_DEVICE_RDMA_ORDERING) >= CUDA_RDMA_ORDERED_FOR_OWNER;
+        bool flushed = driver->flush_rdma_writes != NULL &&
+                       (ask(driver, device, CUDA_DEVICE_RDMA_FLUSHES) & CUDA_RDMA_FLUSH_BY_HOST) != 0;
+        device->rdma = ordered ? GPU_RDMA_ORDERED : flushed ? GPU_RDMA_FLUSHED : GPU_RDMA_NONE;
+    }
     bool batches = driver->memcpy_batch != NULL || driver->memcpy_batch_12 != NULL;
-    mcs_debug(GPU_AREA, "cuda:%d %s: compute %d.%d, kernels %s, batches of copies %s, memory pool %s", device->ordinal,
-              device->name, major, device->compute % 10, device->kernels == GPU_KERNELS_NONE ? "no" : "if they load",
-              batches ? "yes" : "no", device->has_pool ? "yes" : "no");
+    mcs_debug(GPU_AREA, "cuda:%d %s: compute %d.%d, kernels %s, batches of copies %s, memory pool %s, RDMA %s",
+              device->ordinal, device->name, major, device->compute % 10,
+              device->kernels == GPU_KERNELS_NONE ? "no" : "if they load", batches ? "yes" : "no",
+              device->has_pool ? "yes" : "no",
+              device->rdma == GPU_RDMA_ORDERED   ? "in order"
+              : device->rdma == GPU_RDMA_FLUSHED ? "with flushes"
+                                                 : "no");
 }

@@ -34,17 +34,16 @@ bool gpu_ranges_find(mcs_mem_space_t *space, uint64_t address, gpu_range_t *rang
     return found;
 }
 
-/* The end of the mapping that holds the address, in memory that is mapped piece by piece; 0 where the driver does not
- * say. */
-static uint64_t mapping_end(const mcs_mem_space_t *space, uint64_t address)
+uint64_t gpu_mapping_end(const mcs_mem_space_t *space, uint64_t address, const mcs_mem_where_t *where, uint64_t end)
 {
     cuda_ptr_t base = 0;
     size_t len = 0;
     if (space->driver->pointer_get_attribute(&base, CUDA_POINTER_MAPPING_BASE, address) != CUDA_OK ||
-        space->driver->pointer_get_attribute(&len, CUDA_POINTER_MAPPING_SIZE, address) != CUDA_OK || base > address) {
-        return 0;
+        space->driver->pointer_get_attribute(&len, CUDA_POINTER_MAPPING_SIZE, address) != CUDA_OK || base > address ||
+        base + len == 0) {
+        return where->len > 0 && where->start <= address ? MCS_MIN(where->start + where->len, end) : end;
     }
-    return base + len;
+    return MCS_MIN(base + len, end);
 }
 
 typedef struct pieces {
@@ -84,14 +83,10 @@ static mcs_status_t take_apart(mcs_mem_space_t *space, uint64_t start, uint64_t 
                       mcs_status_name(MCS_ERR_INVALID_PARAMS));
             return MCS_ERR_INVALID_PARAMS;
         }
-        uint64_t here = mapping_end(space, at);
-        if (here == 0) {
-            here = where.len > 0 && where.start <= at ? where.start + where.len : end;
-        }
+        uint64_t here = gpu_mapping_end(space, at, &where, end);
         if (here <= at) {
             return MCS_ERR_INVALID_PARAMS;
         }
-        here = MCS_MIN(here, end);
         status = push(pieces, (gpu_range_t){at, here, where.id, start, (int16_t)where.device});
         at = here;
     }

@@ -186,6 +186,7 @@ const mcs_mem_space_ops_t mcs_gpu_space_ops = {
     .locate = gpu_locate,
     .add_range = gpu_ranges_add,
     .remove_range = gpu_ranges_remove,
+    .open_to_rdma = gpu_rdma_open,
     .add_host = gpu_host_add,
     .forget_host = gpu_host_forget,
     .far_create = gpu_far_create,

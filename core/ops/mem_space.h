@@ -94,7 +94,9 @@ typedef struct mcs_mem_piece {
 } mcs_mem_piece_t;
 
 typedef struct mcs_mem_copy {
-    bool to_user;             /* else from the caller's memory into ours */
+    bool to_user;   /* else from the caller's memory into ours */
+    bool sums_only; /* nothing is copied: `host` means nothing, all pieces are of devices. With to_user an RDMA
+                       device has written them, which their own device is made to see first */
     const mcs_mem_far_t *far; /* NULL, or the far memory that all of `host` lies in; pieces of devices that reach it */
     const mcs_mem_piece_t *pieces;
     size_t count;
@@ -137,6 +139,9 @@ typedef struct mcs_mem_space_ops {
     mcs_status_t (*add_range)(mcs_mem_space_t *space, const void *ptr, uint64_t len);
     /* Of that very address; no matter if there is none. */
     void (*remove_range)(mcs_mem_space_t *space, const void *ptr);
+    /* Makes device memory ready to be read and written by RDMA devices, as far as its own device has a say. False
+     * (logged once, with the reason): it cannot be, or the device would not sum it. */
+    bool (*open_to_rdma)(mcs_mem_space_t *space, const void *ptr, uint64_t len);
 
     /* From now on copies may pin pieces of it. Known already: MCS_ERR_SEGMENT_ALREADY_EXISTS, nothing is kept and
      * `released` is not called. */

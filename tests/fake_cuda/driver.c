@@ -90,6 +90,7 @@ static void __attribute__((constructor)) load(void)
     g_fake.version = number_of("FAKE_CUDA_VERSION", 13000);
     g_fake.started = number_of("FAKE_CUDA_INIT", 0) != 0;
     g_fake.no_vmm = number_of("FAKE_CUDA_NO_VMM", 0) != 0;
+    g_fake.rdma = (fake_rdma_t)number_of("FAKE_CUDA_RDMA", FAKE_RDMA_NONE);
     for (int i = 0; i < DEVICES_MAX; i++) {
         g_fake.contexts[i].device = i;
     }
@@ -112,6 +113,7 @@ void fake_cuda_reset(int devices, int version)
     g_fake.fail_nth = 0;
     g_fake.strict_pointers = false;
     g_fake.no_vmm = false;
+    g_fake.rdma = FAKE_RDMA_NONE;
     g_fake.compute = 90;
     g_fake.pools = true;
     g_fake.fired = false;
@@ -172,6 +174,13 @@ void fake_cuda_without_vmm(void)
 {
     pthread_mutex_lock(&g_fake.lock);
     g_fake.no_vmm = true;
+    pthread_mutex_unlock(&g_fake.lock);
+}
+
+void fake_cuda_rdma(fake_rdma_t rdma)
+{
+    pthread_mutex_lock(&g_fake.lock);
+    g_fake.rdma = rdma;
     pthread_mutex_unlock(&g_fake.lock);
 }
 
@@ -252,12 +261,17 @@ FAKE_API int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     (void)device;
     ENTER(false);
-    bool vmm = attribute == CUDA_DEVICE_HAS_VMM || attribute == CUDA_DEVICE_HAS_VMM_FDS;
-    *value = attribute == CUDA_DEVICE_COMPUTE_MAJOR   ? g_fake.compute / 10
-             : attribute == CUDA_DEVICE_COMPUTE_MINOR ? g_fake.compute % 10
-             : attribute == CUDA_DEVICE_HAS_POOLS     ? g_fake.pools
-             : vmm                                    ? !g_fake.no_vmm
-                                                      : 0;
+    switch (attribute) {
+    case CUDA_DEVICE_COMPUTE_MAJOR: *value = g_fake.compute / 10; break;
+    case CUDA_DEVICE_COMPUTE_MINOR: *value = g_fake.compute % 10; break;
+    case CUDA_DEVICE_HAS_POOLS: *value = g_fake.pools; break;
+    case CUDA_DEVICE_HAS_VMM:
+    case CUDA_DEVICE_HAS_VMM_FDS: *value = !g_fake.no_vmm; break;
+    case CUDA_DEVICE_HAS_RDMA: *value = g_fake.rdma != FAKE_RDMA_NONE; break;
+    case CUDA_DEVICE_RDMA_FLUSHES: *value = g_fake.rdma == FAKE_RDMA_FLUSHED ? CUDA_RDMA_FLUSH_BY_HOST : 0; break;
+    case CUDA_DEVICE_RDMA_ORDERING: *value = g_fake.rdma == FAKE_RDMA_ORDERED ? CUDA_RDMA_ORDERED_FOR_OWNER : 0; break;
+    default: *value = 0; break;
+    }
     return fake_leave(CUDA_OK);
 }
 

@@ -28,6 +28,7 @@ typedef struct fake_counts {
     uint64_t launches;
     uint64_t synchronized; /* events waited for */
     uint64_t most_pending; /* operations at once, ever since the reset */
+    uint64_t flushes;      /* of RDMA writes */
 } fake_counts_t;
 
 typedef enum fake_kind { FAKE_DEVICE, FAKE_VMM, FAKE_MANAGED } fake_kind_t;
@@ -45,6 +46,11 @@ FAKE_API void fake_cuda_break(int device, int code);
 
 /* What devices say they are, until the reset: 90 is compute capability 9.0. */
 FAKE_API void fake_cuda_capabilities(int compute, bool pools);
+
+/* Can RDMA devices reach device memory, and how are their writes seen? Until the reset. Memory that is told to wait
+ * with the caller's copies (SYNC_MEMOPS) may be touched from then on, by whoever plays the RDMA device. */
+typedef enum fake_rdma { FAKE_RDMA_NONE, FAKE_RDMA_ORDERED, FAKE_RDMA_FLUSHED } fake_rdma_t;
+FAKE_API void fake_cuda_rdma(fake_rdma_t rdma);
 
 /* No virtual memory: sharing is by legacy handles. Until the reset. */
 FAKE_API void fake_cuda_without_vmm(void);

@@ -20,7 +20,8 @@ typedef struct alloc {
     fake_kind_t kind;
     bool counted;   /* made by the driver's call */
     unsigned peers; /* a bit for each device that has access, besides its own */
-    int shared_fd;  /* legacy sharing: where its bytes are, 0 = not shared */
+    int shared_fd;  /* legacy sharing, RDMA: where its bytes are, 0 = not shared */
+    bool opened;    /* to RDMA devices: it may be touched */
     uint8_t *bytes;
 } alloc_t;
 
@@ -82,6 +83,7 @@ typedef struct fake {
     host_range_t *hosts;
     bool strict_pointers;
     bool no_vmm;
+    fake_rdma_t rdma;
     uint64_t next_id;
     uint64_t next_serial;
     fake_counts_t counts;
@@ -118,6 +120,8 @@ uint8_t *fake_device_view(uint64_t ptr, uint64_t len);
 void fake_run_kernel(const operation_t *operation);
 alloc_t *fake_make_alloc(int device, uint64_t len, fake_kind_t kind, uint64_t piece, bool counted);
 int fake_drop_alloc(uint64_t ptr, bool counted);
+/* Its bytes move to where others can map them. */
+bool fake_publish(alloc_t *alloc);
 /* Is anything pending that touches the memory? */
 bool fake_is_pending(uint64_t start, uint64_t len);
 /* All that the streams with that index have; NULL: there is none. */

@@ -79,6 +79,11 @@ int fake_drop_alloc(uint64_t ptr, bool counted)
                 fake_violate("device memory freed while work on it is pending");
             }
             *at = alloc->next;
+            if (alloc->opened) {
+                mmap((void *)(uintptr_t)alloc->start, whole_pages(alloc->len), PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+                alloc->opened = false;
+            }
             if (alloc->shared_fd > 0) { /* others may still have these bytes */
                 mmap(alloc->bytes, whole_pages(alloc->len), PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -203,6 +208,9 @@ static int attribute(void *data, int which, uint64_t ptr)
         *(uint64_t *)data =
             alloc == NULL ? 0 : alloc->id + (alloc->piece > 0 ? (ptr - alloc->start) / alloc->piece : 0);
         break;
+    case CUDA_POINTER_RDMA_CAPABLE:
+        *(int *)data = g_fake.rdma != FAKE_RDMA_NONE && alloc != NULL && alloc->kind == FAKE_DEVICE;
+        break;
     case CUDA_POINTER_RANGE_START: *(uint64_t *)data = base; break;
     case CUDA_POINTER_RANGE_SIZE: *(size_t *)data = len; break;
     case CUDA_POINTER_MAPPING_BASE: *(uint64_t *)data = alloc != NULL ? piece_start(alloc, ptr) : 0; break;
@@ -210,6 +218,38 @@ static int attribute(void *data, int which, uint64_t ptr)
     default: return CUDA_BAD_VALUE;
     }
     return CUDA_OK;
+}
+
+/* Where RDMA devices can reach memory, this opens it to them. */
+FAKE_API int cuPointerSetAttribute(const void *value, int which, cuda_ptr_t ptr);
+FAKE_API int cuPointerSetAttribute(const void *value, int which, cuda_ptr_t ptr)
+{
+    ENTER(false);
+    alloc_t *alloc = fake_find_alloc(ptr);
+    if (alloc == NULL || alloc->kind != FAKE_DEVICE || which != CUDA_POINTER_SYNC_MEMOPS ||
+        *(const unsigned *)value != 1) {
+        return fake_leave(CUDA_BAD_VALUE);
+    }
+    if (g_fake.rdma == FAKE_RDMA_NONE || alloc->opened) {
+        return fake_leave(CUDA_OK);
+    }
+    if (!fake_publish(alloc) || mmap((void *)(uintptr_t)alloc->start, alloc->len, PROT_READ | PROT_WRITE,
+                                     MAP_SHARED | MAP_FIXED, alloc->shared_fd, 0) == MAP_FAILED) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
+    }
+    alloc->opened = true;
+    return fake_leave(CUDA_OK);
+}
+
+FAKE_API int cuFlushGPUDirectRDMAWrites(int target, int scope);
+FAKE_API int cuFlushGPUDirectRDMAWrites(int target, int scope)
+{
+    ENTER(true);
+    if (target != CUDA_RDMA_FLUSH_CURRENT || scope != CUDA_RDMA_FLUSH_TO_OWNER) {
+        return fake_leave(CUDA_BAD_VALUE);
+    }
+    g_fake.counts.flushes++;
+    return fake_leave(CUDA_OK);
 }
 
 FAKE_API int cuPointerGetAttribute(void *data, int which, cuda_ptr_t ptr);

@@ -307,6 +307,22 @@ typedef struct name {
 } name_t;
 #define NAME_MAGIC UINT32_C(0x46414b45)
 
+bool fake_publish(alloc_t *alloc)
+{
+    if (alloc->shared_fd > 0) {
+        return true;
+    }
+    uint64_t len = (alloc->len + GRAIN - 1) / GRAIN * GRAIN;
+    int fd = memfd_create("fake-cuda-ipc", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)len) != 0 || pwrite(fd, alloc->bytes, alloc->len, 0) != (ssize_t)alloc->len ||
+        mmap(alloc->bytes, alloc->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        close(fd);
+        return false;
+    }
+    alloc->shared_fd = fd;
+    return true;
+}
+
 FAKE_API int cuIpcGetMemHandle(cuda_ipc_handle_t *handle, cuda_ptr_t ptr);
 FAKE_API int cuIpcGetMemHandle(cuda_ipc_handle_t *handle, cuda_ptr_t ptr)
 {
@@ -315,14 +331,8 @@ FAKE_API int cuIpcGetMemHandle(cuda_ipc_handle_t *handle, cuda_ptr_t ptr)
     if (alloc == NULL || alloc->start != ptr || alloc->kind != FAKE_DEVICE) {
         return fake_leave(CUDA_BAD_VALUE);
     }
-    if (alloc->shared_fd <= 0) { /* its bytes move to where others can map them */
-        uint64_t len = (alloc->len + GRAIN - 1) / GRAIN * GRAIN;
-        int fd = memfd_create("fake-cuda-ipc", MFD_CLOEXEC);
-        if (fd < 0 || ftruncate(fd, (off_t)len) != 0 ||
-            mmap(alloc->bytes, alloc->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
-            return fake_leave(CUDA_OUT_OF_MEMORY);
-        }
-        alloc->shared_fd = fd;
+    if (!fake_publish(alloc)) {
+        return fake_leave(CUDA_OUT_OF_MEMORY);
     }
     name_t name = {.magic = NAME_MAGIC, .pid = getpid(), .fd = alloc->shared_fd, .len = alloc->len};
     memset(handle->bytes, 0, sizeof(handle->bytes));

@@ -140,4 +140,4 @@ class Counts(ctypes.Structure):
 
     LEFT = ("contexts", "device_allocs", "registered", "modules", "pushed", "memories", "reserved")
     _fields_ = [(name, ctypes.c_int64) for name in "contexts pushed streams events device_allocs host_allocs registered modules pending memories reserved".split()]
-    _fields_ += [(name, ctypes.c_uint64) for name in "violations calls copies unpinned_copies batches launches synchronized most_pending".split()]
+    _fields_ += [(name, ctypes.c_uint64) for name in "violations calls copies unpinned_copies batches launches synchronized most_pending flushes".split()]
