@@ -43,7 +43,9 @@ static void send_more(flow_t *flow, uint64_t deadline_ns)
             ucxt_conn_fail(flow->conn, status);
             return;
         }
-        ucxt_conn_send(flow->conn, &request->base);
+        if (request != NULL) {
+            ucxt_conn_send(flow->conn, &request->base);
+        }
     }
 }
 

@@ -50,7 +50,8 @@ typedef struct flow_request {
 
 /* Checks the ranges (a bad one gets MCS_ERR_INVALID_PARAMS and is left out) and counts their pieces. */
 void ucxt_flow_prepare(flow_t *flow);
-/* Makes the next request, in a slot of the connection. `wait_ms` tells the owner how long it is good for. */
+/* Makes the next request, in a slot of the connection. `wait_ms` tells the owner how long it is good for. NULL: there
+ * was a range of a device that cannot go (MCS_ERR_NOT_SUPPORTED), nothing is to be sent for it. */
 mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **request_out) MCS_MUST_CHECK;
 /* Ranges that are open end with `status`. */
 void ucxt_flow_end(flow_t *flow, mcs_status_t status);

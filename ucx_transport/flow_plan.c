@@ -31,6 +31,9 @@ static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
     if (direction == MCS_STORE && (access->from % MCS_CRC_BLOCK != 0 || !mcs_access_is_whole_units(access))) {
         return false;
     }
+    if (range->device && ((direction == MCS_STORE && range->crcs == NULL) || range->sums != NULL)) {
+        return false;
+    }
     uint64_t total = 0;
     for (uint32_t i = 0; i < range->iov_count; i++) {
         if (range->iov[i].iov_len > access->len - total) {
@@ -42,10 +45,11 @@ static bool range_is_sound(const mcs_range_t *range, mcs_direction_t direction)
 }
 
 /* Pieces add to them. */
-static void clear_sums(const mcs_range_t *range)
+static void clear_sums(const mcs_range_t *range, mcs_direction_t direction)
 {
     size_t len = range->crc_count * sizeof(uint32_t);
-    if (range->crcs != NULL && len > 0) {
+    bool given = range->device && direction == MCS_STORE;
+    if (range->crcs != NULL && len > 0 && !given) {
         memset(range->crcs, 0, len);
     }
     if (range->sums != NULL && len > 0) {
@@ -62,18 +66,19 @@ static void add_sum(const flow_t *flow, const flow_piece_t *piece, uint32_t *sum
     sums[piece->crc] ^= mcs_crc32c_shift(crc, end - piece->from - piece->len);
 }
 
-/* How long the piece at payload byte `from` is, with `here` bytes to come of its range and `left` of the transfer. */
-static uint32_t piece_len(uint64_t from, uint64_t here, uint64_t left)
+/* How long the piece at byte `at` of the range is, with `left` bytes of the transfer to come. A device's are blocks, of
+ * which it has made the sums. */
+static uint32_t piece_len(const mcs_range_t *range, uint64_t at, uint64_t left)
 {
-    uint64_t limit = ucxt_frame_limit(left);
-    return (uint32_t)MCS_MIN(here, limit - from % limit);
+    uint64_t limit = range->device ? MCS_CRC_BLOCK : ucxt_frame_limit(left);
+    return (uint32_t)MCS_MIN(range->access.len - at, limit - (range->access.from + at) % limit);
 }
 
-static uint32_t count_pieces(const mcs_access_t *access, uint64_t *left)
+static uint32_t count_pieces(const mcs_range_t *range, uint64_t *left)
 {
     uint32_t count = 0;
-    for (uint64_t at = 0; at < access->len; count++) {
-        uint32_t len = piece_len(access->from + at, access->len - at, *left);
+    for (uint64_t at = 0; at < range->access.len; count++) {
+        uint32_t len = piece_len(range, at, *left);
         at += len;
         *left -= len;
     }
@@ -91,7 +96,7 @@ void ucxt_flow_prepare(flow_t *flow)
             continue;
         }
         range->status = MCS_OK;
-        clear_sums(range);
+        clear_sums(range, transfer->direction);
         flow->left[i] = 1;
         flow->ranges_open++;
         flow->left_len += range->access.len;
@@ -100,7 +105,7 @@ void ucxt_flow_prepare(flow_t *flow)
     uint64_t left = flow->left_len;
     for (uint32_t i = 0; i < transfer->range_count; i++) {
         if (flow->left[i] > 0) {
-            flow->left[i] = count_pieces(&transfer->ranges[i].access, &left);
+            flow->left[i] = count_pieces(&transfer->ranges[i], &left);
             flow->unsent += flow->left[i];
         }
     }
@@ -153,7 +158,7 @@ static void peek(flow_t *flow, flow_piece_t *piece_out)
     uint64_t first = first_block(&range->access);
     *piece_out = (flow_piece_t){
         .range = flow->range,
-        .len = piece_len(from, range->access.len - flow->at, flow->left_len),
+        .len = piece_len(range, flow->at, flow->left_len),
         .iov = flow->iov,
         .crc = block >= first ? (uint32_t)(block - first) : NO_CRC,
         .iov_at = flow->iov_at,
@@ -236,28 +241,42 @@ typedef struct placer {
     bool fits;
 } placer_t;
 
-/* The number of the key to these bytes that the batch has already; UCXT_KEYS_MAX: none. */
-static uint32_t find_key(const batch_t *batch, const void *bytes, size_t len)
+/* The number of the key to the byte that the batch has already; UCXT_KEYS_MAX: none. */
+static uint32_t find_key(const batch_t *batch, const void *byte)
 {
     for (uint32_t i = batch->key_count; i > 0; i--) {
-        if (ucxt_window_holds(batch->key[i - 1], bytes, len)) {
+        if (ucxt_window_room(batch->key[i - 1], byte) > 0) {
             return i - 1;
         }
     }
     return UCXT_KEYS_MAX;
 }
 
+static uint32_t add_key(placer_t *placer, const void *byte)
+{
+    batch_t *batch = placer->batch;
+    const ucxt_window_t *window = ucxt_regions_find(placer->regions, byte, 1, true);
+    if (window == NULL || batch->key_count == UCXT_KEYS_MAX) {
+        return UCXT_KEYS_MAX;
+    }
+    batch->key[batch->key_count] = window;
+    batch->keys_len += 2 + (size_t)window->rkey_len;
+    return batch->key_count++;
+}
+
+/* Memory that lies in two windows is two stretches. */
 static void look_for_place(void *arg, uint8_t *bytes, size_t len)
 {
     placer_t *placer = arg;
-    batch_t *batch = placer->batch;
-    placer->stretches++;
-    if (placer->fits && find_key(batch, bytes, len) == UCXT_KEYS_MAX) {
-        const ucxt_window_t *window = ucxt_regions_find(placer->regions, bytes, len, true);
-        placer->fits = window != NULL && batch->key_count < UCXT_KEYS_MAX;
+    while (placer->fits && len > 0) {
+        uint32_t key = find_key(placer->batch, bytes);
+        key = key < UCXT_KEYS_MAX ? key : add_key(placer, bytes);
+        placer->fits = key < UCXT_KEYS_MAX;
+        placer->stretches++;
         if (placer->fits) {
-            batch->key[batch->key_count++] = window;
-            batch->keys_len += 2 + (size_t)window->rkey_len;
+            size_t here = (size_t)MCS_MIN(ucxt_window_room(placer->batch->key[key], bytes), (uint64_t)len);
+            bytes += here;
+            len -= here;
         }
     }
 }
@@ -266,25 +285,35 @@ static void look_for_place(void *arg, uint8_t *bytes, size_t len)
 static void put_stretch(void *arg, uint8_t *bytes, size_t len)
 {
     placer_t *placer = arg;
-    uint32_t key = find_key(placer->batch, bytes, len);
-    MCS_ENSURE(key < UCXT_KEYS_MAX);
-    ucxt_stretch_encode(&(ucxt_stretch_t){(uint64_t)(uintptr_t)bytes, (uint32_t)len, key},
-                        placer->out + (size_t)placer->stretches * UCXT_STRETCH);
-    placer->stretches++;
+    while (len > 0) {
+        uint32_t key = find_key(placer->batch, bytes);
+        MCS_ENSURE(key < UCXT_KEYS_MAX);
+        size_t here = (size_t)MCS_MIN(ucxt_window_room(placer->batch->key[key], bytes), (uint64_t)len);
+        ucxt_stretch_encode(&(ucxt_stretch_t){(uint64_t)(uintptr_t)bytes, (uint32_t)here, key},
+                            placer->out + (size_t)placer->stretches * UCXT_STRETCH);
+        placer->stretches++;
+        bytes += here;
+        len -= here;
+    }
+}
+
+static bool is_device(const flow_t *flow, const flow_piece_t *piece)
+{
+    return flow->transfer->ranges[piece->range].device;
 }
 
 /* Can the owner's device reach all of the piece? Its keys are the batch's then. Keys of a piece that cannot stay, too:
  * they are not wrong. */
 static bool can_place(const flow_t *flow, const flow_piece_t *piece, batch_t *batch, uint32_t *stretches_out)
 {
-    if (!flow->conn->rdma || piece->len < UCXT_RDMA_MIN) {
+    if (!flow->conn->rdma || (piece->len < UCXT_RDMA_MIN && !is_device(flow, piece))) {
         return false;
     }
     placer_t placer = {.regions = flow->lane->shared->regions, .batch = batch, .fits = true};
     each_stretch(flow, piece, look_for_place, &placer);
     *stretches_out = placer.stretches;
     return placer.fits && batch->stretches + placer.stretches <= UCXT_STRETCHES_MAX &&
-           piece->len / placer.stretches >= UCXT_RDMA_STRETCH;
+           ucxt_stretches_fit(piece->len, placer.stretches);
 }
 
 static void add_place(batch_t *batch, uint32_t stretches)
@@ -311,6 +340,8 @@ static bool add_to_fetch(const flow_t *flow, const flow_piece_t *piece, batch_t 
     }
     if (can_place(flow, piece, batch, &stretches)) {
         add_place(batch, stretches);
+    } else if (is_device(flow, piece)) {
+        return false;
     }
     batch->bytes += piece->len;
     batch->count++;
@@ -342,7 +373,7 @@ static bool add_to_store(const flow_t *flow, const flow_piece_t *piece, batch_t 
     if (can_place(flow, piece, batch, &stretches)) {
         return add_placed_store(piece, batch, stretches);
     }
-    if (batch->placed) {
+    if (batch->placed || is_device(flow, piece)) {
         return false;
     }
     stretches = 0;
@@ -491,7 +522,9 @@ static void fill(flow_t *flow, flow_request_t *request, batch_t *batch)
         if (batch->placed) {
             places = put_place(flow, piece, batch, batch_has_place(batch, i), places);
         }
-        if (flow->transfer->direction == MCS_STORE) {
+        if (flow->transfer->direction == MCS_STORE && range->device) {
+            crc = range->crcs[piece->crc];
+        } else if (flow->transfer->direction == MCS_STORE) {
             crc = batch->placed ? sum_of(flow, piece) : add_bytes(flow, piece, &packer);
             if (range->crcs != NULL) {
                 add_sum(flow, piece, range->crcs, crc);
@@ -502,15 +535,44 @@ static void fill(flow_t *flow, flow_request_t *request, batch_t *batch)
     }
 }
 
+/* The piece at the cursor is of a device and cannot be placed: what is still to be sent of its range is not. */
+static void refuse_range(flow_t *flow)
+{
+    flow_piece_t piece;
+    peek(flow, &piece);
+    const uint32_t at = piece.range;
+    mcs_range_t *range = &flow->transfer->ranges[at];
+    if (range->status == MCS_OK) {
+        range->status = piece.from == range->access.from ? MCS_ERR_NOT_SUPPORTED : MCS_ERR_TRANSFER_FAIL;
+    }
+    for (;;) {
+        advance(flow, &piece);
+        flow->left[at]--;
+        if (flow->at == range->access.len) {
+            break;
+        }
+        peek(flow, &piece);
+    }
+    if (flow->left[at] == 0) {
+        flow->ranges_open--;
+    }
+}
+
 mcs_status_t ucxt_flow_next(flow_t *flow, uint32_t wait_ms, flow_request_t **request_out)
 {
     flow_t cursor = *flow; /* a dry run says how much memory it takes */
+    *request_out = NULL;
     batch_t batch = {0};
     const bool fetch = flow->transfer->direction == MCS_FETCH;
     while (cursor.unsent > 0) {
         flow_piece_t piece;
         peek(&cursor, &piece);
         bool added = fetch ? add_to_fetch(&cursor, &piece, &batch) : add_to_store(&cursor, &piece, &batch);
+        if (!added && batch.count == 0) {
+            MCS_ENSURE(is_device(flow, &piece));
+            refuse_range(flow);
+            return MCS_OK;
+        }
         if (!added) {
             break;
         }
@@ -571,7 +633,7 @@ static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t 
 }
 
 /* Do the records and the bytes of an answer agree with each other and with what was asked? Bytes that are in their
- * places are not in the message. */
+ * places are not in the message; a device's are never. */
 static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *header, const uint8_t *body, size_t len)
 {
     uint32_t first = header->value;
@@ -587,7 +649,12 @@ static bool pieces_agree(const flow_request_t *request, const ucxt_header_t *hea
             ucxt_piece_decode(body + (size_t)i * UCXT_PIECE, &status, &crc) != MCS_OK) {
             return false;
         }
-        bytes += status == MCS_OK && header->kind == UCXT_PIECES ? request->piece[first + i].len : 0;
+        if (status == MCS_OK && header->kind == UCXT_PIECES) {
+            if (is_device(request->base.flow, &request->piece[first + i])) {
+                return false;
+            }
+            bytes += request->piece[first + i].len;
+        }
     }
     return bytes == len - (size_t)count * UCXT_PIECE;
 }

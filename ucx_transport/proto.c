@@ -159,7 +159,7 @@ mcs_status_t ucxt_stretches_decode(const uint8_t *in, size_t len, const ucxt_pla
             bytes += stretch.len;
             stretches[used++] = stretch;
         }
-        if (here > 0 && (bytes != access[i].len || bytes / here < UCXT_RDMA_STRETCH)) {
+        if (here > 0 && (bytes != access[i].len || !ucxt_stretches_fit(bytes, here))) {
             return MCS_ERR_PROTOCOL;
         }
     }

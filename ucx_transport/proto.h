@@ -116,6 +116,12 @@ typedef struct ucxt_stretch {
     uint32_t key;
 } ucxt_stretch_t;
 
+/* Of a piece: two of any length, or so few that each pays for itself. */
+static inline bool ucxt_stretches_fit(uint64_t bytes, uint32_t stretches)
+{
+    return stretches <= 2 || bytes / stretches >= UCXT_RDMA_STRETCH;
+}
+
 typedef struct ucxt_places {
     uint32_t key_count;
     const uint8_t *key[UCXT_KEYS_MAX]; /* in the message */
@@ -128,7 +134,8 @@ void ucxt_stretch_encode(const ucxt_stretch_t *stretch, uint8_t out[UCXT_STRETCH
 mcs_status_t ucxt_places_decode(const uint8_t *in, size_t len, ucxt_places_t *places_out, size_t *used_out)
     MCS_MUST_CHECK;
 /* Reads the rest, all of it: first[i] .. first[i + 1] are the stretches of piece i. first has `count` + 1 entries,
- * stretches places->stretch_count. MCS_ERR_PROTOCOL also when stretches do not sum up to their piece. */
+ * stretches places->stretch_count. MCS_ERR_PROTOCOL also when stretches do not sum up to their piece, or do not fit it.
+ */
 mcs_status_t ucxt_stretches_decode(const uint8_t *in, size_t len, const ucxt_places_t *places,
                                    const mcs_access_t *access, uint32_t count, uint32_t *first,
                                    ucxt_stretch_t *stretches) MCS_MUST_CHECK;

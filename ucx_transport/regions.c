@@ -6,6 +6,8 @@
 #include "core/base/alloc.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
+#include "core/base/memprobe.h"
+#include "ucx_transport/proto.h"
 
 #define AREA "ucx"
 
@@ -53,9 +55,26 @@ static mcs_status_t pack_key(const ucxt_context_t *context, ucxt_window_t *windo
     return fits ? MCS_OK : MCS_ERR_LIMIT;
 }
 
-static mcs_status_t window_open(const ucxt_context_t *context, bool for_peers, ucxt_window_t *window)
+/* UCX's emulation is made by processors. */
+static bool is_in_reach(const ucxt_context_t *context, const ucxt_window_t *window)
+{
+    if (context->rdma_devices[0] != '\0') {
+        return true; /* the registration says it */
+    }
+    mcs_memprobe_t probe;
+    mcs_memprobe_init(&probe);
+    const void *base = (const void *)(uintptr_t)window->base; /* NOLINT(performance-no-int-to-ptr) */
+    mcs_status_t status = mcs_memprobe_check(&probe, base, window->len, true);
+    mcs_memprobe_fini(&probe);
+    return status == MCS_OK;
+}
+
+static mcs_status_t window_open(const ucxt_context_t *context, mcs_exposure_t how, ucxt_window_t *window)
 {
     const ucxt_dl_t *dl = context->dl;
+    if (how == MCS_EXPOSED_DEVICE && !is_in_reach(context, window)) {
+        return MCS_ERR_NOT_SUPPORTED;
+    }
     ucp_mem_map_params_t params = {
         .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
         .address = (void *)(uintptr_t)window->base,
@@ -67,7 +86,7 @@ static mcs_status_t window_open(const ucxt_context_t *context, bool for_peers, u
         mcs_debug(AREA, "registration of %llu bytes: %s", (unsigned long long)window->len, dl->ucs_status_string(rc));
         return MCS_ERR_NO_MEMORY;
     }
-    mcs_status_t status = for_peers ? pack_key(context, window) : MCS_OK;
+    mcs_status_t status = how != MCS_EXPOSED_LOCALLY ? pack_key(context, window) : MCS_OK;
     if (status != MCS_OK) {
         (void)dl->ucp_mem_unmap(context->ucp, window->memh);
     }
@@ -92,6 +111,20 @@ static uint32_t wanted_window(const ucxt_region_t *region)
     return i;
 }
 
+/* Once for each kind of memory. */
+static void warn_once(ucxt_regions_t *regions, bool device)
+{
+    bool *warned = &regions->warned[device];
+    if (!*warned && device) {
+        mcs_warn(AREA, "GPU memory could not be registered for RDMA: its bytes travel through pinned host memory (is "
+                       "the kernel module nvidia-peermem loaded?)");
+    } else if (!*warned) {
+        mcs_warn(AREA, "memory could not be registered for RDMA: its bytes travel in messages (ulimit -l, and the "
+                       "device's own limits)");
+    }
+    *warned = true;
+}
+
 /* Under the lock, which it lets go meanwhile. */
 static void register_one(ucxt_regions_t *regions, ucxt_region_t *region)
 {
@@ -99,7 +132,7 @@ static void register_one(ucxt_regions_t *regions, ucxt_region_t *region)
     ucxt_window_t made = region->window[i];
     region->busy = true;
     mcs_mutex_unlock(&regions->lock);
-    mcs_status_t status = window_open(regions->context, region->how != MCS_EXPOSED_LOCALLY, &made);
+    mcs_status_t status = window_open(regions->context, region->how, &made);
     made.state = status == MCS_OK ? UCXT_WINDOW_READY : UCXT_WINDOW_FAILED;
     mcs_mutex_lock(&regions->lock);
     region->window[i] = made;
@@ -107,10 +140,8 @@ static void register_one(ucxt_regions_t *regions, ucxt_region_t *region)
     if (--region->wanted == 0) {
         mcs_list_remove(&region->node);
     }
-    if (status != MCS_OK && !regions->warned) {
-        regions->warned = true;
-        mcs_warn(AREA, "memory could not be registered for RDMA: its bytes travel in messages (ulimit -l, and the "
-                       "device's own limits)");
+    if (status != MCS_OK) {
+        warn_once(regions, region->how == MCS_EXPOSED_DEVICE);
     }
     mcs_cond_broadcast(&regions->changed);
 }
@@ -197,6 +228,11 @@ void ucxt_regions_fini(ucxt_regions_t *regions)
 
 /* ---- regions ---- */
 
+static bool is_ahead(mcs_exposure_t how)
+{
+    return how == MCS_EXPOSED_AHEAD || how == MCS_EXPOSED_DEVICE;
+}
+
 /* Index of the first region whose base is above `base`. */
 static size_t upper_bound_locked(const ucxt_regions_t *regions, uint64_t base)
 {
@@ -232,7 +268,7 @@ static mcs_status_t insert_locked(ucxt_regions_t *regions, ucxt_region_t *region
     memmove(&regions->region[at + 1], &regions->region[at], (regions->count - at) * sizeof(ucxt_region_t *));
     regions->region[at] = region;
     regions->count++;
-    want_locked(regions, region, region->how == MCS_EXPOSED_AHEAD ? region->window_count : 0);
+    want_locked(regions, region, is_ahead(region->how) ? region->window_count : 0);
     return MCS_OK;
 }
 
@@ -252,7 +288,7 @@ static ucxt_region_t *region_new(uint64_t base, uint64_t len, mcs_exposure_t how
         uint64_t at = i * UCXT_WINDOW_BYTES;
         region->window[i].base = base + at;
         region->window[i].len = MCS_MIN(len - at, UCXT_WINDOW_BYTES);
-        region->window[i].state = how == MCS_EXPOSED_AHEAD ? UCXT_WINDOW_WANTED : UCXT_WINDOW_NONE;
+        region->window[i].state = is_ahead(how) ? UCXT_WINDOW_WANTED : UCXT_WINDOW_NONE;
     }
     return region;
 }
@@ -356,7 +392,7 @@ static const ucxt_window_t *find_locked(ucxt_regions_t *regions, const void *ptr
         return NULL;
     }
     ucxt_window_t *window = &region->window[(from - region->base) / UCXT_WINDOW_BYTES];
-    if (!ucxt_window_holds(window, ptr, len)) {
+    if (ucxt_window_room(window, ptr) < len) {
         return NULL;
     }
     if (window->state == UCXT_WINDOW_NONE) {
@@ -375,4 +411,56 @@ const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr,
     const ucxt_window_t *window = find_locked(regions, ptr, len, for_peers);
     mcs_mutex_unlock(&regions->lock);
     return window;
+}
+
+/* The walk over a payload's memory, piece by piece. */
+typedef struct cover {
+    const ucxt_window_t *window; /* at hand; NULL: none */
+    uint64_t from;               /* payload byte */
+    uint64_t bytes;              /* of the piece */
+    uint32_t stretches;
+    uint32_t windows; /* one that comes again counts again */
+} cover_t;
+
+/* Of the pieces that the bytes end, too. */
+static bool cover_locked(ucxt_regions_t *regions, cover_t *cover, const uint8_t *at, uint64_t len)
+{
+    while (len > 0) {
+        uint64_t room = cover->window != NULL ? ucxt_window_room(cover->window, at) : 0;
+        if (room == 0) {
+            cover->window = find_locked(regions, at, 1, true);
+            if (cover->window == NULL || ++cover->windows > UCXT_KEYS_MAX) {
+                return false;
+            }
+            room = ucxt_window_room(cover->window, at);
+        }
+        uint64_t step = MCS_MIN(MCS_MIN(len, room), UCXT_PIECE_MAX - cover->from % UCXT_PIECE_MAX);
+        at += step;
+        len -= step;
+        cover->from += step;
+        cover->bytes += step;
+        cover->stretches++;
+        if (cover->from % UCXT_PIECE_MAX == 0) {
+            if (!ucxt_stretches_fit(cover->bytes, cover->stretches)) {
+                return false;
+            }
+            *cover = (cover_t){.from = cover->from};
+        }
+    }
+    return true;
+}
+
+bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, size_t count, uint64_t from)
+{
+    cover_t cover = {.from = from};
+    if (!regions->context->rdma) {
+        return false;
+    }
+    bool covered = true;
+    mcs_mutex_lock(&regions->lock);
+    for (size_t i = 0; covered && i < count; i++) {
+        covered = cover_locked(regions, &cover, iov[i].iov_base, iov[i].iov_len);
+    }
+    mcs_mutex_unlock(&regions->lock);
+    return covered && ucxt_stretches_fit(cover.bytes, cover.stretches);
 }

@@ -6,6 +6,10 @@
  * window when it is first used, because registering memory takes it from the system. Where a window is not registered
  * (yet) the bytes travel in messages as over TCP, so a registration that fails costs speed and nothing else.
  *
+ * Device memory is registered by its address, as host memory is: the RDMA device's kernel module asks the other
+ * device's for its pages (nvidia-peermem), and where it cannot the registration fails. UCX is not told what memory it
+ * is: this process only ever gives keys to it away, no call here or at the peer has it as its local side.
+ *
  * Windows are looked up and used between enter and leave. A region that is removed is not found any more; its
  * registration ends when all are out who were inside then. Nobody waits for that: until it ends the devices have the
  * memory as it was, mapped or not. Thread-safe (MCS_RANK_REGIONS). */
@@ -37,10 +41,11 @@ typedef struct ucxt_window {
     uint8_t rkey[UCXT_RKEY_MAX]; /* for peers; none of a segment's */
 } ucxt_window_t;
 
-static inline bool ucxt_window_holds(const ucxt_window_t *window, const void *ptr, uint64_t len)
+/* Bytes of the window from the address on; 0: it is not in it. */
+static inline uint64_t ucxt_window_room(const ucxt_window_t *window, const void *ptr)
 {
     uint64_t at = (uint64_t)(uintptr_t)ptr - window->base;
-    return at < window->len && len <= window->len - at;
+    return at < window->len ? window->len - at : 0;
 }
 
 struct ucxt_region;
@@ -55,7 +60,7 @@ typedef struct ucxt_regions {
     mcs_list_t wanted;  /* regions with windows that the thread is to register */
     mcs_list_t removed; /* whose registrations it is to end */
     bool stop;
-    bool warned;
+    bool warned[2]; /* of host memory, of devices' */
     /* Users count in the half that is the present one; to be rid of what was removed, the thread turns to the other and
      * waits for the former to be empty. */
     unsigned half;
@@ -80,5 +85,8 @@ void ucxt_regions_leave(ucxt_regions_t *regions, unsigned half);
 /* The registered window that holds all of [ptr, ptr + len), or NULL: then it is registered soon if it can be. Valid
  * until leave. `for_peers`: one whose key may be given away. */
 const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len, bool for_peers);
+/* Is each piece of a payload that begins at its byte `from` in registered windows, at most UCXT_KEYS_MAX, whose keys
+ * may be given away, and not in too many stretches? */
+bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, size_t count, uint64_t from);
 
 #endif

@@ -175,6 +175,11 @@ static void conceal(mcs_transport_t *transport, const void *base)
     }
 }
 
+static bool reaches(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from)
+{
+    return transport->process == mcs_process_token() && ucxt_regions_cover(&transport->regions, iov, iov_count, from);
+}
+
 /* ---- transfers ---- */
 
 static mcs_status_t check_stop(void *arg)
@@ -400,4 +405,5 @@ const mcs_transport_ops_t ucxt_transport_ops = {
     .forget = forget,
     .expose = expose,
     .conceal = conceal,
+    .reaches = reaches,
 };

@@ -77,6 +77,7 @@ typedef enum mcs_exposure {
     MCS_EXPOSED_AHEAD,   /* a caller's buffer: registered at once, in the background */
     MCS_EXPOSED_BY_USE,  /* the same, in pieces when they are first used */
     MCS_EXPOSED_LOCALLY, /* a segment: in pieces when they are first used, and no peer gets its key */
+    MCS_EXPOSED_DEVICE,  /* a caller's device memory, open to RDMA devices: as the first, and no processor touches it */
 } mcs_exposure_t;
 
 /* One piece of one extent. Pieces of more than MCS_RANGE_MAX bytes are split by the caller at multiples of
@@ -84,14 +85,15 @@ typedef enum mcs_exposure {
 #define MCS_RANGE_MAX (UINT64_C(8) << 20)
 typedef struct mcs_range {
     mcs_access_t access;
-    const struct iovec
-        *iov;           /* caller's host memory; lengths sum to access.len; any alignment; stays valid until return */
-    uint32_t iov_count; /* 1..MCS_RANGE_IOV_MAX */
-    uint32_t *crcs;     /* one CRC32C for each block that starts in the range.
-                           store: out, of the bytes that were sent; NULL: not wanted.
-                           fetch: out, from the owner; the caller verifies the blocks it read whole, */
+    const struct iovec *iov; /* caller's memory; lengths sum to access.len; any alignment; stays valid until return */
+    uint32_t iov_count;      /* 1..MCS_RANGE_IOV_MAX */
+    bool device; /* of a device, exposed as such: goes by RDMA alone. Where that cannot be, MCS_ERR_NOT_SUPPORTED, and
+                    nothing of the range was sent */
+    uint32_t *crcs; /* one CRC32C for each block that starts in the range.
+                       store: out, of the bytes that were sent (NULL: not wanted); of a device's: in.
+                       fetch: out, from the owner; the caller verifies the blocks it read whole, */
     uint32_t *sums; /* fetch: with these, out: of the bytes that arrived of each such block, made as they were copied.
-                       NULL: not wanted */
+                       NULL: not wanted; a device's are made by nobody here */
     uint32_t crc_count;
     mcs_status_t status; /* out, always set */
 } mcs_range_t;
@@ -129,6 +131,9 @@ typedef struct mcs_transport_ops {
      * or the transport closed; conceal does not wait for anybody. Both may be called by any thread. */
     void (*expose)(mcs_transport_t *transport, void *base, uint64_t len, mcs_exposure_t how);
     void (*conceal)(mcs_transport_t *transport, const void *base);
+    /* Has this side what a range of device memory takes (mcs_range_t.device): all of it is registered, in not too many
+     * places? `from`: which byte of its payload is the first. False for want of time, too. Any thread. */
+    bool (*reaches)(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from);
 } mcs_transport_ops_t;
 
 #endif

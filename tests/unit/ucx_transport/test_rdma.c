@@ -453,9 +453,6 @@ static void places_are_read_as_they_were_written_and_nothing_else_is(void **stat
     assert_int_equal(read_places(text, len + 1, access, first, stretches), MCS_ERR_PROTOCOL);
     mcs_access_t other[PIECES] = {{.len = 10001}, {.len = 70}, {.len = 1 << 20}};
     assert_int_equal(read_places(text, len, other, first, stretches), MCS_ERR_PROTOCOL);
-    const mcs_access_t crumbs[PIECES] = {{.len = 8191}, {.len = 70}, {.len = 1 << 20}}; /* two of less than 4096 */
-    len = make_places(text, crumbs);
-    assert_int_equal(read_places(text, len, crumbs, first, stretches), MCS_ERR_PROTOCOL);
     static const struct {
         size_t at;
         uint16_t value;
@@ -466,6 +463,39 @@ static void places_are_read_as_they_were_written_and_nothing_else_is(void **stat
         assert_int_equal(read_places(text, len, access, first, stretches), MCS_ERR_PROTOCOL);
     }
     free(stretches);
+}
+
+/* One piece of `len` bytes in stretches of one byte, but for the first. */
+static mcs_status_t read_crumbs(uint64_t len, uint16_t count)
+{
+    static uint8_t text[UCXT_PLACES_HEADER + 3 + 2 + 8 * UCXT_STRETCH];
+    uint32_t first[2];
+    ucxt_stretch_t stretches[8];
+    const mcs_access_t access = {.len = len};
+    ucxt_places_t places;
+    size_t used;
+    memset(text, 0, sizeof(text));
+    mcs_store_u16(text, 1);
+    mcs_store_u16(text + 2, count);
+    mcs_store_u16(text + 8, 1);
+    mcs_store_u16(text + 11, count);
+    for (uint16_t i = 0; i < count; i++) {
+        uint32_t here = i == 0 ? (uint32_t)len - count + 1 : 1;
+        ucxt_stretch_encode(&(ucxt_stretch_t){0x1000, here, 0}, text + 13 + (size_t)i * UCXT_STRETCH);
+    }
+    size_t size = 13 + (size_t)count * UCXT_STRETCH;
+    assert_int_equal(ucxt_places_decode(text, size, &places, &used), MCS_OK);
+    return ucxt_stretches_decode(text + used, size - used, &places, &access, 1, first, stretches);
+}
+
+static void crumbs_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(read_crumbs(1, 1), MCS_OK);
+    assert_int_equal(read_crumbs(2, 2), MCS_OK); /* memory in two windows */
+    assert_int_equal(read_crumbs(3, 3), MCS_ERR_PROTOCOL);
+    assert_int_equal(read_crumbs(3 * 4096 - 1, 3), MCS_ERR_PROTOCOL);
+    assert_int_equal(read_crumbs(3 * 4096, 3), MCS_OK);
 }
 
 /* ---- devices ---- */
@@ -561,6 +591,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_side_without_rdma_gets_messages, open_half, close_sides),
         cmocka_unit_test_setup_teardown(a_side_without_rdma_gets_messages, open_other_half, close_sides),
         cmocka_unit_test(places_are_read_as_they_were_written_and_nothing_else_is),
+        cmocka_unit_test(crumbs_are_refused),
         cmocka_unit_test(devices_are_those_that_are_up_or_those_that_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
