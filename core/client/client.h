@@ -82,9 +82,11 @@ typedef struct mcs_client {
     mcs_mem_space_t *space;
     const uint32_t *device_active; /* see device.h; never NULL in a client that is set up */
     char *rdma_devices;
-    bool rdma;         /* the data plane has it */
-    bool wants_rdma;   /* set-up asked for it */
-    bool stage_warned; /* atomic: that GPU memory goes another way all the same */
+    bool rdma;           /* the data plane has it */
+    bool wants_rdma;     /* set-up asked for it */
+    bool device_exposed; /* atomic: device memory has been registered that RDMA devices may reach */
+    bool direct_failed;  /* atomic: and bytes came out wrong that way; it is not used any more */
+    bool stage_warned;   /* atomic: that GPU memory goes another way all the same */
     mcs_peers_t *peers;
     mcs_views_t *views;
     mcs_lookup_cache_t *lookup_cache; /* NULL = none */

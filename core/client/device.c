@@ -99,6 +99,15 @@ void mcs_device_unregister(mcs_client_t *client, const void *ptr)
     }
 }
 
+bool mcs_device_open_to_rdma(mcs_client_t *client, const void *ptr, uint64_t len)
+{
+    if (!client->space_ops->open_to_rdma(client->space, ptr, len)) {
+        return false;
+    }
+    __atomic_store_n(&client->device_exposed, true, __ATOMIC_RELAXED);
+    return true;
+}
+
 /* ---- moves ---- */
 
 static void fail_open(mcs_move_t *moves, size_t count, mcs_status_t status)
@@ -234,4 +243,24 @@ uint64_t mcs_device_next(mcs_device_cursor_t *cursor, uint64_t max, uint8_t **us
     *device_out = cursor->devices != NULL ? *cursor->devices : (int16_t)MCS_MEM_HOST;
     cursor->at += (size_t)len;
     return len;
+}
+
+int mcs_device_of_move(const mcs_move_t *move)
+{
+    mcs_device_cursor_t cursor = mcs_device_cursor(move, 0);
+    uint8_t *user;
+    int16_t first = MCS_MEM_HOST;
+    int16_t device;
+    if (move->devices == NULL) {
+        return MCS_MEM_HOST;
+    }
+    for (uint64_t done = 0; done < move->len;) {
+        uint64_t len = mcs_device_next(&cursor, move->len - done, &user, &device);
+        if (device == MCS_MEM_HOST || (done > 0 && device != first)) {
+            return MCS_MEM_HOST;
+        }
+        first = device;
+        done += len;
+    }
+    return first;
 }

@@ -32,6 +32,8 @@ bool mcs_device_holds(mcs_client_t *client, const void *ptr);
 /* Registered ranges of device memory. */
 mcs_status_t mcs_device_register(mcs_client_t *client, const void *ptr, uint64_t len) MCS_MUST_CHECK;
 void mcs_device_unregister(mcs_client_t *client, const void *ptr);
+/* Of a registered range, with a data plane that has RDMA: may RDMA devices reach it? */
+bool mcs_device_open_to_rdma(mcs_client_t *client, const void *ptr, uint64_t len);
 
 /* Sets `devices` of the moves that have device memory; true when any has. Moves whose memory is not there get their
  * status. */
@@ -41,6 +43,9 @@ void mcs_device_know(mcs_client_t *client, mcs_mapping_t *mapping);
 /* Between host memory of ours and the caller's memory of any kind. Waits. */
 mcs_status_t mcs_device_copy_in(mcs_client_t *client, void *target, const void *user, uint64_t len) MCS_MUST_CHECK;
 mcs_status_t mcs_device_copy_out(mcs_client_t *client, void *user, const void *source, uint64_t len) MCS_MUST_CHECK;
+
+/* The device that all of the memory of a located move is on; MCS_MEM_HOST: not one alone, or the host's. */
+int mcs_device_of_move(const mcs_move_t *move);
 
 /* Walks over the memory of a move, with the device of each piece. */
 typedef struct mcs_device_cursor {

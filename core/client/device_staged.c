@@ -248,15 +248,17 @@ static void fetch_all(stage_t *stage)
     end_copy(stage, other);
 }
 
-/* Once for a client that asked for RDMA: its NIC would reach GPU memory by itself (GPUDirect), this transport cannot.
- */
+/* Once for a client that asked for RDMA, whose device would reach GPU memory by itself (GPUDirect). Where buffers are
+ * registered and cannot be opened to it, somebody else has said so. */
 static void warn_of_the_way(mcs_client_t *client)
 {
-    if (client->wants_rdma && !__atomic_exchange_n(&client->stage_warned, true, __ATOMIC_RELAXED)) {
-        mcs_warn(AREA,
-                 "GPU memory goes to other hosts through pinned host memory, not by GPUDirect: the data plane is %s",
-                 client->protocol);
+    if (!client->wants_rdma || __atomic_load_n(&client->device_exposed, __ATOMIC_RELAXED) ||
+        __atomic_exchange_n(&client->stage_warned, true, __ATOMIC_RELAXED)) {
+        return;
     }
+    mcs_warn(AREA, "GPU memory goes to other hosts through pinned host memory, not by GPUDirect: %s%s",
+             client->rdma ? "no GPU buffer is registered that RDMA devices may reach" : "the data plane is ",
+             client->rdma ? "" : client->protocol);
 }
 
 static mcs_status_t open_loads(stage_t *stage)

@@ -3,26 +3,6 @@
 
 #include <string.h>
 
-static int device_of(const mcs_move_t *move)
-{
-    mcs_device_cursor_t cursor = mcs_device_cursor(move, 0);
-    uint8_t *user;
-    int16_t first = MCS_MEM_HOST;
-    int16_t device;
-    if (move->devices == NULL) {
-        return MCS_MEM_HOST;
-    }
-    for (uint64_t done = 0; done < move->len;) {
-        uint64_t len = mcs_device_next(&cursor, move->len - done, &user, &device);
-        if (device == MCS_MEM_HOST || (done > 0 && device != first)) {
-            return MCS_MEM_HOST;
-        }
-        first = device;
-        done += len;
-    }
-    return first;
-}
-
 /* ---- pieces ---- */
 
 /* The blocks that lie in the move whole. */
@@ -55,7 +35,7 @@ static size_t add_pieces(const mcs_pinned_t *pinned, mcs_mem_piece_t *pieces)
             max = MCS_MIN(max, MCS_EXTENT_CRC_BLOCK - from % MCS_EXTENT_CRC_BLOCK);
         }
         mcs_mem_piece_t *piece = &pieces[n++];
-        piece->host = (uint8_t *)pinned->pin.payload + from;
+        piece->host = pinned->pin.payload != NULL ? (uint8_t *)pinned->pin.payload + from : NULL;
         piece->block = block_of(pinned, from);
         piece->len = mcs_device_next(&cursor, max, &piece->user, &piece->device);
         MCS_ENSURE(piece->len > 0);
@@ -153,10 +133,23 @@ void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns)
     }
     pinned->move = move;
     pinned->crcs = mcs_pin_crcs(&pinned->pin);
-    pinned->device = device_of(move);
+    pinned->device = mcs_device_of_move(move);
     pinned->status = MCS_OK;
     wave->count++;
     wave->piece_room += pieces_at_most(move);
+}
+
+void mcs_wave_add_unpinned(mcs_wave_t *wave, mcs_move_t *move)
+{
+    uint32_t *crcs = move->crcs;
+    if (crcs == NULL) {
+        crcs = mcs_arena_alloc(wave->arena, (size_t)mcs_extent_block_count(move->payload_len) * sizeof(*crcs));
+    }
+    if (crcs != NULL) {
+        wave->pinned[wave->count++] =
+            (mcs_pinned_t){.move = move, .crcs = crcs, .device = mcs_device_of_move(move), .status = MCS_OK};
+        wave->piece_room += pieces_at_most(move);
+    }
 }
 
 static void finish(const mcs_wave_t *wave, mcs_pinned_t *pinned)

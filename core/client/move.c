@@ -41,6 +41,7 @@ void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *
         moves[i].in_doubt = false;
         moves[i].of_caller = false;
         moves[i].devices = NULL;
+        moves[i].direct = false;
         mcs_route_map(client, moves[i].route);
         far = far || (moves[i].route->mapping != NULL && mcs_mapping_far(moves[i].route->mapping) != NULL);
     }
@@ -61,6 +62,7 @@ void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *
         }
     }
     if (staged) {
+        mcs_moves_run_device_direct(client, direction, moves, count, deadline_ns, arena);
         mcs_moves_run_device_staged(client, direction, moves, count, deadline_ns, arena);
     }
     if (remote) {

@@ -2,7 +2,7 @@
  * (design section 4).
  *
  * Device memory (device.h) goes the same ways, by copies of the device: straight to and from the extent, or through
- * staging memory and the transport.
+ * staging memory and the transport; or with no copy at all, where RDMA devices reach it.
  *
  *   own, same host   pinned by a slot, copied on the calling thread (and on copy threads when large), CRCs summed in
  * the same pass transport        all owners at once, pieces of at most MCS_RANGE_MAX; CRCs made as a store is sent,
@@ -30,9 +30,13 @@ typedef struct mcs_move {
     const int16_t *devices; /* of each piece of iov (core/ops/mem_space.h); NULL: all is host memory; set by
                                mcs_moves_run */
     uint32_t *crcs;         /* out, stores: one CRC32C per block of the payload, as it was written; NULL: not wanted */
+    bool direct; /* for remote.c: device memory that goes by RDMA or not at all (MCS_ERR_NOT_SUPPORTED). `crcs` is there
+                    then: of a store in, of a fetch out (what the owner says, of blocks that begin in the bytes moved,
+                    not verified) */
     mcs_status_t
         status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
                    (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
+    bool begun; /* out, direct: some of it has been moved, whatever the status */
     bool in_doubt;  /* out, stores: bytes may still be on their way to the owner */
     bool of_caller; /* out: the caller's memory failed, no other replica will do better */
 } mcs_move_t;
@@ -49,9 +53,9 @@ mcs_status_t mcs_move_pin(mcs_direction_t direction, const mcs_move_t *move, mcs
 void mcs_move_unpin(mcs_direction_t direction, mcs_move_t *move, mcs_pin_t *pin, mcs_status_t status);
 void mcs_move_count_mapped(mcs_client_t *client, mcs_direction_t direction, const mcs_move_t *move);
 
-/* Parts of it: mapped.c and remote.c, device_mapped.c and device_staged.c for moves with device memory, and
- * device_far.c for all moves over mappings of far segments. Work on the moves whose status is MCS_ERR_AGAIN and whose
- * route has their path; a mapped move that finds no slot stays AGAIN. */
+/* Parts of it: mapped.c and remote.c, device_mapped.c, device_direct.c and device_staged.c for moves with device
+ * memory, and device_far.c for all moves over mappings of far segments. Work on the moves whose status is MCS_ERR_AGAIN
+ * and whose route has their path; a mapped move that finds no slot, and a direct one that cannot be, stay AGAIN. */
 void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns);
 void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
@@ -60,6 +64,8 @@ void mcs_moves_run_device_mapped(mcs_client_t *client, mcs_direction_t direction
                                  uint64_t deadline_ns, mcs_arena_t *arena);
 void mcs_moves_run_far(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                        uint64_t deadline_ns, mcs_arena_t *arena);
+void mcs_moves_run_device_direct(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
+                                 uint64_t deadline_ns, mcs_arena_t *arena);
 void mcs_moves_run_device_staged(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                                  uint64_t deadline_ns, mcs_arena_t *arena);
 

@@ -97,6 +97,9 @@ static mcs_status_t stage(plan_t *plan, piece_t *piece, mcs_range_t *range, mcs_
 static mcs_status_t set_memory(plan_t *plan, piece_t *piece, mcs_range_t *range, mcs_cursor_t *cursor, uint64_t len)
 {
     size_t count = fragments(*cursor, len, MCS_RANGE_IOV_MAX);
+    if (count > MCS_RANGE_IOV_MAX && range->device) {
+        return MCS_ERR_NOT_SUPPORTED;
+    }
     if (count > MCS_RANGE_IOV_MAX) {
         return stage(plan, piece, range, cursor, len);
     }
@@ -120,7 +123,8 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
     MCS_ENSURE(plan->range_count < plan->range_room);
     uint64_t len = range_len(cursor, from, move->from + move->len - from);
     /* One for each block that starts in the range. */
-    uint32_t crc_count = (uint32_t)(mcs_extent_block_count(from + len) - mcs_extent_block_count(from));
+    uint64_t first_block = mcs_extent_block_count(from);
+    uint32_t crc_count = (uint32_t)(mcs_extent_block_count(from + len) - first_block);
     mcs_range_t *range = &plan->ranges[plan->range_count];
     piece_t *piece = &plan->pieces[plan->range_count];
     memset(range, 0, sizeof(*range));
@@ -137,7 +141,10 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
         .mac = move->replica->mac,
     };
     mcs_status_t status = MCS_OK;
-    if (plan->direction == MCS_FETCH) {
+    range->device = move->direct;
+    if (move->direct) {
+        range->crcs = move->crcs + first_block;
+    } else if (plan->direction == MCS_FETCH) {
         range->crcs = mcs_arena_alloc(plan->arena, 2 * MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
         range->sums = range->crcs + crc_count;
         status = range->crcs == NULL ? MCS_ERR_NO_MEMORY : MCS_OK;
@@ -277,7 +284,8 @@ static void take_range(plan_t *plan, size_t i)
     mcs_move_t *move = piece->move;
     mcs_status_t status = range->status;
     move->in_doubt = move->in_doubt || (plan->direction == MCS_STORE && !answered(status));
-    if (status == MCS_OK && plan->direction == MCS_FETCH) {
+    move->begun = move->begun || status != MCS_ERR_NOT_SUPPORTED;
+    if (status == MCS_OK && plan->direction == MCS_FETCH && !move->direct) {
         status = verify(range);
         if (status == MCS_OK && piece->staged != NULL) {
             scatter(plan->client, piece, range);

@@ -765,8 +765,9 @@ static mcs_status_t register_buffer(mcs_client_t *client, const void *ptr, uint6
     if (status != MCS_OK && device) {
         mcs_device_unregister(client, ptr);
     }
-    if (status == MCS_OK && !device && client->rdma) {
-        client->transport_ops->expose(client->transport, (void *)(uintptr_t)ptr, len, MCS_EXPOSED_AHEAD);
+    if (status == MCS_OK && client->rdma && (!device || mcs_device_open_to_rdma(client, ptr, len))) {
+        client->transport_ops->expose(client->transport, (void *)(uintptr_t)ptr, len,
+                                      device ? MCS_EXPOSED_DEVICE : MCS_EXPOSED_AHEAD);
         if (!mcs_regtable_contains(client->buffers, ptr, len)) { /* somebody has taken it back meanwhile */
             client->transport_ops->conceal(client->transport, ptr);
         }

@@ -11,11 +11,14 @@
 #include "core/base/hash.h"
 
 #define HOLDERS 64
+#define EXPOSED 16
 
 struct mcs_transport {
     mcs_transport_config_t config;
     uint32_t number;
     uint32_t users; /* transfers that use it as a holder */
+    bool rdma;
+    struct iovec exposed[EXPOSED]; /* device memory; empty ones are free */
 };
 
 typedef struct behaviour {
@@ -89,6 +92,7 @@ static mcs_status_t fake_open(const mcs_transport_config_t *config, mcs_transpor
 {
     mcs_transport_t *transport = calloc(1, sizeof(*transport));
     transport->config = *config;
+    transport->rdma = config->rdma != NULL;
     pthread_mutex_lock(&g_lock);
     transport->number = g_next_number++;
     for (size_t i = 0; i < HOLDERS; i++) {
@@ -164,6 +168,53 @@ static void release(mcs_transport_t *holder)
     pthread_mutex_unlock(&g_lock);
 }
 
+/* ---- device memory ---- */
+
+static void fake_expose(mcs_transport_t *transport, void *base, uint64_t len, mcs_exposure_t how)
+{
+    pthread_mutex_lock(&g_lock);
+    for (size_t i = 0; how == MCS_EXPOSED_DEVICE && transport->rdma && i < EXPOSED; i++) {
+        if (transport->exposed[i].iov_len == 0) {
+            transport->exposed[i] = (struct iovec){base, len};
+            break;
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+}
+
+static void fake_conceal(mcs_transport_t *transport, const void *base)
+{
+    pthread_mutex_lock(&g_lock);
+    for (size_t i = 0; i < EXPOSED; i++) {
+        if (transport->exposed[i].iov_base == base) {
+            transport->exposed[i] = (struct iovec){NULL, 0};
+        }
+    }
+    pthread_mutex_unlock(&g_lock);
+}
+
+static bool is_exposed(const mcs_transport_t *transport, const struct iovec *iov)
+{
+    bool found = false;
+    pthread_mutex_lock(&g_lock);
+    for (size_t i = 0; i < EXPOSED; i++) {
+        uint64_t at = (uint64_t)((uintptr_t)iov->iov_base - (uintptr_t)transport->exposed[i].iov_base);
+        found = found || (at < transport->exposed[i].iov_len && iov->iov_len <= transport->exposed[i].iov_len - at);
+    }
+    pthread_mutex_unlock(&g_lock);
+    return found;
+}
+
+static bool fake_reaches(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from)
+{
+    bool all = true;
+    (void)from;
+    for (size_t i = 0; i < iov_count; i++) {
+        all = all && is_exposed(transport, &iov[i]);
+    }
+    return all;
+}
+
 /* Of what arrived, block by block as the real one sums its pieces. */
 static void sum_arrived(const mcs_range_t *range)
 {
@@ -213,13 +264,13 @@ static uint32_t *sum_sent(const mcs_range_t *range)
     mcs_range_t sent = *range;
     sent.sums = malloc((range->crc_count + 1) * sizeof(uint32_t));
     sum_arrived(&sent);
-    if (range->crcs != NULL) {
+    if (range->crcs != NULL && !range->device) {
         memcpy(range->crcs, sent.sums, range->crc_count * sizeof(uint32_t));
     }
     return sent.sums;
 }
 
-static mcs_status_t store(mcs_transport_t *holder, const mcs_range_t *range)
+static mcs_status_t store(mcs_transport_t *holder, const mcs_range_t *range, bool wrong)
 {
     mcs_hold_t held;
     mcs_status_t status = holder->config.owner_ops->write_begin(holder->config.owner, &range->access, &held);
@@ -232,9 +283,13 @@ static mcs_status_t store(mcs_transport_t *holder, const mcs_range_t *range)
         to += range->iov[i].iov_len;
     }
     uint32_t *crcs = sum_sent(range);
-    status = holder->config.owner_ops->write_end(holder->config.owner, &held, MCS_OK, crcs, range->crc_count);
+    mcs_status_t received = MCS_OK;
+    if (wrong || (range->device && memcmp(crcs, range->crcs, range->crc_count * sizeof(uint32_t)) != 0)) {
+        received = MCS_ERR_CHECKSUM_MISMATCH;
+    }
+    status = holder->config.owner_ops->write_end(holder->config.owner, &held, received, crcs, range->crc_count);
     free(crcs);
-    return status;
+    return received != MCS_OK ? received : status;
 }
 
 /* That start before a byte. */
@@ -243,7 +298,7 @@ static uint64_t blocks_before(uint64_t at)
     return (at + MCS_CRC_BLOCK - 1) / MCS_CRC_BLOCK;
 }
 
-static void note_range(const mcs_range_t *range, mcs_direction_t direction)
+static void note_range(const mcs_transport_t *mine, const mcs_range_t *range, mcs_direction_t direction)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < range->iov_count; i++) {
@@ -254,6 +309,10 @@ static void note_range(const mcs_range_t *range, mcs_direction_t direction)
                 range->iov_count <= MCS_RANGE_IOV_MAX &&
                 (direction == MCS_FETCH || range->access.from % MCS_CRC_BLOCK == 0) &&
                 range->crc_count == blocks_before(range->access.from + sum) - blocks_before(range->access.from);
+    for (uint32_t i = 0; i < range->iov_count && !range->device; i++) {
+        sane = sane && !is_exposed(mine, &range->iov[i]);
+    }
+    sane = sane && (!range->device || (range->crcs != NULL && range->sums == NULL));
     if (!sane) {
         abort();
     }
@@ -285,22 +344,35 @@ static mcs_status_t wait_stopped(const mcs_transport_t *mine, uint64_t deadline_
     return status;
 }
 
+static bool goes_direct(mcs_transport_t *mine, mcs_transport_t *holder, const mcs_range_t *range, fake_holder_t how)
+{
+    if (how == FAKE_HOLDER_DIRECT_ENDS && range->access.from > 0) {
+        pthread_mutex_lock(&g_lock);
+        holder->rdma = false;
+        pthread_mutex_unlock(&g_lock);
+    }
+    return holder->rdma && fake_reaches(mine, range->iov, range->iov_count, 0);
+}
+
 static void run_transfer(mcs_transport_t *mine, mcs_transfer_t *transfer, uint64_t deadline_ns, mcs_status_t *stopped)
 {
     fake_holder_t how;
     mcs_transport_t *holder = hold(transfer->endpoint, &how);
     for (uint32_t i = 0; i < transfer->range_count; i++) {
         mcs_range_t *range = &transfer->ranges[i];
-        note_range(range, transfer->direction);
+        bool wrong = how == FAKE_HOLDER_CORRUPT || (how == FAKE_HOLDER_DIRECT_WRONG && range->device);
+        note_range(mine, range, transfer->direction);
         if (holder == NULL || how == FAKE_HOLDER_DEAD) {
             range->status = MCS_ERR_TRANSFER_FAIL;
+        } else if (range->device && !goes_direct(mine, holder, range, how)) {
+            range->status = MCS_ERR_NOT_SUPPORTED;
         } else if (how == FAKE_HOLDER_STOPPED) {
             *stopped = *stopped == MCS_OK ? wait_stopped(mine, deadline_ns) : *stopped;
             range->status = *stopped;
         } else if (transfer->direction == MCS_FETCH) {
-            range->status = fetch(holder, range, how == FAKE_HOLDER_CORRUPT);
+            range->status = fetch(holder, range, wrong);
         } else {
-            range->status = store(holder, range);
+            range->status = store(holder, range, wrong && range->device);
         }
     }
     if (holder != NULL) {
@@ -339,4 +411,7 @@ const mcs_transport_ops_t fake_transport_ops = {
     .transfer = fake_transfer,
     .connect = fake_connect,
     .forget = fake_forget,
+    .expose = fake_expose,
+    .conceal = fake_conceal,
+    .reaches = fake_reaches,
 };

@@ -1,5 +1,6 @@
 /* A data transport inside one process: each client that opens it is a holder with a number, and a transfer calls the
- * owner ops of the holder it names, as a serving thread would. Tests choose how a holder behaves. Thread-safe. */
+ * owner ops of the holder it names, as a serving thread would. Between two of protocol rdma device memory that was
+ * exposed goes as such. Tests choose how a holder behaves. Thread-safe. */
 #ifndef MCS_TESTS_FAKE_TRANSPORT_H
 #define MCS_TESTS_FAKE_TRANSPORT_H
 
@@ -9,10 +10,12 @@ extern const mcs_transport_ops_t fake_transport_ops;
 
 typedef enum fake_holder {
     FAKE_HOLDER_FINE,
-    FAKE_HOLDER_DEAD,    /* MCS_ERR_TRANSFER_FAIL at once */
-    FAKE_HOLDER_STOPPED, /* nothing until the deadline (then MCS_ERR_RPC_TIMEOUT) or until the caller gives up
-                            (MCS_ERR_CLOSED) */
-    FAKE_HOLDER_CORRUPT  /* one byte of what is fetched is wrong */
+    FAKE_HOLDER_DEAD,         /* MCS_ERR_TRANSFER_FAIL at once */
+    FAKE_HOLDER_STOPPED,      /* nothing until the deadline (then MCS_ERR_RPC_TIMEOUT) or until the caller gives up
+                                 (MCS_ERR_CLOSED) */
+    FAKE_HOLDER_CORRUPT,      /* one byte of what is fetched is wrong */
+    FAKE_HOLDER_DIRECT_WRONG, /* of device memory that goes by RDMA one byte is wrong, either way */
+    FAKE_HOLDER_DIRECT_ENDS   /* after the first range of a value nothing goes so any more */
 } fake_holder_t;
 
 /* Of the client with this id, from now on. */

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.processes import MIB, PeerDied, rdma_env
+from tests.support.processes import MIB, ROOT, PeerDied, find_build_dir, rdma_env
 from tests.support.waiting import TIME_FACTOR, Stopwatch, wait_until
 
 ENV = rdma_env()
@@ -166,3 +166,92 @@ def test_without_devices_set_up_says_what_is_missing(start_master, start_peer):
     forced = start_peer("forced", env={"MC_FORCE_TCP": "1"})
     assert forced.call("setup", "127.0.0.1", "P2PHANDSHAKE", MIB, MIB, "rdma", "nothing9", master.address) == 0
     assert "ignored for protocol tcp" in forced.log()
+
+
+# ---- GPU memory (tests/fake_cuda), read and written by devices ----
+
+
+def exchange_gpu(store, sizes, paths):
+    """As `exchange`, with memory of a GPU; what is wrong, and how the counters have changed."""
+    import sys
+    import time
+    from tests.support.contents import pattern
+    sys.path[:0] = paths
+    from cuda_driver import Cuda
+    cuda = Cuda().start()
+    names = ("bytes_gpudirect", "bytes_staged", "transport_rdma_bytes")
+    room = sum(sizes) + (1 << 16)
+    base = cuda.alloc(2 * room)
+    assert store.register_buffer(base, 2 * room) == 0
+    wrong = []
+    deadline = time.monotonic() + 20
+    first = 0
+    while store.counters()["bytes_gpudirect"] == 0 and time.monotonic() < deadline and first < 60:  # registered in the background
+        assert store.put_from(f"first{first}", base, 1 << 20) == 0
+        first += 1
+        if store.counters()["bytes_staged"] > 0:
+            time.sleep(0.02)
+    before = store.counters()
+    keys, from_, to, at = [], [], [], 3
+    for i, size in enumerate(sizes):
+        cuda.write(base + at, pattern(i, size))
+        keys.append(f"gpu{i}")
+        from_.append(base + at)
+        to.append(base + room + at)
+        at += size
+    if store.batch_put_from(keys, from_, list(sizes)) != [0] * len(sizes):
+        wrong.append("put")
+    if store.batch_get_into(keys, to, list(sizes)) != list(sizes):
+        wrong.append("get")
+    after = store.counters()
+    for i, size in enumerate(sizes):
+        if cuda.read(to[i], size) != pattern(i, size):
+            wrong.append(i)
+        if store.get(keys[i]) != pattern(i, size):
+            wrong.append(f"get {i}")
+    assert store.unregister_buffer(base) == 0
+    cuda.free(base)
+    return wrong, {name: after[name] - before[name] for name in names}
+
+
+GPU_SIZES = [16384, 65536, MIB - 1, MIB, MIB + 1, 5 * MIB + 77, 30 * MIB]
+
+
+def gpu_env(how):
+    build = find_build_dir()
+    if not (build / "tests" / "fake_cuda" / "libcuda.so.1").exists() or not list((build / "gpu").glob("*.fatbin")):
+        pytest.skip("needs tests/fake_cuda and the kernels (nvcc)")
+    return ENV | {"FAKE_CUDA_RDMA": how, "MCS_BUILD_DIR": str(build)}
+
+
+def gpu_paths():
+    return [str(ROOT / "tests" / "python")]
+
+
+@pytest.mark.parametrize("how", ["1", "2"], ids=["ordered", "flushed"])
+def test_registered_gpu_memory_is_moved_by_the_devices(start_master, start_peer, how):
+    master = start_master()
+    holder = start_peer("holder", env=ENV).setup(master, segment=400 * MIB)
+    user = start_peer("user", env=gpu_env(how)).setup(master, segment=0)
+    wrong, moved = user.run(exchange_gpu, GPU_SIZES, gpu_paths(), timeout=200)
+    assert wrong == []
+    assert moved == {"bytes_gpudirect": 2 * sum(GPU_SIZES), "bytes_staged": 0, "transport_rdma_bytes": 2 * sum(GPU_SIZES)}
+    assert holder.counters()["transport_rdma_bytes"] >= 2 * sum(GPU_SIZES)
+
+
+def test_gpu_memory_that_devices_do_not_reach_goes_through_the_host(start_master, start_peer):
+    master = start_master()
+    start_peer("holder", env=ENV).setup(master, segment=400 * MIB)
+    user = start_peer("user", env=gpu_env("0")).setup(master, segment=0)
+    wrong, moved = user.run(exchange_gpu, GPU_SIZES[:-1], gpu_paths(), timeout=200)
+    assert wrong == []
+    assert moved["bytes_gpudirect"] == 0 and moved["bytes_staged"] == 2 * sum(GPU_SIZES[:-1])
+
+
+def test_gpu_memory_and_a_peer_of_tcp(start_master, start_peer):
+    master = start_master()
+    start_peer("holder", env={name: value for name, value in ENV.items() if name != "MC_STORE_RDMA_TRANSPORTS"}).setup(master, segment=400 * MIB)
+    user = start_peer("user", env=gpu_env("1")).setup(master, segment=0)
+    wrong, moved = user.run(exchange_gpu, GPU_SIZES[:-1], gpu_paths(), timeout=200)
+    assert wrong == []
+    assert moved["bytes_gpudirect"] == 0 and moved["bytes_staged"] == 2 * sum(GPU_SIZES[:-1])
