@@ -1,5 +1,6 @@
 /* The C API's data calls with registered device memory that RDMA devices reach, on the fake driver and the fake
  * transport: what goes without a copy, what goes the other way, and what happens when either side is wrong. */
+#include "core/base/fault.h"
 #include "tests/unit/client/world.h"
 #include "tests/unit/gpu/gpu_world.h"
 
@@ -430,6 +431,49 @@ static void memory_freed_under_its_registration_is_noticed(void **state)
     close_scene(&scene);
 }
 
+/* Each call of the driver fails once, from the registration on, and each allocation of ours. */
+static void anything_may_fail_once(void **state)
+{
+    size_t len = 3 * GPU_MIB;
+    int scenes = 0;
+    for (int kind = 0; kind < 2; kind++) {
+        uint64_t nth = 1;
+        for (bool fired = true; fired; nth++) {
+            if (++scenes % 30 == 0) { /* the mini master keeps 64 sessions */
+                assert_int_equal(tear_down(state), 0);
+                assert_int_equal(set_up_flushed(state), 0);
+            }
+            scene_t scene = {make_store(*state, "rdma", 48 * GPU_MIB), make_store(*state, "rdma", 0), NULL};
+            scene.memory = gpu_memory(0, len, FAKE_DEVICE, 0, 1);
+            struct iovec iov = {scene.memory, len};
+            mcs_log_set_level(MCS_LOG_OFF);
+            if (kind == 0) {
+                fake_cuda_fail(NULL, nth, 719);
+            } else {
+                mcs_fault_arm(MCS_FAULT_ALLOC, nth);
+            }
+            bool registered = mcs_register_buffer(scene.user, scene.memory, len) == 0;
+            int stored = put(&scene, "key", &iov, 1);
+            memset(fake_cuda_bytes(scene.memory), 0, len);
+            int64_t got = stored == 0 ? get(&scene, "key", &iov, 1) : 0;
+            fired = kind == 0 ? fake_cuda_fired() : mcs_fault_fired(MCS_FAULT_ALLOC);
+            fake_cuda_fail(NULL, 0, 0);
+            mcs_fault_arm(MCS_FAULT_ALLOC, 0);
+            mcs_log_set_level(MCS_LOG_ERROR);
+            assert_true(stored <= 0 && got != 1);
+            if (got > 0) {
+                gpu_assert_bytes(scene.memory, len, 1);
+            }
+            assert_true(fired || (registered && got == (int64_t)len && direct(&scene) == 2 * len));
+            exchange(&scene, scene.memory, len, 2); /* and it goes on */
+            close_scene(&scene);
+            gpu_assert_nothing_left();
+            assert_true(nth < 1000);
+        }
+        assert_true(nth > 20);
+    }
+}
+
 #define DIRECT(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void)
@@ -451,6 +495,7 @@ int main(void)
         DIRECT(a_way_that_ends_in_the_middle_of_a_value_costs_nothing_else),
         DIRECT(a_device_that_fails_while_it_sums_fails_the_call),
         DIRECT(memory_freed_under_its_registration_is_noticed),
+        cmocka_unit_test_setup_teardown(anything_may_fail_once, set_up_flushed, tear_down),
     };
     return cmocka_run_group_tests_name("gpu_store_direct", tests, NULL, NULL);
 }
