@@ -15,7 +15,9 @@ tests=$(cat <<END
 cd '$PWD'
 export MCS_BUILD_DIR='$build' PYTHONPATH='$build/python' PYTHONDONTWRITEBYTECODE=1 MCS_TIME_FACTOR=10 ${MCS_TEST_UCX:+MCS_TEST_UCX='$MCS_TEST_UCX'}
 failed=0
-MCS_TEST_RDMA=rc '$build/tests/unit/ucx_transport/test_ucx_rdma' || failed=1
+for subject in rdma rdma_device; do
+    MCS_TEST_RDMA=rc "$build/tests/unit/ucx_transport/test_ucx_\$subject" || failed=1
+done
 '$python' -m pytest -q -p no:cacheprovider --timeout 400 tests/system/test_rdma.py || failed=1
 exit \$failed
 END

@@ -227,6 +227,48 @@ static void the_device_makes_the_crcs_when_it_has_kernels(void **state)
     drop_world(&world);
 }
 
+/* As before a store and after a fetch by RDMA devices; where the device is open to them, too. */
+static void bytes_are_summed_where_they_lie(void **state)
+{
+    static const struct {
+        size_t count, len;
+    } rows[] = {{1, 10}, {1, 1 << 20}, {8, 100000}, {64, 65536}, {1000, 16384}, {4000, 4096}};
+    static mcs_mem_piece_t pieces[4000];
+    static uint32_t crcs[800];
+    (void)state;
+    if (g_space == NULL || g_space->kernel_image == NULL) {
+        skip();
+    }
+    world_t world;
+    make_world(&world);
+    for (size_t i = 0; i < 2 * MCS_ARRAY_LEN(rows); i++) {
+        if (i == MCS_ARRAY_LEN(rows)) {
+            bool open = ops->open_to_rdma(g_space, (const void *)(uintptr_t)world.device, POOL);
+            print_message("open to RDMA devices: %s\n", open ? "yes" : "no");
+        }
+        size_t n = make_pieces(&world, rows[i / 2].count, rows[i / 2].len, pieces);
+        uint32_t wanted[800] = {0};
+        for (size_t p = 0; p < n; p++) {
+            const uint8_t *mirror = world.mirror + ((uintptr_t)pieces[p].user - world.device);
+            wanted[pieces[p].block] = mcs_crc32c(wanted[pieces[p].block], mirror, pieces[p].len);
+            pieces[p].host = NULL;
+        }
+        mcs_mem_copy_t copy = {.to_user = i % 2 == 0,
+                               .sums_only = true,
+                               .pieces = pieces,
+                               .count = n,
+                               .crcs = crcs,
+                               .crc_count = (n + 4) / 5};
+        mcs_mem_job_t *job;
+        bool coming = false;
+        assert_int_equal(ops->copy_begin(g_space, &copy, &job, &coming), MCS_OK);
+        assert_int_equal(ops->copy_end(g_space, job), MCS_OK);
+        assert_true(coming);
+        assert_memory_equal(crcs, wanted, copy.crc_count * sizeof(uint32_t));
+    }
+    drop_world(&world);
+}
+
 static void *ask(void *arg)
 {
     mcs_mem_where_t where = {.kind = MCS_MEM_PAGEABLE};
@@ -353,6 +395,7 @@ int main(void)
         cmocka_unit_test(threads_without_a_context_know_device_memory),
         cmocka_unit_test(callers_get_memory_and_wait_for_streams),
         cmocka_unit_test(the_device_makes_the_crcs_when_it_has_kernels),
+        cmocka_unit_test(bytes_are_summed_where_they_lie),
         cmocka_unit_test(far_memory_is_there_for_who_opens_it),
     };
     return cmocka_run_group_tests_name("gpu_real", tests, set_up, tear_down);
