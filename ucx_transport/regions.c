@@ -76,9 +76,11 @@ static mcs_status_t window_open(const ucxt_context_t *context, mcs_exposure_t ho
         return MCS_ERR_NOT_SUPPORTED;
     }
     ucp_mem_map_params_t params = {
-        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
+                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
         .address = (void *)(uintptr_t)window->base,
         .length = window->len,
+        .memory_type = UCS_MEMORY_TYPE_HOST, /* whatever it is: see regions.h */
     };
     ucs_status_t rc =
         mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_NO_MEMORY : dl->ucp_mem_map(context->ucp, &params, &window->memh);
