@@ -147,12 +147,22 @@ static mcs_status_t make_job(mcs_mem_space_t *space, const mcs_mem_copy_t *copy,
     return MCS_OK;
 }
 
+static bool has_blocks(const mcs_mem_copy_t *copy, const gpu_lane_t *lane)
+{
+    for (size_t i = 0; i < copy->count; i++) {
+        if (copy->pieces[i].block != MCS_MEM_NO_BLOCK && copy->pieces[i].device == lane->device->ordinal) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Of all blocks: each has its pieces on a lane that makes them. */
 static bool crcs_come(const mcs_mem_job_t *job)
 {
     bool come = job->block_len != NULL && job->lane_count > 0;
     for (uint32_t i = 0; i < job->lane_count; i++) {
-        come = come && job->lanes[i].crcs;
+        come = come && (job->lanes[i].crcs || !has_blocks(job->copy, &job->lanes[i]));
     }
     return come;
 }

@@ -360,7 +360,8 @@ mcs_status_t gpu_enqueue(mcs_mem_job_t *job, gpu_lane_t *lane)
 {
     mcs_status_t status = make_stretches(job, lane);
     if (status == MCS_OK && wants_kernels(job) && gpu_kernels_ready(job->space, lane->device)) {
-        lane->scratch = gpu_scratch_get(job->space, lane->device);
+        lane->scratch = job->copy->sums_only ? gpu_scratch_wait(job->space, lane->device)
+                                             : gpu_scratch_get(job->space, lane->device);
     }
     uint32_t rows = status == MCS_OK && lane->scratch != NULL && job->block_len != NULL ? crc_rows(job, lane) : 0;
     if (status == MCS_OK && rows > 0 && !job->copy->to_user) {

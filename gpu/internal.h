@@ -87,6 +87,7 @@ struct gpu_device {
     uint32_t event_count;
     gpu_scratch_t scratch[GPU_SCRATCH_COUNT];
     uint32_t scratch_count; /* made */
+    mcs_cond_t scratch_free;
     bool scratch_failed;
     gpu_kernels_state_t kernels; /* atomic */
     cuda_module_t module;
@@ -120,6 +121,8 @@ mcs_status_t gpu_event_mark(mcs_mem_space_t *space, gpu_device_t *device, cuda_s
 mcs_status_t gpu_event_wait(const mcs_mem_space_t *space, const gpu_device_t *device, cuda_event_t event, bool entered);
 /* NULL: all are in use, or there is no memory. */
 gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device);
+/* Waits while all are in use, for as long as other jobs take. */
+gpu_scratch_t *gpu_scratch_wait(mcs_mem_space_t *space, gpu_device_t *device);
 void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch);
 /* At close, with the context current. */
 void gpu_pools_drop(mcs_mem_space_t *space, gpu_device_t *device);

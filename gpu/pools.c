@@ -178,10 +178,30 @@ gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device)
     return found;
 }
 
+gpu_scratch_t *gpu_scratch_wait(mcs_mem_space_t *space, gpu_device_t *device)
+{
+    gpu_scratch_t *found = gpu_scratch_get(space, device);
+    mcs_mutex_lock(&device->lock);
+    while (found == NULL && device->scratch_count > 0) {
+        for (uint32_t i = 0; i < device->scratch_count && found == NULL; i++) {
+            if (!device->scratch[i].busy) {
+                found = &device->scratch[i];
+                found->busy = true;
+            }
+        }
+        if (found == NULL) {
+            mcs_cond_wait(&device->scratch_free, &device->lock);
+        }
+    }
+    mcs_mutex_unlock(&device->lock);
+    return found;
+}
+
 void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch)
 {
     mcs_mutex_lock(&device->lock);
     scratch->busy = false;
+    mcs_cond_signal(&device->scratch_free);
     mcs_mutex_unlock(&device->lock);
 }
 

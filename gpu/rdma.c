@@ -10,29 +10,51 @@
  * calls unfit (of virtual memory, what was not made for it). */
 #include "gpu/internal.h"
 
-static const char *why_not(mcs_mem_space_t *space, const mcs_mem_where_t *where, cuda_ptr_t at)
+/* With the device's context current. What sums need is had now, or not relied on: a GPU that is full stays so. */
+static bool can_sum(mcs_mem_space_t *space, gpu_device_t *device)
 {
-    const gpu_device_t *device = &space->devices[where->device];
+    gpu_scratch_t *scratch = gpu_kernels_ready(space, device) ? gpu_scratch_wait(space, device) : NULL;
+    if (scratch != NULL) {
+        gpu_scratch_put(device, scratch);
+    }
+    return scratch != NULL;
+}
+
+/* With the device's context current; NULL: it is open now. */
+static const char *open_allocation(mcs_mem_space_t *space, gpu_device_t *device, cuda_ptr_t at)
+{
     const cuda_driver_t *driver = space->driver;
     int capable = 0;
     unsigned on = 1;
-    if (where->kind != MCS_MEM_DEVICE) {
-        return "managed memory may move";
-    }
-    if (device->rdma == GPU_RDMA_NONE) {
-        return "the device or its driver does not support it";
-    }
-    /* Acquire: as every look at it (kernels.c). */
-    if (space->kernel_image == NULL || __atomic_load_n(&device->kernels, __ATOMIC_ACQUIRE) == GPU_KERNELS_NONE) {
+    if (!can_sum(space, device)) {
         return "the device cannot make the checksums";
     }
     if (driver->pointer_get_attribute(&capable, CUDA_POINTER_RDMA_CAPABLE, at) != CUDA_OK || capable == 0) {
         return "the allocation was not made for it";
     }
-    if (driver->pointer_set_attribute(&on, CUDA_POINTER_SYNC_MEMOPS, at) != CUDA_OK) {
-        return "the driver does not order its own copies of this kind of memory";
+    cuda_result_t result = driver->pointer_set_attribute(&on, CUDA_POINTER_SYNC_MEMOPS, at);
+    if (result != CUDA_OK) {
+        mcs_debug(GPU_AREA, "cuda:%d: SYNC_MEMOPS at %#llx: error %d", device->ordinal, (unsigned long long)at, result);
+        return "the driver does not order its own copies of this memory";
     }
     return NULL;
+}
+
+static const char *open_one(mcs_mem_space_t *space, const mcs_mem_where_t *where, cuda_ptr_t at)
+{
+    gpu_device_t *device;
+    if (where->kind != MCS_MEM_DEVICE) {
+        return "managed memory may move";
+    }
+    if (space->devices[where->device].rdma == GPU_RDMA_NONE) {
+        return "the device or its driver does not support it";
+    }
+    if (cuda_ctx_enter(space, where->device, &device) != MCS_OK) {
+        return "the device does not answer";
+    }
+    const char *reason = open_allocation(space, device, at);
+    cuda_ctx_leave(space, device);
+    return reason;
 }
 
 static void refused(mcs_mem_space_t *space, int device, const char *reason)
@@ -52,10 +74,10 @@ bool gpu_rdma_open(mcs_mem_space_t *space, const void *ptr, uint64_t len)
         if (gpu_query(space, address, &where) != MCS_OK || where.device < 0) {
             return false; /* gone meanwhile */
         }
-        const char *reason = why_not(space, &where, at);
         uint64_t end = gpu_mapping_end(space, at, &where, start + len);
-        if (reason != NULL || end <= at) {
-            refused(space, where.device, reason != NULL ? reason : "the driver does not say how long it is");
+        const char *reason = end > at ? open_one(space, &where, at) : "the driver does not say how long it is";
+        if (reason != NULL) {
+            refused(space, where.device, reason);
             return false;
         }
         at = end;

@@ -68,6 +68,7 @@ static gpu_device_t *make_devices(const cuda_driver_t *driver, int count)
         gpu_device_t *device = &devices[i];
         device->ordinal = i;
         mcs_mutex_init(&device->lock, MCS_RANK_GPU, "gpu device");
+        mcs_cond_init(&device->scratch_free);
         if (driver->device_get(&device->handle, i) != CUDA_OK ||
             driver->device_get_name(device->name, (int)sizeof(device->name), device->handle) != CUDA_OK) {
             device->name[0] = '\0';
@@ -80,6 +81,7 @@ static gpu_device_t *make_devices(const cuda_driver_t *driver, int count)
 static void free_devices(gpu_device_t *devices, int count)
 {
     for (int i = 0; devices != NULL && i < count; i++) {
+        mcs_cond_fini(&devices[i].scratch_free);
         mcs_mutex_fini(&devices[i].lock);
     }
     mcs_free(devices);

@@ -96,6 +96,7 @@ void ucxt_flow_prepare(flow_t *flow)
             continue;
         }
         range->status = MCS_OK;
+        range->sent = false;
         clear_sums(range, transfer->direction);
         flow->left[i] = 1;
         flow->ranges_open++;
@@ -514,8 +515,9 @@ static void fill(flow_t *flow, flow_request_t *request, batch_t *batch)
     for (uint32_t i = 0; i < request->count; i++) {
         flow_piece_t *piece = &request->piece[i];
         peek(flow, piece);
-        const mcs_range_t *range = &flow->transfer->ranges[piece->range];
+        mcs_range_t *range = &flow->transfer->ranges[piece->range];
         mcs_access_t access = range->access;
+        range->sent = true;
         access.from = piece->from;
         access.len = piece->len;
         uint32_t crc = 0;
@@ -543,7 +545,7 @@ static void refuse_range(flow_t *flow)
     const uint32_t at = piece.range;
     mcs_range_t *range = &flow->transfer->ranges[at];
     if (range->status == MCS_OK) {
-        range->status = piece.from == range->access.from ? MCS_ERR_NOT_SUPPORTED : MCS_ERR_TRANSFER_FAIL;
+        range->status = MCS_ERR_NOT_SUPPORTED;
     }
     for (;;) {
         advance(flow, &piece);

@@ -393,7 +393,7 @@ static void on_welcome(ucxt_conn_t *conn, const ucxt_header_t *header, const uin
         ucxt_conn_fail(conn, MCS_ERR_TRANSFER_FAIL);
         return;
     }
-    conn->rdma = welcome.rdma && conn->lane->shared->context.rdma;
+    conn->rdma = welcome.rdma && ucxt_context_has_rdma_to(&conn->lane->shared->context, conn->ep);
     conn->auth.owner_conn = welcome.conn;
     memcpy(conn->auth.owner_nonce, welcome.nonce, UCXT_NONCE);
     if (welcome.machine != 0 && welcome.machine == conn->lane->shared->machine) {

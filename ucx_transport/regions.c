@@ -76,8 +76,8 @@ static mcs_status_t window_open(const ucxt_context_t *context, mcs_exposure_t ho
         return MCS_ERR_NOT_SUPPORTED;
     }
     ucp_mem_map_params_t params = {
-        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
-                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        .field_mask =
+            UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
         .address = (void *)(uintptr_t)window->base,
         .length = window->len,
         .memory_type = UCS_MEMORY_TYPE_HOST, /* whatever it is: see regions.h */
@@ -417,52 +417,75 @@ const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr,
 
 /* The walk over a payload's memory, piece by piece. */
 typedef struct cover {
-    const ucxt_window_t *window; /* at hand; NULL: none */
-    uint64_t from;               /* payload byte */
-    uint64_t bytes;              /* of the piece */
+    uint64_t from;  /* payload byte */
+    uint64_t bytes; /* of the piece */
     uint32_t stretches;
-    uint32_t windows; /* one that comes again counts again */
+    uint32_t window_count;
+    const ucxt_window_t *window[UCXT_KEYS_MAX];
 } cover_t;
 
-/* Of the pieces that the bytes end, too. */
+static const ucxt_window_t *window_of_locked(ucxt_regions_t *regions, cover_t *cover, const uint8_t *byte)
+{
+    for (uint32_t i = cover->window_count; i > 0; i--) {
+        if (ucxt_window_room(cover->window[i - 1], byte) > 0) {
+            return cover->window[i - 1];
+        }
+    }
+    const ucxt_window_t *window = find_locked(regions, byte, 1, true);
+    if (window == NULL || cover->window_count == UCXT_KEYS_MAX) {
+        return NULL;
+    }
+    cover->window[cover->window_count++] = window;
+    return window;
+}
+
+static bool end_piece(cover_t *cover)
+{
+    bool fits = ucxt_stretches_fit(cover->bytes, cover->stretches);
+    cover->bytes = 0;
+    cover->stretches = 0;
+    cover->window_count = 0;
+    return fits;
+}
+
 static bool cover_locked(ucxt_regions_t *regions, cover_t *cover, const uint8_t *at, uint64_t len)
 {
     while (len > 0) {
-        uint64_t room = cover->window != NULL ? ucxt_window_room(cover->window, at) : 0;
-        if (room == 0) {
-            cover->window = find_locked(regions, at, 1, true);
-            if (cover->window == NULL || ++cover->windows > UCXT_KEYS_MAX) {
-                return false;
-            }
-            room = ucxt_window_room(cover->window, at);
+        const ucxt_window_t *window = window_of_locked(regions, cover, at);
+        if (window == NULL) {
+            return false;
         }
-        uint64_t step = MCS_MIN(MCS_MIN(len, room), UCXT_PIECE_MAX - cover->from % UCXT_PIECE_MAX);
+        uint64_t step = MCS_MIN(ucxt_window_room(window, at), UCXT_PIECE_MAX - cover->from % UCXT_PIECE_MAX);
+        step = MCS_MIN(step, len);
         at += step;
         len -= step;
         cover->from += step;
         cover->bytes += step;
         cover->stretches++;
-        if (cover->from % UCXT_PIECE_MAX == 0) {
-            if (!ucxt_stretches_fit(cover->bytes, cover->stretches)) {
-                return false;
-            }
-            *cover = (cover_t){.from = cover->from};
+        if (cover->from % UCXT_PIECE_MAX == 0 && !end_piece(cover)) {
+            return false;
         }
     }
     return true;
 }
 
-bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, size_t count, uint64_t from)
+bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, uint64_t from, uint64_t len)
 {
-    cover_t cover = {.from = from};
+    cover_t cover; /* the windows are not looked at before they are set */
+    cover.from = from;
+    cover.bytes = 0;
+    cover.stretches = 0;
+    cover.window_count = 0;
     if (!regions->context->rdma) {
         return false;
     }
     bool covered = true;
     mcs_mutex_lock(&regions->lock);
-    for (size_t i = 0; covered && i < count; i++) {
-        covered = cover_locked(regions, &cover, iov[i].iov_base, iov[i].iov_len);
+    for (uint64_t left = len; covered && left > 0; iov++) {
+        uint64_t here = MCS_MIN((uint64_t)iov->iov_len, left);
+        covered = cover_locked(regions, &cover, iov->iov_base, here);
+        left -= here;
     }
     mcs_mutex_unlock(&regions->lock);
-    return covered && ucxt_stretches_fit(cover.bytes, cover.stretches);
+    return covered && end_piece(&cover);
 }

@@ -85,8 +85,8 @@ void ucxt_regions_leave(ucxt_regions_t *regions, unsigned half);
 /* The registered window that holds all of [ptr, ptr + len), or NULL: then it is registered soon if it can be. Valid
  * until leave. `for_peers`: one whose key may be given away. */
 const ucxt_window_t *ucxt_regions_find(ucxt_regions_t *regions, const void *ptr, uint64_t len, bool for_peers);
-/* Is each piece of a payload that begins at its byte `from` in registered windows, at most UCXT_KEYS_MAX, whose keys
- * may be given away, and not in too many stretches? */
-bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, size_t count, uint64_t from);
+/* Are `len` bytes of a payload, from its byte `from` on, in registered windows whose keys may be given away, each piece
+ * in at most UCXT_KEYS_MAX and not in too many stretches? */
+bool ucxt_regions_cover(ucxt_regions_t *regions, const struct iovec *iov, uint64_t from, uint64_t len);
 
 #endif

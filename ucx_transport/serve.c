@@ -153,7 +153,6 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
     peer->conn = (mcs_random_u64() & ~SLOT_MASK) | slot;
     peer->state = prove ? PEER_PROVING : PEER_READY;
     peer->since_ns = mcs_now_ns();
-    peer->rdma = hello->rdma && server->config.context->rdma;
     peer->address_hash = mcs_hash64(0, hello->address, hello->address_len);
     peer->auth.caller_conn = hello->conn;
     peer->auth.owner_conn = peer->conn;
@@ -166,6 +165,7 @@ static mcs_status_t peer_add(struct ucxt_server *server, const ucxt_hello_t *hel
         mcs_free(peer);
         return status;
     }
+    peer->rdma = hello->rdma && ucxt_context_has_rdma_to(server->config.context, peer->ep);
     server->peers[slot] = peer;
     server->peer_count++;
     server->proving_count += prove ? 1 : 0;

@@ -175,9 +175,9 @@ static void conceal(mcs_transport_t *transport, const void *base)
     }
 }
 
-static bool reaches(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from)
+static bool reaches(mcs_transport_t *transport, const struct iovec *iov, uint64_t from, uint64_t len)
 {
-    return transport->process == mcs_process_token() && ucxt_regions_cover(&transport->regions, iov, iov_count, from);
+    return transport->process == mcs_process_token() && ucxt_regions_cover(&transport->regions, iov, from, len);
 }
 
 /* ---- transfers ---- */

@@ -246,18 +246,25 @@ static void quieten(const ucxt_dl_t *dl)
     dl->ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
 }
 
-#define INFO_MAX ((size_t)256 << 10) /* what UCX prints of a context */
+#define INFO_MAX    ((size_t)256 << 10) /* what UCX prints of a context */
+#define EP_INFO_MAX ((size_t)16 << 10)  /* and of an endpoint: its lanes come first */
 
-/* A UCX without the module for RDMA, or whose module finds no libibverbs, only leaves it out. */
-static mcs_status_t check_rdma(const ucxt_context_t *context)
+/* Does what UCX says of the context, or of one endpoint of it, name one of the RDMA devices? MCS_ERR_NOT_SUPPORTED: no.
+ */
+static mcs_status_t look_for_devices(const ucxt_context_t *context, ucp_ep_h ep)
 {
-    char *text = mcs_calloc(1, INFO_MAX);
-    FILE *file = text != NULL ? fmemopen(text, INFO_MAX - 1, "w") : NULL;
+    size_t size = ep != NULL ? EP_INFO_MAX : INFO_MAX;
+    char *text = mcs_calloc(1, size);
+    FILE *file = text != NULL ? fmemopen(text, size - 1, "w") : NULL;
     if (file == NULL) {
         mcs_free(text);
         return MCS_ERR_NO_MEMORY;
     }
-    context->dl->ucp_context_print_info(context->ucp, file);
+    if (ep != NULL) {
+        context->dl->ucp_ep_print_info(ep, file);
+    } else {
+        context->dl->ucp_context_print_info(context->ucp, file);
+    }
     fclose(file);
     const char *list = context->rdma_devices;
     char name[UCXT_DEVICES_MAX + 1] = "/";
@@ -266,12 +273,25 @@ static mcs_status_t check_rdma(const ucxt_context_t *context)
         found = strstr(text, name) != NULL;
     }
     mcs_free(text);
-    if (!found) {
+    return found ? MCS_OK : MCS_ERR_NOT_SUPPORTED;
+}
+
+/* A UCX without the module for RDMA, or whose module finds no libibverbs, only leaves it out. */
+static mcs_status_t check_rdma(const ucxt_context_t *context)
+{
+    mcs_status_t status = look_for_devices(context, NULL);
+    if (status == MCS_ERR_NOT_SUPPORTED) {
         mcs_error(
             AREA, "protocol rdma: UCX %u.%u.%u (%s) has no RDMA transport for %s: MC_STORE_UCX_LIB names another one",
             context->dl->major, context->dl->minor, context->dl->release, context->dl->path, context->rdma_devices);
+        status = MCS_ERR_INVALID_PARAMS;
     }
-    return found ? MCS_OK : MCS_ERR_INVALID_PARAMS;
+    return status;
+}
+
+bool ucxt_context_has_rdma_to(const ucxt_context_t *context, ucp_ep_h ep)
+{
+    return context->rdma && (context->rdma_devices[0] == '\0' || look_for_devices(context, ep) == MCS_OK);
 }
 
 bool ucxt_rdma_is_emulated(const mcs_transport_rdma_t *rdma)

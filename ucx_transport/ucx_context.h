@@ -24,6 +24,9 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, const
 /* Transports "tcp": no devices, UCX does what they would in software. For tests. */
 bool ucxt_rdma_is_emulated(const mcs_transport_rdma_t *rdma);
 void ucxt_context_close(ucxt_context_t *context);
+/* May memory be moved over this endpoint? Where UCX has found no way between the devices of both sides it would do it
+ * in messages over TCP, by the other side's processor, which must not touch all of that memory. */
+bool ucxt_context_has_rdma_to(const ucxt_context_t *context, ucp_ep_h ep);
 
 /* The interface that carries the host's address; `is_ipv6_out`: it was found by an IPv6 address. */
 mcs_status_t ucxt_find_device(const char *bind_host, char *device, size_t size, bool *is_ipv6_out) MCS_MUST_CHECK;

@@ -21,6 +21,7 @@
     X(ucp_cleanup)                                                                                                     \
     X(ucp_context_query)                                                                                               \
     X(ucp_context_print_info)                                                                                          \
+    X(ucp_ep_print_info)                                                                                               \
     X(ucp_worker_create)                                                                                               \
     X(ucp_worker_destroy)                                                                                              \
     X(ucp_worker_query)                                                                                                \

@@ -85,7 +85,7 @@ typedef struct mcs_client {
     bool rdma;           /* the data plane has it */
     bool wants_rdma;     /* set-up asked for it */
     bool device_exposed; /* atomic: device memory has been registered that RDMA devices may reach */
-    bool direct_failed;  /* atomic: and bytes came out wrong that way; it is not used any more */
+    bool direct_warned;  /* atomic: that they did not */
     bool stage_warned;   /* atomic: that GPU memory goes another way all the same */
     mcs_peers_t *peers;
     mcs_views_t *views;

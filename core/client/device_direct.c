@@ -4,102 +4,165 @@
  *   fetch   written by the owner's RDMA device | summed by its device, compared with the owner's sums
  *
  * For memory in registered buffers that RDMA devices reach. What cannot go like this stays as it was, for
- * device_staged.c: small values and fragments, memory of two devices, what is still being registered, an owner without
- * RDMA. So does a fetch whose bytes are not what the owner says: if they are right there, they are right by the other
- * way. Of a store the owner finds it; then this way is not taken any more, because the device and the RDMA device have
- * not seen the same bytes. */
+ * device_staged.c: small values, fragments that are too small, memory of two devices, what is still being registered,
+ * an owner without RDMA.
+ *
+ * So does a fetch that fails on the way, or whose bytes are not what the owner says: what can be had, can be had by the
+ * other way. A store has begun then, and cannot begin again in its place: it is put once more, as one whose reservation
+ * was revoked. After any of this the owner is given device memory by the other way alone for a while. */
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/client/device_wave.h"
 
-#define AREA "client"
-/* Shorter values and fragments are cheaper through a chunk. */
-#define VALUE_MIN    (16 * MCS_KIB)
-#define FRAGMENT_MIN ((uint64_t)4096)
-/* So that a device has room for the sums of a wave. */
-#define PIECES_MAX ((size_t)4096)
+#define AREA       "client"
+#define VALUE_MIN  (16 * MCS_KIB) /* shorter ones are cheaper through a chunk */
+#define PIECES_MAX ((size_t)4096) /* of one sum: so that a device has room for it */
+#define COOL_MS    30000
+
+typedef struct direct {
+    mcs_wave_t wave; /* of the sums: nothing is in it */
+    mcs_client_t *client;
+    mcs_direction_t direction;
+    mcs_arena_t *arena;
+    mcs_pinned_t *list; /* moves that go, without pins */
+    size_t count;
+} direct_t;
 
 static bool is_on(const mcs_client_t *client)
 {
-    /* Relaxed: hints; what they stand for has locks of its own. */
-    return client->rdma && __atomic_load_n(&client->device_exposed, __ATOMIC_RELAXED) &&
-           !__atomic_load_n(&client->direct_failed, __ATOMIC_RELAXED);
+    /* Relaxed: a hint; the registrations have a lock of their own. */
+    return client->rdma && __atomic_load_n(&client->device_exposed, __ATOMIC_RELAXED);
 }
 
 static bool can_go(const mcs_client_t *client, const mcs_move_t *move)
 {
     return move->status == MCS_ERR_AGAIN && move->devices != NULL && move->len >= VALUE_MIN &&
-           move->len / move->iov_count >= FRAGMENT_MIN && mcs_device_of_move(move) != MCS_MEM_HOST &&
-           client->transport_ops->reaches(client->transport, move->iov, move->iov_count, move->from);
+           mcs_device_of_move(move) != MCS_MEM_HOST && mcs_wave_pieces(move) <= PIECES_MAX &&
+           __atomic_load_n(&move->route->peer->direct_from_ns, __ATOMIC_RELAXED) <= mcs_now_ns() &&
+           client->transport_ops->reaches(client->transport, move->iov, move->from, move->len);
+}
+
+/* Failed: not because the owner has no RDMA. */
+static void cool(const mcs_move_t *move, mcs_client_t *client, bool failed)
+{
+    /* Relaxed: a hint. */
+    __atomic_store_n(&move->route->peer->direct_from_ns, mcs_deadline_after_ms(COOL_MS), __ATOMIC_RELAXED);
+    if (failed && !__atomic_exchange_n(&client->direct_warned, true, __ATOMIC_RELAXED)) {
+        mcs_warn(AREA,
+                 "GPU memory did not go by the RDMA device of %s, or its checksums do not fit: it goes through pinned "
+                 "host memory, and is tried again every %d s",
+                 move->route->peer->name, COOL_MS / 1000);
+    }
+}
+
+/* ---- which ---- */
+
+static mcs_status_t add(direct_t *direct, mcs_move_t *move)
+{
+    uint64_t from = move->from / MCS_EXTENT_CRC_BLOCK;
+    uint64_t blocks = mcs_extent_block_count(move->from + move->len) - from;
+    uint32_t *crcs = move->crcs;
+    if (crcs == NULL || direct->direction == MCS_FETCH) {
+        crcs = mcs_arena_alloc(direct->arena, (size_t)blocks * sizeof(*crcs));
+    }
+    if (crcs == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    direct->list[direct->count++] = (mcs_pinned_t){
+        .move = move, .crcs = crcs, .crcs_from = from, .device = mcs_device_of_move(move), .status = MCS_OK};
+    return MCS_OK;
+}
+
+/* Without memory for it they stay as they are. */
+static void collect(direct_t *direct, mcs_move_t *moves, size_t count)
+{
+    direct->list = mcs_arena_alloc(direct->arena, count * sizeof(*direct->list));
+    for (size_t i = 0; direct->list != NULL && i < count; i++) {
+        if (can_go(direct->client, &moves[i]) && add(direct, &moves[i]) != MCS_OK) {
+            return;
+        }
+    }
 }
 
 /* ---- sums ---- */
 
-/* Into the pinned's `crcs`, or compared with them. MCS_ERR_AGAIN: the device does not make them. */
-static mcs_status_t sum(mcs_wave_t *wave, mcs_pinned_t *list, size_t count)
+/* Into the `crcs` of each, or compared with them. MCS_ERR_AGAIN: the device does not make them. */
+static mcs_status_t sum(direct_t *direct, mcs_pinned_t *list, size_t count)
 {
-    const mcs_mem_space_ops_t *ops = wave->client->space_ops;
+    const mcs_mem_space_ops_t *ops = direct->client->space_ops;
     mcs_mem_copy_t copy;
     mcs_mem_job_t *job;
     bool come = false;
-    mcs_status_t status = mcs_wave_fill(wave, list, count, &copy);
+    mcs_status_t status = mcs_wave_fill(&direct->wave, list, count, &copy);
     if (status != MCS_OK) {
         return status;
     }
     copy.sums_only = true;
-    status = ops->copy_begin(wave->client->space, &copy, &job, &come);
+    status = ops->copy_begin(direct->client->space, &copy, &job, &come);
     if (status == MCS_OK) {
-        status = ops->copy_end(wave->client->space, job);
+        status = ops->copy_end(direct->client->space, job);
     }
     if (status == MCS_OK && copy.crc_count > 0 && !come) {
         return MCS_ERR_AGAIN;
     }
     if (status == MCS_OK) {
-        mcs_wave_take_sums(wave, list, count, copy.crcs);
+        mcs_wave_take_sums(&direct->wave, list, count, copy.crcs);
     }
     return status;
 }
 
-/* One value's failure is not another's. */
-static void sum_each(mcs_wave_t *wave)
+/* Of one device. One value's failure is not another's. */
+static void sum_group(direct_t *direct, mcs_pinned_t *list, size_t count)
 {
-    mcs_status_t status = wave->count > 0 ? sum(wave, wave->pinned, wave->count) : MCS_OK;
-    for (size_t i = 0; i < wave->count; i++) {
-        mcs_pinned_t *pinned = &wave->pinned[i];
-        mcs_status_t alone = status;
-        if (status != MCS_OK && status != MCS_ERR_AGAIN && wave->count > 1) {
-            alone = sum(wave, pinned, 1);
+    mcs_status_t status = sum(direct, list, count);
+    for (size_t i = 0; i < count && status != MCS_OK; i++) {
+        mcs_status_t alone = count > 1 ? sum(direct, &list[i], 1) : status;
+        list[i].status = alone != MCS_OK ? alone : list[i].status;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].status == MCS_ERR_AGAIN || list[i].status == MCS_ERR_CHECKSUM_MISMATCH) {
+            cool(list[i].move, direct->client, true);
+            list[i].status = MCS_ERR_AGAIN;
         }
-        pinned->status = alone != MCS_OK ? alone : pinned->status;
+        list[i].move->of_caller = list[i].status == MCS_ERR_TRANSFER_FAIL;
+    }
+}
+
+static void sum_all(direct_t *direct)
+{
+    for (size_t i = 0; i < direct->count;) {
+        size_t first = i;
+        size_t pieces = 0;
+        while (i < direct->count && direct->list[i].device == direct->list[first].device &&
+               (pieces += mcs_wave_pieces(direct->list[i].move)) <= PIECES_MAX) {
+            i++;
+        }
+        sum_group(direct, &direct->list[first], i - first);
     }
 }
 
 /* ---- the network ---- */
 
-/* What a store is told when its place may still be good. */
-static mcs_status_t once_more(mcs_wave_t *wave, mcs_status_t status, const mcs_move_t *sub)
+/* What a move is told that did not go. */
+static mcs_status_t otherwise(direct_t *direct, const mcs_move_t *move, const mcs_move_t *sub)
 {
-    if (wave->direction == MCS_STORE && status == MCS_ERR_CHECKSUM_MISMATCH) {
-        if (!__atomic_exchange_n(&wave->client->direct_failed, true, __ATOMIC_RELAXED)) {
-            mcs_warn(AREA, "an RDMA device read other bytes from GPU memory than the GPU: it goes through pinned host "
-                           "memory from now on");
-        }
-        return MCS_ERR_REPLICA_IS_GONE;
+    mcs_status_t status = sub->status;
+    bool failed = status == MCS_ERR_TRANSFER_FAIL || status == MCS_ERR_CHECKSUM_MISMATCH;
+    if (!failed && status != MCS_ERR_NOT_SUPPORTED) {
+        return status;
     }
-    if (status == MCS_ERR_NOT_SUPPORTED) { /* a store that has begun cannot begin again in that place */
-        return wave->direction == MCS_STORE && sub->begun ? MCS_ERR_REPLICA_IS_GONE : MCS_ERR_AGAIN;
-    }
-    return status;
+    cool(move, direct->client, failed);
+    return direct->direction == MCS_STORE && sub->begun ? MCS_ERR_REPLICA_IS_GONE : MCS_ERR_AGAIN;
 }
 
-/* Those that have not failed, by the transport: their statuses. */
-static void transfer(mcs_wave_t *wave, uint64_t deadline_ns)
+static void transfer(direct_t *direct, uint64_t deadline_ns)
 {
-    mcs_move_t *subs = mcs_arena_alloc(wave->arena, wave->count * sizeof(*subs));
+    mcs_move_t *subs = mcs_arena_alloc(direct->arena, direct->count * sizeof(*subs));
     size_t n = 0;
-    for (size_t i = 0; i < wave->count; i++) {
-        mcs_pinned_t *pinned = &wave->pinned[i];
+    for (size_t i = 0; i < direct->count; i++) {
+        mcs_pinned_t *pinned = &direct->list[i];
         if (pinned->status == MCS_OK && subs == NULL) {
-            pinned->status = MCS_ERR_NO_MEMORY;
+            pinned->status = MCS_ERR_AGAIN;
         } else if (pinned->status == MCS_OK) {
             subs[n] = *pinned->move;
             subs[n].devices = NULL;
@@ -111,86 +174,54 @@ static void transfer(mcs_wave_t *wave, uint64_t deadline_ns)
     if (n == 0) {
         return;
     }
-    mcs_moves_run_remote(wave->client, wave->direction, subs, n, deadline_ns, wave->arena);
-    for (size_t i = wave->count; i > 0; i--) {
-        mcs_pinned_t *pinned = &wave->pinned[i - 1];
+    mcs_moves_run_remote(direct->client, direct->direction, subs, n, deadline_ns, direct->arena);
+    for (size_t i = direct->count; i > 0; i--) {
+        mcs_pinned_t *pinned = &direct->list[i - 1];
         if (pinned->status == MCS_OK) {
             const mcs_move_t *sub = &subs[--n];
             pinned->move->in_doubt = pinned->move->in_doubt || sub->in_doubt;
-            pinned->status = once_more(wave, sub->status, sub);
+            pinned->status = sub->status == MCS_OK ? MCS_OK : otherwise(direct, pinned->move, sub);
         }
     }
 }
 
-/* ---- a wave ---- */
+/* ---- the course ---- */
 
-/* With AGAIN the move is as it was. */
-static void settle(mcs_wave_t *wave, const mcs_pinned_t *pinned)
-{
-    pinned->move->status = pinned->status;
-    if (pinned->status == MCS_OK) {
-        mcs_count(&wave->client->counters, bytes_gpudirect, pinned->move->len);
-    }
-}
-
-/* Of the device: it has summed, or failed. */
-static void judge(mcs_wave_t *wave)
-{
-    sum_each(wave);
-    for (size_t i = 0; i < wave->count; i++) {
-        mcs_pinned_t *pinned = &wave->pinned[i];
-        if (pinned->status == MCS_ERR_CHECKSUM_MISMATCH) {
-            pinned->status = MCS_ERR_AGAIN;
-        }
-        pinned->move->of_caller = pinned->status == MCS_ERR_TRANSFER_FAIL;
-    }
-}
-
-/* What has come; the others are settled. */
-static void keep_arrived(mcs_wave_t *wave)
+/* With AGAIN the move is as it was. Those that are over leave the list. */
+static void settle(direct_t *direct, bool all)
 {
     size_t n = 0;
-    for (size_t i = 0; i < wave->count; i++) {
-        if (wave->pinned[i].status == MCS_OK) {
-            wave->pinned[n++] = wave->pinned[i];
-        } else {
-            settle(wave, &wave->pinned[i]);
+    for (size_t i = 0; i < direct->count; i++) {
+        const mcs_pinned_t *pinned = &direct->list[i];
+        if (pinned->status == MCS_OK && !all) {
+            direct->list[n++] = *pinned;
+            continue;
+        }
+        pinned->move->status = pinned->status;
+        if (pinned->status == MCS_OK) {
+            mcs_count(&direct->client->counters, bytes_gpudirect, pinned->move->len);
         }
     }
-    wave->count = n;
-}
-
-static void run_wave(mcs_wave_t *wave, uint64_t deadline_ns)
-{
-    if (wave->direction == MCS_STORE) {
-        judge(wave);
-        transfer(wave, deadline_ns);
-    } else {
-        transfer(wave, deadline_ns);
-        keep_arrived(wave);
-        judge(wave);
-    }
-    for (size_t i = 0; i < wave->count; i++) {
-        settle(wave, &wave->pinned[i]);
-    }
-    wave->count = 0;
-    wave->piece_room = 0;
+    direct->count = n;
 }
 
 void mcs_moves_run_device_direct(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                                  uint64_t deadline_ns, mcs_arena_t *arena)
 {
-    mcs_wave_t wave;
-    mcs_wave_init(&wave, client, direction, arena, PIECES_MAX);
-    for (size_t i = 0; i < count && is_on(client); i++) {
-        mcs_move_t *move = &moves[i];
-        if (!can_go(client, move)) {
-            continue;
-        }
-        if (mcs_wave_is_full(&wave, move)) {
-            run_wave(&wave, deadline_ns);
-        }
-        mcs_wave_add_unpinned(&wave, move);
+    if (!is_on(client)) {
+        return;
     }
-    run_wave(&wave, deadline_ns);
+    direct_t direct = {.client = client, .direction = direction, .arena = arena};
+    mcs_wave_init(&direct.wave, client, direction, arena, PIECES_MAX);
+    collect(&direct, moves, count);
+    if (direction == MCS_STORE) {
+        sum_all(&direct);
+        settle(&direct, false);
+        transfer(&direct, deadline_ns);
+    } else {
+        transfer(&direct, deadline_ns);
+        settle(&direct, false);
+        sum_all(&direct);
+    }
+    settle(&direct, true);
 }

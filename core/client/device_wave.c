@@ -44,9 +44,13 @@ static size_t add_pieces(const mcs_pinned_t *pinned, mcs_mem_piece_t *pieces)
     return n;
 }
 
-static size_t pieces_at_most(const mcs_move_t *move)
+size_t mcs_wave_pieces(const mcs_move_t *move)
 {
-    return move->iov_count + (size_t)mcs_extent_block_count(move->len) + 1;
+    size_t fragments = 0;
+    for (uint64_t left = move->len; left > 0; fragments++) {
+        left -= MCS_MIN((uint64_t)move->iov[fragments].iov_len, left);
+    }
+    return fragments + (size_t)mcs_extent_block_count(move->len) + 1;
 }
 
 /* ---- the copy ---- */
@@ -59,7 +63,7 @@ mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t co
         find_blocks(&list[i]);
         list[i].at = (uint32_t)blocks;
         blocks += list[i].by_device ? list[i].blocks : 0;
-        room += pieces_at_most(list[i].move);
+        room += mcs_wave_pieces(list[i].move);
     }
     mcs_mem_piece_t *pieces = mcs_arena_alloc(wave->arena, room * sizeof(*pieces));
     uint32_t *crcs = mcs_arena_alloc(wave->arena, (size_t)MCS_MAX(blocks, UINT64_C(1)) * sizeof(uint32_t));
@@ -88,7 +92,7 @@ void mcs_wave_take_sums(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count
             continue;
         }
         size_t bytes = (size_t)pinned->blocks * sizeof(uint32_t);
-        uint32_t *of_extent = &pinned->crcs[pinned->first];
+        uint32_t *of_extent = &pinned->crcs[pinned->first - pinned->crcs_from];
         if (wave->direction == MCS_STORE) {
             memcpy(of_extent, &crcs[pinned->at], bytes);
         } else if (memcmp(of_extent, &crcs[pinned->at], bytes) != 0) {
@@ -112,7 +116,7 @@ void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direc
 
 bool mcs_wave_is_full(const mcs_wave_t *wave, const mcs_move_t *move)
 {
-    return wave->count == MCS_WAVE || (wave->count > 0 && wave->piece_room + pieces_at_most(move) > wave->piece_max);
+    return wave->count == MCS_WAVE || (wave->count > 0 && wave->piece_room + mcs_wave_pieces(move) > wave->piece_max);
 }
 
 void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns)
@@ -133,23 +137,11 @@ void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns)
     }
     pinned->move = move;
     pinned->crcs = mcs_pin_crcs(&pinned->pin);
+    pinned->crcs_from = 0;
     pinned->device = mcs_device_of_move(move);
     pinned->status = MCS_OK;
     wave->count++;
-    wave->piece_room += pieces_at_most(move);
-}
-
-void mcs_wave_add_unpinned(mcs_wave_t *wave, mcs_move_t *move)
-{
-    uint32_t *crcs = move->crcs;
-    if (crcs == NULL) {
-        crcs = mcs_arena_alloc(wave->arena, (size_t)mcs_extent_block_count(move->payload_len) * sizeof(*crcs));
-    }
-    if (crcs != NULL) {
-        wave->pinned[wave->count++] =
-            (mcs_pinned_t){.move = move, .crcs = crcs, .device = mcs_device_of_move(move), .status = MCS_OK};
-        wave->piece_room += pieces_at_most(move);
-    }
+    wave->piece_room += mcs_wave_pieces(move);
 }
 
 static void finish(const mcs_wave_t *wave, mcs_pinned_t *pinned)

@@ -1,6 +1,6 @@
 /* A wave: moves of device memory over mappings that are pinned together and go in one copy of the space
- * (device_mapped.c, device_far.c); or moves that are only summed together, and pinned by nobody here (device_direct.c).
- * Lives on the stack of a call. */
+ * (device_mapped.c, device_far.c). Lives on the stack of a call. Its copies and sums serve lists without pins, too
+ * (device_direct.c). */
 #ifndef MCS_CLIENT_DEVICE_WAVE_H
 #define MCS_CLIENT_DEVICE_WAVE_H
 
@@ -11,7 +11,8 @@
 typedef struct mcs_pinned {
     mcs_move_t *move;
     mcs_pin_t pin;
-    uint32_t *crcs;      /* of the extent */
+    uint32_t *crcs; /* of the extent; or of its blocks from crcs_from on */
+    uint64_t crcs_from;
     int device;          /* that all of its memory is on; MCS_MEM_HOST: not one alone, or the host's */
     bool by_device;      /* the device may sum its whole blocks */
     uint64_t first;      /* of the payload's blocks that the move has whole */
@@ -36,9 +37,8 @@ void mcs_wave_init(mcs_wave_t *wave, mcs_client_t *client, mcs_direction_t direc
 bool mcs_wave_is_full(const mcs_wave_t *wave, const mcs_move_t *move);
 /* Pins the move's extent and adds it; or the move has its status. */
 void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns);
-/* The same without a pin, for sums: with `crcs` of the arena's, one for each block of the payload. Or the move stays as
- * it is. */
-void mcs_wave_add_unpinned(mcs_wave_t *wave, mcs_move_t *move);
+/* Pieces of a copy of the move, at most. */
+size_t mcs_wave_pieces(const mcs_move_t *move);
 /* One copy of those listed; its memory is the arena's. */
 mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, mcs_mem_copy_t *copy)
     MCS_MUST_CHECK;

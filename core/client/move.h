@@ -30,13 +30,13 @@ typedef struct mcs_move {
     const int16_t *devices; /* of each piece of iov (core/ops/mem_space.h); NULL: all is host memory; set by
                                mcs_moves_run */
     uint32_t *crcs;         /* out, stores: one CRC32C per block of the payload, as it was written; NULL: not wanted */
-    bool direct; /* for remote.c: device memory that goes by RDMA or not at all (MCS_ERR_NOT_SUPPORTED). `crcs` is there
-                    then: of a store in, of a fetch out (what the owner says, of blocks that begin in the bytes moved,
-                    not verified) */
+    bool direct; /* for remote.c: device memory that goes by RDMA or not at all (MCS_ERR_NOT_SUPPORTED). `crcs` is then
+                    one for each block that the bytes touch: of a store in; of a fetch out, for blocks that begin in
+                    them, what the owner says, not verified */
     mcs_status_t
         status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
                    (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
-    bool begun; /* out, direct: some of it has been moved, whatever the status */
+    bool begun; /* out, direct: some of it has been asked for or sent, whatever the status */
     bool in_doubt;  /* out, stores: bytes may still be on their way to the owner */
     bool of_caller; /* out: the caller's memory failed, no other replica will do better */
 } mcs_move_t;

@@ -143,7 +143,7 @@ static mcs_status_t add_range(plan_t *plan, mcs_move_t *move, uint64_t from, mcs
     mcs_status_t status = MCS_OK;
     range->device = move->direct;
     if (move->direct) {
-        range->crcs = move->crcs + first_block;
+        range->crcs = move->crcs + (first_block - move->from / MCS_EXTENT_CRC_BLOCK);
     } else if (plan->direction == MCS_FETCH) {
         range->crcs = mcs_arena_alloc(plan->arena, 2 * MCS_MAX(crc_count, 1u) * sizeof(uint32_t));
         range->sums = range->crcs + crc_count;
@@ -284,7 +284,7 @@ static void take_range(plan_t *plan, size_t i)
     mcs_move_t *move = piece->move;
     mcs_status_t status = range->status;
     move->in_doubt = move->in_doubt || (plan->direction == MCS_STORE && !answered(status));
-    move->begun = move->begun || status != MCS_ERR_NOT_SUPPORTED;
+    move->begun = move->begun || range->sent;
     if (status == MCS_OK && plan->direction == MCS_FETCH && !move->direct) {
         status = verify(range);
         if (status == MCS_OK && piece->staged != NULL) {

@@ -19,10 +19,11 @@ typedef struct mcs_peer {
     mcs_id_t owner;
     uint64_t size;
     uint64_t base_address;
-    bool own;       /* ours */
-    bool same_host; /* its owner runs on this kernel and offers the same-host path */
-    bool wired;     /* its data plane and ours understand each other */
-    bool far;       /* its payloads lie in the memory of a device */
+    bool own;                /* ours */
+    bool same_host;          /* its owner runs on this kernel and offers the same-host path */
+    bool wired;              /* its data plane and ours understand each other */
+    bool far;                /* its payloads lie in the memory of a device */
+    uint64_t direct_from_ns; /* atomic: device memory goes by RDMA from then on (device_direct.c); 0: at once */
     char ipc_path[MCS_UNIX_PATH_MAX];
     char name[MCS_SEGMENT_NAME_MAX];
     char transport_endpoint[MCS_SEGMENT_NAME_MAX];

@@ -87,8 +87,8 @@ typedef struct mcs_range {
     mcs_access_t access;
     const struct iovec *iov; /* caller's memory; lengths sum to access.len; any alignment; stays valid until return */
     uint32_t iov_count;      /* 1..MCS_RANGE_IOV_MAX */
-    bool device; /* of a device, exposed as such: goes by RDMA alone. Where that cannot be, MCS_ERR_NOT_SUPPORTED, and
-                    nothing of the range was sent */
+    bool device; /* of a device, exposed as such: goes by RDMA alone, or what cannot does not: MCS_ERR_NOT_SUPPORTED */
+    bool sent;   /* out, of a device: some of it has been asked for or sent */
     uint32_t *crcs; /* one CRC32C for each block that starts in the range.
                        store: out, of the bytes that were sent (NULL: not wanted); of a device's: in.
                        fetch: out, from the owner; the caller verifies the blocks it read whole, */
@@ -131,9 +131,9 @@ typedef struct mcs_transport_ops {
      * or the transport closed; conceal does not wait for anybody. Both may be called by any thread. */
     void (*expose)(mcs_transport_t *transport, void *base, uint64_t len, mcs_exposure_t how);
     void (*conceal)(mcs_transport_t *transport, const void *base);
-    /* Has this side what a range of device memory takes (mcs_range_t.device): all of it is registered, in not too many
-     * places? `from`: which byte of its payload is the first. False for want of time, too. Any thread. */
-    bool (*reaches)(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from);
+    /* Has this side what ranges of device memory take (mcs_range_t.device): are `len` bytes, of which the first is the
+     * payload's byte `from`, all registered, in not too many places? False for want of time, too. Any thread. */
+    bool (*reaches)(mcs_transport_t *transport, const struct iovec *iov, uint64_t from, uint64_t len);
 } mcs_transport_ops_t;
 
 #endif

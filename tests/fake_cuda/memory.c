@@ -224,7 +224,7 @@ static int attribute(void *data, int which, uint64_t ptr)
 FAKE_API int cuPointerSetAttribute(const void *value, int which, cuda_ptr_t ptr);
 FAKE_API int cuPointerSetAttribute(const void *value, int which, cuda_ptr_t ptr)
 {
-    ENTER(false);
+    ENTER(true);
     alloc_t *alloc = fake_find_alloc(ptr);
     if (alloc == NULL || alloc->kind != FAKE_DEVICE || which != CUDA_POINTER_SYNC_MEMOPS ||
         *(const unsigned *)value != 1) {

@@ -36,6 +36,7 @@ static fake_holder_t g_all;
 static uint32_t g_waiting;
 static uint64_t g_ranges;
 static uint64_t g_largest;
+static uint64_t g_refused;
 
 void fake_transport_set(mcs_id_t client, fake_holder_t behaviour)
 {
@@ -84,6 +85,11 @@ uint64_t fake_transport_ranges(void)
 uint64_t fake_transport_largest(void)
 {
     return read_locked(&g_largest);
+}
+
+uint64_t fake_transport_refused(void)
+{
+    return read_locked(&g_refused);
 }
 
 /* ---- life ---- */
@@ -205,14 +211,17 @@ static bool is_exposed(const mcs_transport_t *transport, const struct iovec *iov
     return found;
 }
 
-static bool fake_reaches(mcs_transport_t *transport, const struct iovec *iov, size_t iov_count, uint64_t from)
+static bool fake_reaches(mcs_transport_t *transport, const struct iovec *iov, uint64_t from, uint64_t len)
 {
     bool all = true;
+    uint64_t count = 0;
     (void)from;
-    for (size_t i = 0; i < iov_count; i++) {
-        all = all && is_exposed(transport, &iov[i]);
+    for (uint64_t left = len; left > 0; iov++, count++) {
+        struct iovec here = {iov->iov_base, MCS_MIN((uint64_t)iov->iov_len, left)};
+        all = all && is_exposed(transport, &here);
+        left -= here.iov_len;
     }
-    return all;
+    return all && (count <= 2 || len / count >= 4096);
 }
 
 /* Of what arrived, block by block as the real one sums its pieces. */
@@ -344,6 +353,13 @@ static mcs_status_t wait_stopped(const mcs_transport_t *mine, uint64_t deadline_
     return status;
 }
 
+static void count_refused(void)
+{
+    pthread_mutex_lock(&g_lock);
+    g_refused++;
+    pthread_mutex_unlock(&g_lock);
+}
+
 static bool goes_direct(mcs_transport_t *mine, mcs_transport_t *holder, const mcs_range_t *range, fake_holder_t how)
 {
     if (how == FAKE_HOLDER_DIRECT_ENDS && range->access.from > 0) {
@@ -351,7 +367,7 @@ static bool goes_direct(mcs_transport_t *mine, mcs_transport_t *holder, const mc
         holder->rdma = false;
         pthread_mutex_unlock(&g_lock);
     }
-    return holder->rdma && fake_reaches(mine, range->iov, range->iov_count, 0);
+    return holder->rdma && fake_reaches(mine, range->iov, range->access.from, range->access.len);
 }
 
 static void run_transfer(mcs_transport_t *mine, mcs_transfer_t *transfer, uint64_t deadline_ns, mcs_status_t *stopped)
@@ -360,18 +376,25 @@ static void run_transfer(mcs_transport_t *mine, mcs_transfer_t *transfer, uint64
     mcs_transport_t *holder = hold(transfer->endpoint, &how);
     for (uint32_t i = 0; i < transfer->range_count; i++) {
         mcs_range_t *range = &transfer->ranges[i];
+        range->sent = false;
         bool wrong = how == FAKE_HOLDER_CORRUPT || (how == FAKE_HOLDER_DIRECT_WRONG && range->device);
         note_range(mine, range, transfer->direction);
         if (holder == NULL || how == FAKE_HOLDER_DEAD) {
             range->status = MCS_ERR_TRANSFER_FAIL;
         } else if (range->device && !goes_direct(mine, holder, range, how)) {
             range->status = MCS_ERR_NOT_SUPPORTED;
+            count_refused();
+        } else if (range->device && how == FAKE_HOLDER_DIRECT_DEAD) {
+            range->sent = true;
+            range->status = MCS_ERR_TRANSFER_FAIL;
         } else if (how == FAKE_HOLDER_STOPPED) {
             *stopped = *stopped == MCS_OK ? wait_stopped(mine, deadline_ns) : *stopped;
             range->status = *stopped;
         } else if (transfer->direction == MCS_FETCH) {
+            range->sent = true;
             range->status = fetch(holder, range, wrong);
         } else {
+            range->sent = true;
             range->status = store(holder, range, wrong && range->device);
         }
     }

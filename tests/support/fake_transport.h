@@ -15,6 +15,7 @@ typedef enum fake_holder {
                                  (MCS_ERR_CLOSED) */
     FAKE_HOLDER_CORRUPT,      /* one byte of what is fetched is wrong */
     FAKE_HOLDER_DIRECT_WRONG, /* of device memory that goes by RDMA one byte is wrong, either way */
+    FAKE_HOLDER_DIRECT_DEAD,  /* what goes so fails, once it has been begun */
     FAKE_HOLDER_DIRECT_ENDS   /* after the first range of a value nothing goes so any more */
 } fake_holder_t;
 
@@ -26,5 +27,6 @@ void fake_transport_set_all(fake_holder_t behaviour);
 uint32_t fake_transport_waiting(void);
 uint64_t fake_transport_ranges(void);  /* ranges moved, ever */
 uint64_t fake_transport_largest(void); /* bytes of the largest range seen */
+uint64_t fake_transport_refused(void); /* ranges of device memory that could not go, ever */
 
 #endif

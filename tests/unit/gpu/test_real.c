@@ -244,7 +244,9 @@ static void bytes_are_summed_where_they_lie(void **state)
     for (size_t i = 0; i < 2 * MCS_ARRAY_LEN(rows); i++) {
         if (i == MCS_ARRAY_LEN(rows)) {
             bool open = ops->open_to_rdma(g_space, (const void *)(uintptr_t)world.device, POOL);
+            const gpu_device_t *device = &g_space->devices[0];
             print_message("open to RDMA devices: %s\n", open ? "yes" : "no");
+            assert_true(open || device->rdma == GPU_RDMA_NONE);
         }
         size_t n = make_pieces(&world, rows[i / 2].count, rows[i / 2].len, pieces);
         uint32_t wanted[800] = {0};

@@ -269,10 +269,97 @@ static void small_values_and_fragments_and_other_memory_go_through_chunks(void *
 
 static void with_a_holder_of_tcp_it_goes_through_chunks(void **state)
 {
+    uint64_t refused = fake_transport_refused();
     scene_t scene = open_scene(state, "tcp", "rdma");
     exchange(&scene, scene.memory, 20 * GPU_MIB + 5, 1);
     assert_int_equal(direct(&scene), 0);
     assert_int_equal(staged(&scene), 2 * (20 * GPU_MIB + 5));
+    assert_int_equal(fake_transport_refused() - refused, 3); /* ranges of the first value: it is not asked again */
+    close_scene(&scene);
+}
+
+static void a_buffer_larger_than_the_value_counts_as_far_as_that_goes(void **state)
+{
+    scene_t scene = open_scene(state, "rdma", "rdma");
+    uint8_t *other = gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 4);
+    struct iovec value = {scene.memory, GPU_MIB};
+    assert_int_equal(put(&scene, "key", &value, 1), 0);
+    memset(fake_cuda_bytes(scene.memory), 0, GPU_MIB);
+    struct iovec room[2] = {{scene.memory, GPU_MIB}, {other, GPU_MIB}}; /* which is not registered */
+    assert_int_equal(get(&scene, "key", room, 2), GPU_MIB);
+    gpu_assert_bytes(scene.memory, GPU_MIB, 1);
+    assert_int_equal(direct(&scene), 2 * GPU_MIB);
+    assert_int_equal(staged(&scene), 0);
+    close_scene(&scene);
+    fake_cuda_free(other);
+}
+
+/* A whole value on one, a part without a whole block on the other. */
+static void a_call_over_two_devices_is_summed_on_each(void **state)
+{
+    scene_t scene = open_scene(state, "rdma", "rdma");
+    uint8_t *other = gpu_memory(1, GPU_MIB, FAKE_DEVICE, 0, 4);
+    assert_int_equal(mcs_register_buffer(scene.user, other, GPU_MIB), 0);
+    struct iovec value = {scene.memory, 8 * GPU_MIB};
+    assert_int_equal(put(&scene, "key", &value, 1), 0);
+    uint64_t before = direct(&scene);
+    memset(fake_cuda_bytes(scene.memory), 0, 8 * GPU_MIB);
+    mcs_bytes_t names[2] = {world_key("key"), world_key("key")};
+    mcs_part_t parts[2] = {{scene.memory, 8 * GPU_MIB, 0, 0}, {other, 40000, 77, 0}};
+    mcs_parts_list_t lists[2] = {{&parts[0], 1}, {&parts[1], 1}};
+    assert_int_equal(mcs_get_parts(scene.user, names, lists, 2), 0);
+    assert_int_equal(parts[0].result, 8 * GPU_MIB);
+    assert_int_equal(parts[1].result, 40000);
+    gpu_assert_bytes(scene.memory, 8 * GPU_MIB, 1);
+    assert_memory_equal(fake_cuda_bytes(other), fake_cuda_bytes(scene.memory) + 77, 40000);
+    assert_int_equal(direct(&scene) - before, 8 * GPU_MIB + 40000);
+    assert_int_equal(staged(&scene), 0);
+    mcs_store_destroy(scene.user);
+    scene.user = NULL;
+    fake_cuda_free(other);
+    close_scene(&scene);
+}
+
+typedef struct crowd {
+    const scene_t *scene;
+    int number;
+    int64_t wrong;
+} crowd_t;
+
+static void *use_in_crowd(void *arg)
+{
+    crowd_t *mine = arg;
+    uint8_t *memory = mine->scene->memory + (size_t)mine->number * 3 * GPU_MIB;
+    struct iovec iov = {memory, 3 * GPU_MIB};
+    char key[32];
+    for (int turn = 0; turn < 5; turn++) {
+        snprintf(key, sizeof(key), "crowd-%d-%d", mine->number, turn);
+        mine->wrong += put(mine->scene, key, &iov, 1) != 0;
+        mine->wrong += get(mine->scene, key, &iov, 1) != 3 * (int64_t)GPU_MIB;
+    }
+    return NULL;
+}
+
+/* More than a device has places for sums: they wait for each other. */
+static void many_threads_go_without_a_copy(void **state)
+{
+    enum { THREADS = 12 };
+    crowd_t crowd[THREADS];
+    pthread_t threads[THREADS];
+    scene_t scene = {make_store(*state, "rdma", 256 * GPU_MIB), make_store(*state, "rdma", 0), NULL};
+    scene.memory = gpu_memory(0, ROOM, FAKE_DEVICE, 0, 1);
+    assert_int_equal(mcs_register_buffer(scene.user, scene.memory, ROOM), 0);
+    for (int i = 0; i < THREADS; i++) {
+        crowd[i] = (crowd_t){&scene, i, 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, use_in_crowd, &crowd[i]), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(crowd[i].wrong, 0);
+    }
+    gpu_assert_bytes(scene.memory, ROOM, 1);
+    assert_int_equal(direct(&scene), UINT64_C(2) * 5 * THREADS * 3 * GPU_MIB);
+    assert_int_equal(staged(&scene), 0);
     close_scene(&scene);
 }
 
@@ -329,7 +416,12 @@ static void memory_that_is_not_fit_for_it_is_refused_with_one_warning(void **sta
     exchange(&scene, memory, GPU_MIB, 5);
     assert_int_equal(direct(&scene), 0);
     close_scene(&scene);
-    fake_cuda_capabilities(70, true); /* no kernels, no sums */
+    fake_cuda_fail("cuModuleLoadData", 1, 209); /* no kernels, no sums */
+    assert_true(is_refused(state, gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 1), GPU_MIB));
+    fake_cuda_fail("cuMemAlloc_v2", 1, 2); /* a GPU that is full has no room for sums */
+    assert_true(is_refused(state, gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 1), GPU_MIB));
+    fake_cuda_fail(NULL, 0, 0);
+    fake_cuda_capabilities(70, true);
     assert_true(is_refused(state, gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 1), GPU_MIB));
 }
 
@@ -371,6 +463,33 @@ static void after_a_store_with_wrong_bytes_the_way_is_left(void **state)
     exchange(&scene, scene.memory, 3 * GPU_MIB, 8);
     assert_int_equal(direct(&scene), 0);
     assert_int_equal(staged(&scene), 4 * 3 * GPU_MIB);
+    close_scene(&scene);
+}
+
+static void what_fails_on_the_way_goes_through_chunks(void **state)
+{
+    scene_t scene = open_scene(state, "rdma", "rdma");
+    fake_transport_set_all(FAKE_HOLDER_DIRECT_DEAD);
+    mcs_log_set_level(MCS_LOG_OFF);
+    exchange(&scene, scene.memory, 3 * GPU_MIB, 7); /* a put, and gets for a while */
+    assert_int_equal(staged(&scene), 2 * 3 * GPU_MIB);
+    close_scene(&scene);
+    scene = open_scene(state, "rdma", "rdma");
+    fake_transport_set_all(FAKE_HOLDER_FINE);
+    struct iovec iov = {scene.memory, 3 * GPU_MIB};
+    assert_int_equal(put(&scene, "key", &iov, 1), 0);
+    fake_transport_set_all(FAKE_HOLDER_DIRECT_DEAD);
+    assert_int_equal(get(&scene, "key", &iov, 1), 3 * GPU_MIB);
+    mcs_log_set_level(MCS_LOG_ERROR);
+    gpu_assert_bytes(scene.memory, 3 * GPU_MIB, 1);
+    assert_int_equal(direct(&scene), 3 * GPU_MIB);
+    assert_int_equal(staged(&scene), 3 * GPU_MIB);
+    /* A holder that is dead altogether is dead this way, too. */
+    fake_transport_set_all(FAKE_HOLDER_DEAD);
+    mcs_log_set_level(MCS_LOG_OFF);
+    assert_true(get(&scene, "key", &iov, 1) < 0);
+    mcs_log_set_level(MCS_LOG_ERROR);
+    fake_transport_set_all(FAKE_HOLDER_FINE);
     close_scene(&scene);
 }
 
@@ -487,11 +606,15 @@ int main(void)
         DIRECT(an_ordered_device_is_not_flushed),
         DIRECT(small_values_and_fragments_and_other_memory_go_through_chunks),
         DIRECT(with_a_holder_of_tcp_it_goes_through_chunks),
+        DIRECT(a_buffer_larger_than_the_value_counts_as_far_as_that_goes),
+        DIRECT(a_call_over_two_devices_is_summed_on_each),
+        DIRECT(many_threads_go_without_a_copy),
         DIRECT(unregistered_memory_is_not_used_again),
         DIRECT(memory_that_is_not_fit_for_it_is_refused_with_one_warning),
         cmocka_unit_test_setup_teardown(a_device_that_cannot_is_refused_with_one_warning, set_up_none, tear_down),
         DIRECT(a_fetch_with_wrong_bytes_is_fetched_again_through_chunks),
         DIRECT(after_a_store_with_wrong_bytes_the_way_is_left),
+        DIRECT(what_fails_on_the_way_goes_through_chunks),
         DIRECT(a_way_that_ends_in_the_middle_of_a_value_costs_nothing_else),
         DIRECT(a_device_that_fails_while_it_sums_fails_the_call),
         DIRECT(memory_freed_under_its_registration_is_noticed),

@@ -61,7 +61,7 @@ static int close_sides(void **state)
 static bool reaches(const void *memory, uint64_t len)
 {
     struct iovec iov = {(void *)(uintptr_t)memory, len};
-    return ucxt_transport_ops.reaches(g_reader.transport, &iov, 1, 0);
+    return ucxt_transport_ops.reaches(g_reader.transport, &iov, 0, len);
 }
 
 static void wait_until_reached(void)
@@ -241,6 +241,33 @@ static void memory_out_of_reach_is_refused_and_not_touched(void **state)
     free(other);
 }
 
+static void a_range_that_ends_out_of_reach_says_that_it_was_begun(void **state)
+{
+    uint64_t len = 3 << 20;
+    uint8_t *other = malloc(1 << 20);
+    batch_t batch;
+    (void)state;
+    assert_non_null(other);
+    wait_until_reached();
+    for (int i = 0; i < 2; i++) {
+        make(&batch, i == 0 ? MCS_FETCH : MCS_STORE, 1, len, g_memory, 1 << 20);
+        batch.iovs[i == 0 ? 2 : 1].iov_base = other;
+        uint64_t before = moved();
+        assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
+        batch_assert_all(&batch, MCS_ERR_NOT_SUPPORTED);
+        assert_true(batch.ranges[0].sent);
+        assert_int_equal(moved() - before, (i == 0 ? 2 : 1) << 20);
+        batch_fini(&batch);
+    }
+    make(&batch, MCS_FETCH, 1, 1 << 20, other, 0);
+    assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
+    batch_assert_all(&batch, MCS_ERR_NOT_SUPPORTED);
+    assert_false(batch.ranges[0].sent);
+    batch_fini(&batch);
+    assert_int_equal(fake_owner_holds(&g_holder.owner), 0);
+    free(other);
+}
+
 static void memory_in_too_small_stretches_is_refused(void **state)
 {
     struct iovec iov[600];
@@ -249,10 +276,10 @@ static void memory_in_too_small_stretches_is_refused(void **state)
     for (size_t i = 0; i < MCS_ARRAY_LEN(iov); i++) {
         iov[i] = (struct iovec){g_memory + i * 4096, i < 300 ? 4096 : 4000};
     }
-    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, 256, 0));
-    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov, MCS_ARRAY_LEN(iov), 0));
-    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov + 300, 2, 0));
-    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov + 300, 3, 0));
+    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, 0, 256 * 4096));
+    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov, 0, 300 * 4096 + 300 * 4000));
+    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov + 300, 0, 2 * 4000));
+    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov + 300, 0, 2 * 4000 + 1));
     batch_t batch;
     make(&batch, MCS_FETCH, 1, 1 << 20, g_memory, 4000);
     assert_int_equal(batch_run(&g_reader, &batch, 10000), MCS_OK);
@@ -278,10 +305,16 @@ static void memory_in_too_many_places_is_refused(void **state)
             assert_false(mcs_deadline_passed(end));
         }
     }
-    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, UCXT_KEYS_MAX, 0));
-    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov, UCXT_KEYS_MAX + 1, 0));
+    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, 0, UCXT_KEYS_MAX * len));
+    assert_false(ucxt_transport_ops.reaches(g_reader.transport, iov, 0, UCXT_KEYS_MAX * len + 1));
     /* With a block's edge between them. */
-    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, UCXT_KEYS_MAX + 1, MCS_CRC_BLOCK - len));
+    assert_true(ucxt_transport_ops.reaches(g_reader.transport, iov, MCS_CRC_BLOCK - len, UCXT_KEYS_MAX * len + 1));
+    /* The same ones by turns are no more. */
+    struct iovec turns[128];
+    for (size_t i = 0; i < MCS_ARRAY_LEN(turns); i++) {
+        turns[i] = (struct iovec){buffers[i % 2], len};
+    }
+    assert_true(ucxt_transport_ops.reaches(g_reader.transport, turns, 0, MCS_ARRAY_LEN(turns) * len));
     for (size_t i = 0; i <= UCXT_KEYS_MAX; i++) {
         ucxt_transport_ops.conceal(g_reader.transport, buffers[i]);
         assert_false(reaches(buffers[i], len));
@@ -335,6 +368,7 @@ int main(void)
         DEVICE(a_part_of_an_object_is_fetched),
         DEVICE(sums_that_do_not_fit_are_found_by_the_owner),
         DEVICE(memory_out_of_reach_is_refused_and_not_touched),
+        DEVICE(a_range_that_ends_out_of_reach_says_that_it_was_begun),
         DEVICE(memory_in_too_small_stretches_is_refused),
         DEVICE(memory_in_too_many_places_is_refused),
         DEVICE(memory_that_cannot_be_registered_is_refused),
