@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The tests that need a GPU, on a machine with an NVIDIA driver and device; without one: says so, and succeeds.
 #
-#   tools/test_gpu.sh BUILD      a build folder, or one that tools/gpu_carry.sh made
+#   tools/test_gpu.sh BUILD [ARGUMENTS OF PYTEST]      a build folder, or one that tools/gpu_carry.sh made
 set -euo pipefail
 build=$(realpath "${1:?which build folder}")
+shift
 cd "$(dirname "$0")/.."
 . tools/gpu_env.sh
 real=$build/tests/unit/gpu/test_gpu_real
@@ -24,5 +25,5 @@ elif [ -n "$sanitizer" ]; then
 else
     echo "test-gpu: compute-sanitizer is not here: left out"
 fi
-"$GPU_PYTHON" -m pytest -q -rs -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_tensors.py tests/python/test_gpu_frameworks.py || failed=1
+"$GPU_PYTHON" -m pytest -q -rs -p no:cacheprovider tests/python/test_gpu.py tests/python/test_gpu_tier.py tests/python/test_gpu_tensors.py tests/python/test_gpu_frameworks.py "$@" || failed=1
 exit $failed

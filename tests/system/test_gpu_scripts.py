@@ -14,9 +14,13 @@ NEEDED = ["python/mooncake/store.abi3.so", "master/mooncake_master", "client/moo
           "tests/fake_cuda/libcuda.so.1", "python_tests/dlpack_peer.abi3.so"]  # fmt: skip
 
 
-def run(*args, **env):
+# One of each file, and quick: make test runs all of them.
+PICKED = "a_driver_that_is_loaded_after or a_segment_of_setup_and_what_is_refused or the_device_asked_for_is_the_one"
+
+
+def run(*args, exit_code=0, **env):
     done = subprocess.run(args, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == exit_code, done.stdout
     return done.stdout
 
 
@@ -50,8 +54,17 @@ def test_the_benchmark_runs_from_a_carried_folder_and_compares_every_byte(folder
 
 
 def test_the_tests_run_from_a_carried_folder(folder):
-    said = run("tools/test_gpu.sh", str(folder), MCS_GPU_DRY="1")
-    assert "PASSED" in said and " passed" in said
+    said = run("tools/test_gpu.sh", str(folder), "-v", "-k", PICKED, MCS_GPU_DRY="1")
+    assert "[  PASSED  ]" in said and " passed" in said, said
+    for name in ("gpu", "gpu_tier", "gpu_tensors", "gpu_frameworks"):
+        assert f"tests/python/test_{name}.py" in said, said  # run, or skipped for what the machine lacks
+
+
+def test_a_failure_is_the_scripts_too():
+    if not (BUILD_DIR / NEEDED[4]).exists():
+        pytest.skip("not built")
+    said = run("tools/test_gpu.sh", str(BUILD_DIR), "-k", "a_test_that_does_not_exist", exit_code=1, MCS_GPU_DRY="1")
+    assert " deselected" in said and " passed" not in said
 
 
 @pytest.mark.skipif(any(os.path.exists(f"/dev/nvidia{i}") for i in range(8)), reason="there is a GPU")
