@@ -201,13 +201,21 @@ mcs_status_t mcs_client_replica_clear(mcs_client_t *client, const mcs_bytes_t *k
 
 /* ---- removals by the dozen ---- */
 
-static int64_t take_count(mcs_status_t status, const mcs_reply_t *reply)
+/* Sends a removal; how many objects it took, or a code. */
+static int64_t remove_many(mcs_client_t *client, mcs_verb_t verb, const ProtobufCMessage *request,
+                           Mcs__Wire__Sequence *sequence)
 {
-    if (status != MCS_OK) {
-        return mcs_status_public(status);
+    mcs_call_t call = {
+        .verb = verb, .request = request, .sequence = sequence, .reply_type = &mcs__wire__count_reply__descriptor};
+    mcs_reply_t reply;
+    mcs_status_t status = mcs_link_call(client->link, &call, &reply);
+    int64_t count = 0;
+    if (status == MCS_OK) {
+        count = ((const Mcs__Wire__CountReply *)(const void *)reply.message)->count;
+        status = count >= 0 ? MCS_OK : MCS_ERR_PROTOCOL;
     }
-    int64_t count = ((const Mcs__Wire__CountReply *)(const void *)reply->message)->count;
-    return count >= 0 ? count : (int64_t)mcs_status_public(MCS_ERR_PROTOCOL);
+    mcs_reply_fini(&reply);
+    return status == MCS_OK ? count : (int64_t)mcs_status_public(status);
 }
 
 int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bool force)
@@ -220,14 +228,7 @@ int64_t mcs_client_remove_by_regex(mcs_client_t *client, mcs_bytes_t pattern, bo
     request.sequence = &sequence;
     request.pattern = (ProtobufCBinaryData){pattern.len, (uint8_t *)(uintptr_t)pattern.ptr};
     request.force = force;
-    mcs_call_t call = {.verb = MCS_VERB_REMOVE_REGEX,
-                       .request = &request.base,
-                       .sequence = &sequence,
-                       .reply_type = &mcs__wire__count_reply__descriptor};
-    mcs_reply_t reply;
-    int64_t result = take_count(mcs_link_call(client->link, &call, &reply), &reply);
-    mcs_reply_fini(&reply);
-    return result;
+    return remove_many(client, MCS_VERB_REMOVE_REGEX, &request.base, &sequence);
 }
 
 int64_t mcs_client_remove_all(mcs_client_t *client, bool force)
@@ -236,14 +237,7 @@ int64_t mcs_client_remove_all(mcs_client_t *client, bool force)
     Mcs__Wire__RemoveAll request = MCS__WIRE__REMOVE_ALL__INIT;
     request.sequence = &sequence;
     request.force = force;
-    mcs_call_t call = {.verb = MCS_VERB_REMOVE_ALL,
-                       .request = &request.base,
-                       .sequence = &sequence,
-                       .reply_type = &mcs__wire__count_reply__descriptor};
-    mcs_reply_t reply;
-    int64_t result = take_count(mcs_link_call(client->link, &call, &reply), &reply);
-    mcs_reply_fini(&reply);
-    return result;
+    return remove_many(client, MCS_VERB_REMOVE_ALL, &request.base, &sequence);
 }
 
 /* ---- one key ---- */
