@@ -19,6 +19,20 @@
 #include "core/base/log.h"
 #include "core/base/status.h"
 
+/* Bytes that follow from a seed and their position. */
+MCS_UNUSED static void unit_fill(uint8_t *bytes, size_t len, uint32_t seed)
+{
+    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    for (size_t i = 0; i < len; i++) {
+        if (i % 8 == 0) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+        }
+        bytes[i] = (uint8_t)(x >> (8 * (i % 8)));
+    }
+}
+
 /* Runs `step` with the 1st, 2nd, 3rd … call of a kind failing, until a run meets no fault. A step checks for itself
  * that what it works on is unchanged after a failure, and leaves nothing behind (the leak checker looks). Returns how
  * many runs met a fault. */

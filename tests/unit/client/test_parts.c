@@ -44,7 +44,7 @@ static void parts_of_any_place_and_size_are_exact_on_every_path(void **state)
     const uint64_t size = 9 * MIB + 1234;
     uint8_t *wanted = malloc(size);
     uint8_t *got = malloc(size + 1);
-    world_fill(wanted, size, 7);
+    unit_fill(wanted, size, 7);
     assert_int_equal(world_put(paths.holder, "key", size, 7), 0);
     for (uint64_t round = 0; round < 120; round++) {
         /* Near block bounds as often as anywhere. */
@@ -140,7 +140,7 @@ static void a_get_session_looks_up_once_and_renews_at_half_the_lease(void **stat
     mcs_store_t *store = world_store(world, SEGMENT_BYTES);
     uint8_t bytes[100];
     uint8_t wanted[1000];
-    world_fill(wanted, sizeof(wanted), 1);
+    unit_fill(wanted, sizeof(wanted), 1);
     assert_int_equal(world_put(store, "key", 1000, 1), 0);
     mini_master_set_lease_ms(world->master, 60000);
     uint32_t before = mini_master_requests(world->master, MCS_VERB_LOOKUP);
@@ -183,7 +183,7 @@ static int put_in_session(mcs_store_t *store, const char *key, uint64_t size, ui
     int result = 1;
     int64_t worst;
     uint8_t *value = malloc(size);
-    world_fill(value, size, seed);
+    unit_fill(value, size, seed);
     (void)mcs_put_session_start(store, &name, &size, 1, NULL, &result);
     if (result == 0) {
         put_pieces(store, key, value, size, piece, &worst);
@@ -215,7 +215,7 @@ static void a_put_session_gathers_pieces_in_any_order(void **state)
     uint64_t size = 501;
     uint8_t value[501];
     int result;
-    world_fill(value, size, 9);
+    unit_fill(value, size, 9);
     assert_int_equal(mcs_put_session_start(paths.holder, &name, &size, 1, NULL, &result), 0);
     for (uint64_t round = 0; round < 2; round++) {
         for (uint64_t at = round; at < size; at += 2) {
@@ -248,7 +248,7 @@ static void *crowd_main(void *arg)
     crowd_t *crowd = arg;
     uint8_t bytes[64];
     uint8_t wanted[1000];
-    world_fill(wanted, sizeof(wanted), 3);
+    unit_fill(wanted, sizeof(wanted), 3);
     for (int i = 0; i < 60; i++) {
         char own[32];
         snprintf(own, sizeof(own), "own%d-%d", crowd->number, i);
@@ -302,7 +302,7 @@ static mcs_status_t step(void *arg)
         uint8_t got[1500];
         uint8_t wanted[3000];
         snprintf(key, sizeof(key), "p%u", t->number++);
-        world_fill(wanted, sizeof(wanted), t->number);
+        unit_fill(wanted, sizeof(wanted), t->number);
         int put = put_in_session(store, key, 3000, 1000, t->number);
         int64_t part = get_part(store, key, got, 700, 1500);
         assert_true(part < 0 || memcmp(got, wanted + 700, 1500) == 0);

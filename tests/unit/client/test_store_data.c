@@ -1,29 +1,5 @@
 /* The C API's data calls over each path: own segment, same host, transport. */
-#include "tests/unit/client/world.h"
-
-typedef enum path { OWN, SAME_HOST, REMOTE } path_t;
-static const path_t g_paths[] = {OWN, SAME_HOST, REMOTE};
-
-typedef struct pair {
-    mcs_store_t *holder;
-    mcs_store_t *user;
-} pair_t;
-
-static pair_t make_pair(world_t *world, path_t path, uint64_t segment_bytes)
-{
-    pair_t pair;
-    pair.holder = world_store(world, segment_bytes);
-    pair.user = path == OWN ? pair.holder : path == SAME_HOST ? world_store(world, 0) : world_remote_store(world, 0);
-    return pair;
-}
-
-static void end_pair(pair_t pair)
-{
-    if (pair.user != pair.holder) {
-        mcs_store_destroy(pair.user);
-    }
-    mcs_store_destroy(pair.holder);
-}
+#include "tests/unit/client/paths.h"
 
 static const char *const g_written[] = {"bytes_own_written", "bytes_same_host_written", "bytes_stored"};
 static const char *const g_read[] = {"bytes_own_read", "bytes_same_host_read", "bytes_fetched"};
@@ -70,7 +46,7 @@ static void scattered_values_are_gathered_and_scattered(void **state)
             in[PIECES - 1 - i] = (struct iovec){back + LEN - at - len, len};
             at += len;
         }
-        world_fill(bytes, LEN, 3);
+        unit_fill(bytes, LEN, 3);
         mcs_value_t value = {out, PIECES};
         mcs_value_t target = {in, PIECES};
         mcs_bytes_t key = world_key("scattered");
@@ -95,7 +71,7 @@ static void memory_in_more_fragments_than_a_range_may_have_is_moved_too(void **s
     uint8_t *back = calloc(PIECES, PIECE);
     struct iovec *out = calloc(PIECES, sizeof(*out));
     struct iovec *in = calloc(PIECES, sizeof(*in));
-    world_fill(bytes, PIECES * PIECE, 4);
+    unit_fill(bytes, PIECES * PIECE, 4);
     for (size_t i = 0; i < PIECES; i++) {
         out[i] = (struct iovec){bytes + i * PIECE, PIECE};
         in[i] = (struct iovec){back + i * PIECE, PIECE};
@@ -134,7 +110,7 @@ static void check_batch(const pair_t *pair, size_t count, size_t len)
         keys[i] = world_key(names[i]);
         iov[i] = (struct iovec){bytes + i * len, len};
         values[i] = (mcs_value_t){&iov[i], 1};
-        world_fill(bytes + i * len, len, (uint32_t)i);
+        unit_fill(bytes + i * len, len, (uint32_t)i);
         results[i] = 1;
     }
     assert_int_equal(mcs_put(pair->user, keys, values, count, NULL, 0, results), 0);
@@ -148,7 +124,7 @@ static void check_batch(const pair_t *pair, size_t count, size_t len)
     for (size_t i = 0; i < count; i++) {
         assert_int_equal(results[i], 1);
         assert_int_equal(sizes[i], len);
-        world_fill(wanted, len, (uint32_t)i);
+        unit_fill(wanted, len, (uint32_t)i);
         assert_memory_equal(bytes + i * len, wanted, len);
     }
     assert_int_equal(mcs_remove(pair->user, keys, count, 0, results), 0);
@@ -292,7 +268,7 @@ static void an_existing_value_stays_and_an_upsert_replaces_it(void **state)
     assert_int_equal(world_put(pair.user, "key", 500, 2), 0);
     assert_int_equal(world_get(pair.user, "key", 1000, 1), 1000);
     uint8_t bytes[77];
-    world_fill(bytes, sizeof(bytes), 9);
+    unit_fill(bytes, sizeof(bytes), 9);
     struct iovec iov = {bytes, sizeof(bytes)};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t key = world_key("key");
@@ -329,7 +305,7 @@ static void replicas_are_written_to_distinct_segments_and_described(void **state
     mcs_store_t *c = world_remote_store(*state, SEGMENT_BYTES);
     mcs_replicate_config_t config = {.struct_size = sizeof(config), .replica_num = 3, .replica_num_set = 1};
     uint8_t bytes[5000];
-    world_fill(bytes, sizeof(bytes), 6);
+    unit_fill(bytes, sizeof(bytes), 6);
     struct iovec iov = {bytes, sizeof(bytes)};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t key = world_key("three");
@@ -452,7 +428,7 @@ static void a_get_in_two_steps_tells_sizes_first_and_may_skip(void **state)
         assert_int_equal(results[2], 7);
         assert_int_equal(results[3], -600);
         assert_int_equal(results[4], -600);
-        world_fill(wanted, 100, 1);
+        unit_fill(wanted, 100, 1);
         assert_memory_equal(a, wanted, 100);
         memset(a, 0, sizeof(a));
         assert_int_equal(mcs_get_run(get, buffers, results), 0); /* and again */
@@ -471,7 +447,7 @@ static void check_handle(mcs_store_t *store, const char *name, size_t len, uint3
     mcs_handle_t *handle = NULL;
     int64_t size = 0;
     uint8_t *wanted = malloc(len);
-    world_fill(wanted, len, seed);
+    unit_fill(wanted, len, seed);
     assert_int_equal(mcs_get_handles(store, &key, 1, &handle, &size), 0);
     assert_int_equal(size, len);
     assert_int_equal(mcs_handle_size(handle), len);
@@ -540,7 +516,7 @@ static void handles_outlive_their_store(void **state)
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
         pair_t pair = make_pair(*state, g_paths[p], SEGMENT_BYTES);
         uint8_t *wanted = malloc(100000);
-        world_fill(wanted, 100000, 8);
+        unit_fill(wanted, 100000, 8);
         assert_int_equal(world_put(pair.user, "v", 100000, 8), 0);
         mcs_bytes_t key = world_key("v");
         mcs_handle_t *handle = NULL;

@@ -11,7 +11,7 @@ static mcs_id_t id_of_last_mounted(world_t *world)
 static int put_replicas(mcs_store_t *store, const char *key, size_t len, uint32_t seed, unsigned replicas)
 {
     uint8_t *bytes = malloc(len);
-    world_fill(bytes, len, seed);
+    unit_fill(bytes, len, seed);
     struct iovec iov = {bytes, len};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t name = world_key(key);
@@ -277,7 +277,7 @@ static void *put_three(void *arg)
 {
     waiting_t *waiting = arg;
     uint8_t bytes[100];
-    world_fill(bytes, sizeof(bytes), 1);
+    unit_fill(bytes, sizeof(bytes), 1);
     struct iovec iov = {bytes, sizeof(bytes)};
     const mcs_value_t values[] = {{&iov, 1}, {&iov, 1}, {&iov, 1}};
     const mcs_bytes_t keys[] = {world_key("held"), world_key("free"), world_key("held too")};
@@ -413,7 +413,7 @@ static void a_master_that_forgot_the_session_gets_new_memory_mounted(void **stat
     mcs_bytes_t key = world_key("key");
     mcs_handle_t *handle = NULL;
     uint8_t wanted[5000];
-    world_fill(wanted, sizeof(wanted), 1);
+    unit_fill(wanted, sizeof(wanted), 1);
     for (uint32_t i = 0; i < 3; i++) {
         assert_int_equal(world_put(other, "key", 5000, 1), 0);
         mcs_handle_release(handle);

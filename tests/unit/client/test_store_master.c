@@ -1,23 +1,5 @@
 /* The C API with the real master in this process: what the two promise each other. */
-#include "master/embed.h"
-#include "tests/unit/client/world.h"
-
-static void *g_master;
-
-static int set_up(void **state)
-{
-    world_t *world = world_make();
-    assert_int_equal(mcs_master_embed_ops.start(0, &g_master, world->address, sizeof(world->address)), MCS_OK);
-    *state = world;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    mcs_master_embed_ops.stop(g_master);
-    world_end(*state);
-    return 0;
-}
+#include "tests/unit/client/embedded.h"
 
 static int exists(mcs_store_t *store, const char *key)
 {
@@ -77,7 +59,7 @@ static void a_batch_of_many_keys_goes_round(void **state)
     for (uint32_t i = 0; i < COUNT; i++) {
         snprintf(names[i], sizeof(names[i]), "many-%u", i);
         keys[i] = world_key(names[i]);
-        world_fill(bytes + (size_t)i * LEN, LEN, i);
+        unit_fill(bytes + (size_t)i * LEN, LEN, i);
         iov[i] = (struct iovec){bytes + (size_t)i * LEN, LEN};
         values[i] = (mcs_value_t){&iov[i], 1};
     }
@@ -89,7 +71,7 @@ static void a_batch_of_many_keys_goes_round(void **state)
     memset(bytes, 0, (size_t)COUNT * LEN);
     assert_int_equal(mcs_get_into(user, keys, values, COUNT, sizes), 0);
     for (uint32_t i = 0; i < COUNT; i++) {
-        world_fill(wanted, LEN, i);
+        unit_fill(wanted, LEN, i);
         assert_int_equal(results[i], 1);
         assert_int_equal(sizes[i], LEN);
         assert_memory_equal(bytes + (size_t)i * LEN, wanted, LEN);
@@ -117,7 +99,7 @@ static void an_existing_value_stays_and_an_upsert_replaces_it(void **state)
     assert_int_equal(world_get(store, "key", 1000, 1), 1000);
     for (uint32_t i = 0; i < 5; i++) {
         uint8_t bytes[777];
-        world_fill(bytes, sizeof(bytes), 10 + i);
+        unit_fill(bytes, sizeof(bytes), 10 + i);
         struct iovec iov = {bytes, sizeof(bytes)};
         mcs_value_t value = {&iov, 1};
         mcs_bytes_t key = world_key("key");
@@ -184,7 +166,7 @@ static void replicas_survive_the_loss_of_one_holder(void **state)
     mcs_store_t *b = world_store(*state, SEGMENT_BYTES);
     mcs_store_t *reader = world_remote_store(*state, 0);
     uint8_t bytes[5000];
-    world_fill(bytes, sizeof(bytes), 4);
+    unit_fill(bytes, sizeof(bytes), 4);
     struct iovec iov = {bytes, sizeof(bytes)};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t key = world_key("two");
@@ -551,7 +533,7 @@ static void rows_of_many_threads_share_spares(void **state)
 
 int main(void)
 {
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, embedded_set_up, embedded_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(values_go_round_over_every_path),
         TEST(a_batch_of_many_keys_goes_round),

@@ -2,25 +2,7 @@
 #include <poll.h>
 
 #include "core/base/fault.h"
-#include "master/embed.h"
-#include "tests/unit/client/world.h"
-
-static void *g_master;
-
-static int set_up(void **state)
-{
-    world_t *world = world_make();
-    assert_int_equal(mcs_master_embed_ops.start(0, &g_master, world->address, sizeof(world->address)), MCS_OK);
-    *state = world;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    mcs_master_embed_ops.stop(g_master);
-    world_end(*state);
-    return 0;
-}
+#include "tests/unit/client/embedded.h"
 
 /* ---- stores, places, tasks ---- */
 
@@ -36,7 +18,7 @@ static const char *name_of(mcs_store_t *store)
 static void put_in(mcs_store_t *store, const char *key, size_t len, uint32_t seed, const char *segment)
 {
     uint8_t *bytes = malloc(len);
-    world_fill(bytes, len, seed);
+    unit_fill(bytes, len, seed);
     struct iovec iov = {bytes, len};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t name = world_key(key);
@@ -187,7 +169,7 @@ static void *read_on(void *arg)
     uint8_t *bytes = malloc(READ_LEN);
     uint8_t *wanted = malloc(READ_LEN);
     mcs_bytes_t key = world_key("k");
-    world_fill(wanted, READ_LEN, 5);
+    unit_fill(wanted, READ_LEN, 5);
     while (__atomic_load_n(&reader->stop, __ATOMIC_ACQUIRE) == 0) {
         mcs_part_t part = {.ptr = bytes, .size = READ_LEN};
         mcs_parts_list_t parts = {&part, 1};
@@ -418,7 +400,7 @@ static void no_lost_allocation_costs_an_object(void **state)
 
 int main(void)
 {
-#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, embedded_set_up, embedded_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(copies_and_moves_have_the_bytes_over_every_path),
         TEST(bad_calls_have_their_codes),

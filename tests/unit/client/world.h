@@ -136,20 +136,6 @@ MCS_UNUSED static mcs_store_t *world_remote_store(world_t *world, uint64_t segme
 
 /* ---- values ---- */
 
-/* Bytes that follow from key and position. */
-MCS_UNUSED static void world_fill(uint8_t *bytes, size_t len, uint32_t seed)
-{
-    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    for (size_t i = 0; i < len; i++) {
-        if (i % 8 == 0) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-        }
-        bytes[i] = (uint8_t)(x >> (8 * (i % 8)));
-    }
-}
-
 MCS_UNUSED static mcs_bytes_t world_key(const char *text)
 {
     return (mcs_bytes_t){text, strlen(text)};
@@ -158,7 +144,7 @@ MCS_UNUSED static mcs_bytes_t world_key(const char *text)
 MCS_UNUSED static int world_put(mcs_store_t *store, const char *key, size_t len, uint32_t seed)
 {
     uint8_t *bytes = malloc(len);
-    world_fill(bytes, len, seed);
+    unit_fill(bytes, len, seed);
     struct iovec iov = {bytes, len};
     mcs_value_t value = {&iov, 1};
     mcs_bytes_t name = world_key(key);
@@ -181,7 +167,7 @@ MCS_UNUSED static int64_t world_get(mcs_store_t *store, const char *key, size_t 
     int64_t result = 1;
     (void)mcs_get_into(store, &name, &buffer, 1, &result);
     if (result >= 0) {
-        world_fill(wanted, (size_t)result, seed);
+        unit_fill(wanted, (size_t)result, seed);
         assert_memory_equal(bytes, wanted, (size_t)result);
     }
     free(wanted);

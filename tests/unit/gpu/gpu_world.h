@@ -5,21 +5,14 @@
 #include <stdlib.h>
 
 #include "gpu/gpu.h"
+#include "tests/support/unit.h"
 #include "tests/unit/gpu/gpu_left.h"
 
 #define GPU_MIB ((size_t)1 << 20)
 
 MCS_UNUSED static void gpu_fill(uint8_t *bytes, size_t len, uint32_t seed)
 {
-    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    for (size_t i = 0; i < len; i++) {
-        if (i % 8 == 0) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-        }
-        bytes[i] = (uint8_t)(x >> (8 * (i % 8)));
-    }
+    unit_fill(bytes, len, seed);
 }
 
 /* Device memory with bytes of a seed. */

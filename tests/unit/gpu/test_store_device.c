@@ -1,29 +1,8 @@
 /* The C API's data calls with device memory, over each path, on the fake driver. */
+#include "tests/unit/client/paths.h"
 #include "tests/unit/gpu/gpu_store.h"
 
-typedef enum path { OWN, SAME_HOST, REMOTE } path_t;
-static const path_t g_paths[] = {OWN, SAME_HOST, REMOTE};
-
-typedef struct pair {
-    mcs_store_t *holder;
-    mcs_store_t *user;
-} pair_t;
-
-static pair_t make_pair(world_t *world, path_t path)
-{
-    pair_t pair;
-    pair.holder = world_store(world, 96 * GPU_MIB);
-    pair.user = path == OWN ? pair.holder : path == SAME_HOST ? world_store(world, 0) : world_remote_store(world, 0);
-    return pair;
-}
-
-static void end_pair(pair_t pair)
-{
-    if (pair.user != pair.holder) {
-        mcs_store_destroy(pair.user);
-    }
-    mcs_store_destroy(pair.holder);
-}
+#define PAIR_BYTES (96 * GPU_MIB)
 
 static int put_iov(mcs_store_t *store, const char *key, const struct iovec *iov, size_t count, unsigned flags)
 {
@@ -48,7 +27,7 @@ static void values_of_all_sizes_and_kinds_come_back_over_every_path(void **state
     static const size_t sizes[] = {1, 63, 4096, GPU_MIB - 1, GPU_MIB, GPU_MIB + 1, 19 * GPU_MIB + 77};
     static const fake_kind_t kinds[] = {FAKE_DEVICE, FAKE_VMM, FAKE_MANAGED};
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
-        pair_t pair = make_pair(*state, g_paths[p]);
+        pair_t pair = make_pair(*state, g_paths[p], PAIR_BYTES);
         for (uint32_t i = 0; i < MCS_ARRAY_LEN(sizes) * MCS_ARRAY_LEN(kinds); i++) {
             size_t len = sizes[i / MCS_ARRAY_LEN(kinds)];
             fake_kind_t kind = kinds[i % MCS_ARRAY_LEN(kinds)];
@@ -76,7 +55,7 @@ static void a_batch_of_paged_keys_with_host_memory_in_it_comes_back_in_a_few_lau
 {
     enum { KEYS = 24, LAYERS = 16, PAGE = 16384, PAGES = 64 };
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
-        pair_t pair = make_pair(*state, g_paths[p]);
+        pair_t pair = make_pair(*state, g_paths[p], PAIR_BYTES);
         uint8_t *layers[LAYERS];
         uint8_t *host = malloc((size_t)PAGES * PAGE);
         uint8_t *host_wanted = malloc((size_t)PAGES * PAGE);
@@ -142,7 +121,7 @@ static void parts_and_sessions_read_and_write_device_memory(void **state)
 {
     enum { LEN = 3 << 20 };
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
-        pair_t pair = make_pair(*state, g_paths[p]);
+        pair_t pair = make_pair(*state, g_paths[p], PAIR_BYTES);
         mcs_bytes_t key = world_key("pieces");
         uint64_t size = LEN;
         uint8_t *memory = gpu_memory(1, LEN, FAKE_DEVICE, 0, 5);
@@ -184,7 +163,7 @@ static void parts_and_sessions_read_and_write_device_memory(void **state)
 
 static void upserts_from_device_memory_replace(void **state)
 {
-    pair_t pair = make_pair(*state, SAME_HOST);
+    pair_t pair = make_pair(*state, SAME_HOST, PAIR_BYTES);
     uint8_t *memory = gpu_memory(2, 2 * GPU_MIB, FAKE_DEVICE, 0, 1);
     struct iovec iov = {memory, 2 * GPU_MIB};
     assert_int_equal(put_iov(pair.user, "key", &iov, 1, 0), 0);
@@ -198,7 +177,7 @@ static void upserts_from_device_memory_replace(void **state)
 static void freed_memory_under_a_registration_is_noticed_by_the_call_that_uses_it(void **state)
 {
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
-        pair_t pair = make_pair(*state, g_paths[p]);
+        pair_t pair = make_pair(*state, g_paths[p], PAIR_BYTES);
         mcs_log_set_level(MCS_LOG_OFF);
         uint8_t *memory = gpu_memory(0, 4 * GPU_MIB, FAKE_DEVICE, 0, 1);
         uint8_t *other = gpu_memory(0, GPU_MIB, FAKE_DEVICE, 0, 9);
@@ -233,7 +212,7 @@ static void freed_memory_under_a_registration_is_noticed_by_the_call_that_uses_i
 
 static void buffers_that_are_not_all_device_memory_are_refused(void **state)
 {
-    pair_t pair = make_pair(*state, OWN);
+    pair_t pair = make_pair(*state, OWN, PAIR_BYTES);
     mcs_log_set_level(MCS_LOG_OFF);
     uint8_t *memory = gpu_memory(0, 64 * 1024, FAKE_DEVICE, 0, 1);
     struct iovec beyond = {memory + 60 * 1024, 8 * 1024};
@@ -256,7 +235,7 @@ static void a_segment_that_goes_is_unpinned_before_it_is_unmapped(void **state)
     uint8_t *memory = gpu_memory(0, 8 * GPU_MIB, FAKE_DEVICE, 0, 1);
     struct iovec iov = {memory, 8 * GPU_MIB};
     for (int i = 0; i < 3; i++) {
-        mcs_store_t *holder = world_store(world, SEGMENT_BYTES);
+        mcs_store_t *holder = world_store(world, PAIR_BYTES);
         char key[16];
         snprintf(key, sizeof(key), "key-%d", i);
         assert_int_equal(put_iov(user, key, &iov, 1, 0), 0);
@@ -272,7 +251,7 @@ static void without_kernels_or_batches_copies_do_it_all(void **state)
     mcs_gpu_set_kernel_image(NULL);
     fake_cuda_reset(2, 12000);
     for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
-        pair_t pair = make_pair(*state, g_paths[p]);
+        pair_t pair = make_pair(*state, g_paths[p], PAIR_BYTES);
         uint8_t *memory = gpu_memory(1, 4 * GPU_MIB, FAKE_DEVICE, 0, 8);
         struct iovec iov[64];
         for (size_t i = 0; i < 64; i++) {
@@ -333,7 +312,7 @@ static void who_asked_for_rdma_is_told_once_that_gpu_memory_goes_through_the_hos
 static void gpu_memory_can_be_switched_off(void **state)
 {
     setenv("MC_STORE_GPU", "false", 1);
-    mcs_store_t *store = world_store(*state, SEGMENT_BYTES);
+    mcs_store_t *store = world_store(*state, PAIR_BYTES);
     unsetenv("MC_STORE_GPU");
     mcs_log_set_level(MCS_LOG_OFF);
     uint8_t *memory = gpu_memory(0, 4096, FAKE_DEVICE, 0, 1);
