@@ -81,7 +81,7 @@ static int set_up(void **state)
     f->master = fake_master_start(script, f);
     assert_int_equal(mcs_config_init(&mcs_client_config_table, &f->config), MCS_OK);
     f->config.rpc_timeout_ms = 5000;
-    f->config.connect_timeout_ms = 1000;
+    f->config.connect_timeout_ms = 5000; /* a busy machine */
     f->config.spin_us = 0;
     f->self = (mcs_hello_self_t){.client = {1, 2}, .host_name = "h:1", .wire = "", .tenant = "default", .token = ""};
     mcs_link_config_t config = {.address = fake_master_address(f->master),
