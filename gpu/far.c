@@ -55,19 +55,6 @@ static int find_device(const mcs_mem_space_t *space, const uint8_t uuid[sizeof(c
     return MCS_MEM_HOST;
 }
 
-static bool has_vmm(const mcs_mem_space_t *space, const gpu_device_t *device)
-{
-    const cuda_driver_t *driver = space->driver;
-    int memory = 0;
-    int by_fd = 0;
-    return driver->vmm_granularity != NULL && driver->vmm_create != NULL && driver->vmm_release != NULL &&
-           driver->vmm_reserve != NULL && driver->vmm_unreserve != NULL && driver->vmm_map != NULL &&
-           driver->vmm_unmap != NULL && driver->vmm_set_access != NULL && driver->vmm_export != NULL &&
-           driver->vmm_import != NULL &&
-           driver->device_get_attribute(&memory, CUDA_DEVICE_HAS_VMM, device->handle) == CUDA_OK && memory != 0 &&
-           driver->device_get_attribute(&by_fd, CUDA_DEVICE_HAS_VMM_FDS, device->handle) == CUDA_OK && by_fd != 0;
-}
-
 /* ---- undoing ---- */
 
 /* At exit the driver may be gone already, and the memory with it. */
@@ -305,7 +292,7 @@ mcs_status_t gpu_far_create(mcs_mem_space_t *space, int device, uint64_t size, m
         status = cuda_failed(space->driver, entered, "device_get_uuid", CUDA_NOT_SUPPORTED);
     } else {
         memcpy(far->far.share.device, uuid.bytes, sizeof(uuid.bytes));
-        status = has_vmm(space, entered) ? make_virtual(space, entered, far) : make_plain(space, entered, far);
+        status = entered->has_vmm ? make_virtual(space, entered, far) : make_plain(space, entered, far);
     }
     far->far.share.size = far->far.size;
     if (status == MCS_OK) {
@@ -325,7 +312,7 @@ mcs_status_t gpu_far_open(mcs_mem_space_t *space, const mcs_mem_share_t *share, 
     if (device < 0 || share->size == 0 || (!by_fd && share->kind != MCS_MEM_SHARE_HANDLE)) {
         return MCS_ERR_NOT_SUPPORTED; /* not one of ours, or in a way that is not known here */
     }
-    if (by_fd && !has_vmm(space, &space->devices[device])) {
+    if (by_fd && !space->devices[device].has_vmm) {
         return MCS_ERR_NOT_SUPPORTED;
     }
     gpu_far_t *far = new_far(device, share->size);

@@ -77,6 +77,7 @@ struct gpu_device {
     char name[96];
     int compute;   /* capability: 90 is 9.0 */
     bool has_pool; /* of memory in the order of streams */
+    bool has_vmm;  /* virtual memory, shared by descriptors */
     gpu_rdma_t rdma;
     mcs_mutex_t lock;                             /* guards what follows */
     cuda_context_t context;                       /* the primary one, retained; atomic, NULL = not yet */

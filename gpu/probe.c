@@ -8,12 +8,23 @@ static int ask(const cuda_driver_t *driver, const gpu_device_t *device, int attr
     return driver->device_get_attribute(&value, attribute, device->handle) == CUDA_OK ? value : 0;
 }
 
+/* All of it, as one way of making and sharing memory. */
+static bool has_vmm(const cuda_driver_t *driver, const gpu_device_t *device)
+{
+    return driver->vmm_granularity != NULL && driver->vmm_create != NULL && driver->vmm_release != NULL &&
+           driver->vmm_reserve != NULL && driver->vmm_unreserve != NULL && driver->vmm_map != NULL &&
+           driver->vmm_unmap != NULL && driver->vmm_set_access != NULL && driver->vmm_export != NULL &&
+           driver->vmm_import != NULL && ask(driver, device, CUDA_DEVICE_HAS_VMM) != 0 &&
+           ask(driver, device, CUDA_DEVICE_HAS_VMM_FDS) != 0;
+}
+
 void gpu_probe(const cuda_driver_t *driver, gpu_device_t *device)
 {
     int major = ask(driver, device, CUDA_DEVICE_COMPUTE_MAJOR);
     device->compute = 10 * major + ask(driver, device, CUDA_DEVICE_COMPUTE_MINOR);
     device->has_pool = driver->mem_alloc_async != NULL && driver->mem_free_async != NULL &&
                        ask(driver, device, CUDA_DEVICE_HAS_POOLS) != 0;
+    device->has_vmm = has_vmm(driver, device);
     if (device->compute < GPU_COMPUTE_MIN || driver->module_load == NULL || driver->module_unload == NULL ||
         driver->module_get_function == NULL || driver->launch_kernel == NULL) {
         device->kernels = GPU_KERNELS_NONE; /* not worth a try */
