@@ -30,10 +30,10 @@ check_needed() {
 }
 
 check_hardening() {
-    readelf -lW "$1" | grep -q 'GNU_STACK.*RW ' || refuse "$1: executable stack"
-    readelf -lW "$1" | grep -q GNU_RELRO || refuse "$1: no RELRO"
-    readelf -dW "$1" | grep -q 'BIND_NOW\|(FLAGS_1).*NOW' || refuse "$1: not bound at load time (-z now)"
-    ! readelf -dW "$1" | grep -q '(TEXTREL)' || refuse "$1: text relocations"
+    readelf -lW "$1" | grep 'GNU_STACK.*RW ' >/dev/null || refuse "$1: executable stack"
+    readelf -lW "$1" | grep GNU_RELRO >/dev/null || refuse "$1: no RELRO"
+    readelf -dW "$1" | grep 'BIND_NOW\|(FLAGS_1).*NOW' >/dev/null || refuse "$1: not bound at load time (-z now)"
+    ! readelf -dW "$1" | grep '(TEXTREL)' >/dev/null || refuse "$1: text relocations"
 }
 
 exact_exports() { # FILE EXPECTED

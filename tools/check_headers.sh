@@ -15,7 +15,7 @@ public() {
     if ! "$compiler" -x "$as" -std="$std" -Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icore/include \
         -include "$header" /dev/null 2>"$scratch/$(tr / _ <<<"$header").$std"; then
         echo "$header:1: does not compile alone as $std"
-        sed 's/^/    /' "$scratch/$(tr / _ <<<"$header").$std" | head -n 5
+        sed -n '1,5s/^/    /p' "$scratch/$(tr / _ <<<"$header").$std"
         return 1
     fi
 }
@@ -29,7 +29,7 @@ internal() {
     if ! gcc -x c -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only -I. -Icore/include -isystem "$build/generated" $flags \
         -include "$header" /dev/null 2>"$scratch/$(tr / _ <<<"$header")"; then
         echo "$header:1: does not compile alone"
-        sed 's/^/    /' "$scratch/$(tr / _ <<<"$header")" | head -n 5
+        sed -n '1,5s/^/    /p' "$scratch/$(tr / _ <<<"$header")"
         return 1
     fi
 }

@@ -27,7 +27,7 @@ else
 fi
 
 # UCX is loaded at run time, so nothing names it.
-ucx=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p | awk '$1 == "libucp.so.0" { print $NF; exit }')
+ucx=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p | awk '$1 == "libucp.so.0" && found++ == 0 { print $NF }')
 [ -n "$ucx" ] || { echo "gpu_carry: libucp.so.0 is not installed here" >&2; exit 1; }
 folder=$(dirname "$ucx")
 cp -L "$folder"/libuc[ptsm].so.0 "$out/carry/lib/"

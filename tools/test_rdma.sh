@@ -37,7 +37,7 @@ mkdir -p "$share"
 # The kernel: unpacked, not installed. The one for clouds has no Soft-RoCE.
 kernel=$(ls "$guest"/kernel/boot/vmlinuz-* 2>/dev/null | head -n 1 || true)
 if [ -z "$kernel" ]; then
-    package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+    package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ && found++ == 0 { print $2 }')
     (cd "$guest" && apt-get -q download "$package" >/dev/null 2>&1 && dpkg -x linux-image-*.deb kernel && rm -f linux-image-*.deb)
     kernel=$(ls "$guest"/kernel/boot/vmlinuz-*)
 fi
