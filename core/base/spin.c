@@ -44,20 +44,31 @@ static void failed(mcs_spin_t *spin, bool pushed)
     spin->skip = spin->penalty;
 }
 
-mcs_spin_wait_t mcs_spin_begin(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns)
+static mcs_spin_wait_t begin(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns, bool may_poll)
 {
     mcs_spin_wait_t wait = {.end_ns = 0, .last_ns = now_ns};
-    if (budget_ns == 0) {
-        return wait;
-    }
-    wait.counted = true;
-    bool crowded = count_in() > most_pollers();
     if (spin->skip > 0) {
         spin->skip--;
-    } else if (!crowded) {
+    } else if (may_poll) {
         wait.end_ns = now_ns + budget_ns;
     }
     return wait;
+}
+
+mcs_spin_wait_t mcs_spin_begin(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns)
+{
+    if (budget_ns == 0) {
+        return (mcs_spin_wait_t){.end_ns = 0, .last_ns = now_ns};
+    }
+    bool crowded = count_in() > most_pollers();
+    mcs_spin_wait_t wait = begin(spin, budget_ns, now_ns, !crowded);
+    wait.counted = true;
+    return wait;
+}
+
+mcs_spin_wait_t mcs_spin_begin_apart(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns)
+{
+    return begin(spin, budget_ns, now_ns, true);
 }
 
 bool mcs_spin_again(mcs_spin_t *spin, mcs_spin_wait_t *wait, uint64_t now_ns)

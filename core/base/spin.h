@@ -37,6 +37,9 @@ typedef struct mcs_spin_wait {
 } mcs_spin_wait_t;
 
 mcs_spin_wait_t mcs_spin_begin(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns);
+/* For threads of which there are few, each with work of its own for a processor: neither counted among those that wait
+ * nor held back by them. */
+mcs_spin_wait_t mcs_spin_begin_apart(mcs_spin_t *spin, uint64_t budget_ns, uint64_t now_ns);
 /* Nothing was there. True: look again; false: sleep. */
 bool mcs_spin_again(mcs_spin_t *spin, mcs_spin_wait_t *wait, uint64_t now_ns);
 /* `found`: it came, polled or slept for; false: the wait ended for another reason, which says nothing of polling. */

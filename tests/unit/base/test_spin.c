@@ -115,6 +115,29 @@ static void in_a_crowd_nobody_polls(void **state)
     assert_int_not_equal(wait_in_vain(&spins[most], STEP), 0);
 }
 
+static void who_waits_apart_is_not_of_the_crowd(void **state)
+{
+    (void)state;
+    mcs_spin_t spins[4] = {0};
+    mcs_spin_wait_t apart[2];
+    mcs_spin_wait_t counted;
+    apart[0] = mcs_spin_begin_apart(&spins[0], BUDGET, 0);
+    counted = mcs_spin_begin(&spins[1], BUDGET, 0);
+    assert_true(mcs_spin_again(&spins[0], &apart[0], STEP));
+    assert_true(mcs_spin_again(&spins[1], &counted, STEP));
+    apart[1] = mcs_spin_begin_apart(&spins[2], BUDGET, 0);
+    assert_true(mcs_spin_again(&spins[2], &apart[1], STEP));
+    for (int i = 0; i < 2; i++) {
+        mcs_spin_end(&spins[2 * i], &apart[i], true);
+    }
+    mcs_spin_end(&spins[1], &counted, true);
+    /* It keeps score as all do, and its end has counted nobody out. */
+    spins[3].skip = 1;
+    apart[0] = mcs_spin_begin_apart(&spins[3], BUDGET, 0);
+    assert_false(mcs_spin_again(&spins[3], &apart[0], STEP));
+    in_a_crowd_nobody_polls(state);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -124,6 +147,7 @@ int main(void)
         cmocka_unit_test(thread_that_lost_its_processor_sleeps_for_long),
         cmocka_unit_test(wait_that_ended_otherwise_teaches_nothing),
         cmocka_unit_test(in_a_crowd_nobody_polls),
+        cmocka_unit_test(who_waits_apart_is_not_of_the_crowd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
