@@ -18,6 +18,7 @@
 #include "core/base/list.h"
 #include "core/base/lock.h"
 #include "core/base/parse.h"
+#include "core/client/copiers.h"
 #include "core/client/copy.h"
 #include "core/client/parts.h"
 #include "core/client/session.h"

@@ -1,8 +1,5 @@
 /* Copies between a caller's scattered memory and the payload of an extent, with the CRC of each block summed in the
- * same pass; and the few threads that share large copies.
- *
- * A copy thread has no state: a caller posts a job of numbered units, works on it itself, and any idle copy thread
- * helps. The threads start at the first large job. Thread-safe. Lock: MCS_RANK_CLIENT_COPY, never held over a copy. */
+ * same pass. Pure functions. */
 #ifndef MCS_CLIENT_COPY_H
 #define MCS_CLIENT_COPY_H
 
@@ -44,8 +41,11 @@ static inline size_t mcs_cursor_next(mcs_cursor_t *cursor, uint64_t max, uint8_t
  * `max`. */
 mcs_status_t mcs_iov_total(const struct iovec *iov, size_t count, uint64_t max, uint64_t *total_out) MCS_MUST_CHECK;
 
-/* Whole blocks, from the beginning of one on; crcs[0] is the first block's. The cursor stands at its place in the
- * caller's memory. `stream`: past the caches (MCS_STREAM_MIN), in a unit of mcs_copiers_run, which fences. */
+/* Any bytes of a payload, in or out; the CRC of those alone. The cursor stands at their place in the caller's memory.
+ * `stream`: past the caches (MCS_STREAM_MIN), in a unit of mcs_copiers_run, which fences. */
+uint32_t mcs_copy_piece_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, bool stream);
+uint32_t mcs_copy_piece_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, bool stream);
+/* Whole blocks, from the beginning of one on; crcs[0] is the first block's. */
 void mcs_copy_in(uint8_t *payload, uint64_t len, mcs_cursor_t *source, uint32_t *crcs, bool stream);
 /* MCS_ERR_CHECKSUM_MISMATCH at the first block that does not agree; what has been copied is not to be used. */
 mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *target, const uint32_t *crcs, bool stream)
@@ -54,12 +54,5 @@ mcs_status_t mcs_copy_out(const uint8_t *payload, uint64_t len, mcs_cursor_t *ta
  * Blocks that lie in the part whole are checked, of others only bytes are copied. */
 mcs_status_t mcs_copy_out_part(const uint8_t *payload, uint64_t payload_len, uint64_t from, uint64_t len,
                                mcs_cursor_t *target, const uint32_t *crcs, bool stream) MCS_MUST_CHECK;
-
-typedef struct mcs_copiers mcs_copiers_t;
-mcs_status_t mcs_copiers_create(mcs_copiers_t **copiers_out) MCS_MUST_CHECK;
-void mcs_copiers_destroy(mcs_copiers_t *copiers); /* no job is running; NULL is fine */
-/* Runs unit(arg, i) for all i < count, on this thread and, when `parallel`, on idle copy threads; returns when all are
- * done, streams included. */
-void mcs_copiers_run(mcs_copiers_t *copiers, bool parallel, void (*unit)(void *arg, size_t i), void *arg, size_t count);
 
 #endif

@@ -9,9 +9,8 @@
 #include "core/base/hash.h"
 #include "core/client/device_wave.h"
 
-#define PIECES_MAX   ((size_t)8192)
-#define UNIT         (4 * MCS_MIB)
-#define PARALLEL_MIN (8 * MCS_MIB)
+#define PIECES_MAX ((size_t)8192)
+#define UNIT       MCS_EXTENT_CRC_BLOCK
 
 /* ---- CRCs by the processor ---- */
 
@@ -69,7 +68,8 @@ static mcs_status_t sum_all(mcs_wave_t *wave, mcs_pinned_t *list, size_t count, 
             sums.units[n++] = (unit_t){pinned, from, MCS_MIN(from + UNIT, end)};
         }
     }
-    mcs_copiers_run(wave->client->copiers, bytes >= PARALLEL_MIN, sum_unit, &sums, n);
+    mcs_share_t share = mcs_copiers_ask(wave->client->copiers, MCS_COPY_SUM, bytes, n);
+    mcs_copiers_run(wave->client->copiers, &share, sum_unit, &sums, n);
     return MCS_OK;
 }
 

@@ -1,9 +1,12 @@
 /* Moves over mapped segments, own and same host: see move.h.
  *
  * Waves: at most WAVE moves are pinned at once, so that a batch of thousands leaves slots to other threads. Each wave
- * is cut into units of up to UNIT bytes (at multiples of UNIT, which is one of the CRC block), which the calling thread
- * works off alone or, when the wave is large, with the copy threads. Slots make this safe without the lease: what is
- * pinned is not given back before the unpin (rule 3). */
+ * is cut into units, which the calling thread works off alone or shares with the copy threads (copiers.h). Slots make
+ * this safe without the lease: what is pinned is not given back before the unpin (rule 3).
+ *
+ * Units are cut at multiples of their length in the payload: UNIT, which holds whole CRC blocks; or, where they are
+ * shared, PIECE, of which a block has several. Those keep the CRC of their bytes, and when all are done it is joined to
+ * that of the block. */
 #include <string.h>
 
 #include "core/base/alloc.h"
@@ -11,8 +14,9 @@
 
 #define WAVE         64
 #define UNIT         (4 * MCS_MIB)
-#define PARALLEL_MIN (8 * MCS_MIB) /* below this a hand-over costs more than it brings */
+#define PIECE        MCS_COPIERS_TAKE
 #define INLINE_UNITS (2 * WAVE)
+_Static_assert(UNIT % MCS_EXTENT_CRC_BLOCK == 0 && MCS_EXTENT_CRC_BLOCK % PIECE == 0, "units and blocks");
 
 typedef struct pinned {
     mcs_move_t *move;
@@ -23,8 +27,10 @@ typedef struct pinned {
 
 typedef struct unit {
     pinned_t *pinned;
-    uint64_t from; /* in the payload */
-    uint64_t len;
+    uint64_t from;       /* in the payload */
+    mcs_cursor_t cursor; /* at its place in the caller's memory */
+    uint32_t len;
+    uint32_t crc; /* out, shared waves */
 } unit_t;
 
 typedef struct wave {
@@ -34,32 +40,69 @@ typedef struct wave {
     size_t count;
     uint64_t bytes;
     bool stream; /* past the caches: it is more than they hold */
+    mcs_share_t share;
     unit_t *units;
-    size_t unit_count;
 } wave_t;
+
+static mcs_status_t copy_unit(const wave_t *wave, unit_t *unit)
+{
+    const pinned_t *pinned = unit->pinned;
+    uint8_t *payload = pinned->pin.payload;
+    mcs_cursor_t cursor = unit->cursor;
+    bool store = wave->direction == MCS_STORE;
+    if (wave->share.shared) {
+        unit->crc = store ? mcs_copy_piece_in(payload + unit->from, unit->len, &cursor, wave->stream)
+                          : mcs_copy_piece_out(payload + unit->from, unit->len, &cursor, wave->stream);
+        return MCS_OK;
+    }
+    if (store) {
+        mcs_copy_in(payload + unit->from, unit->len, &cursor, pinned->crcs + unit->from / MCS_EXTENT_CRC_BLOCK,
+                    wave->stream);
+        return MCS_OK;
+    }
+    return mcs_copy_out_part(payload, pinned->move->payload_len, unit->from, unit->len, &cursor, pinned->crcs,
+                             wave->stream);
+}
 
 static void run_unit(void *arg, size_t i)
 {
     const wave_t *wave = arg;
-    pinned_t *pinned = wave->units[i].pinned;
-    const mcs_move_t *move = pinned->move;
-    uint64_t from = wave->units[i].from;
-    uint64_t len = wave->units[i].len;
+    unit_t *unit = &wave->units[i];
+    pinned_t *pinned = unit->pinned;
     mcs_status_t status = MCS_OK;
     if (mcs_client_is_cancelled(wave->client)) {
         status = MCS_ERR_CLOSED;
     } else if (__atomic_load_n(&pinned->status, __ATOMIC_RELAXED) == MCS_OK) {
-        mcs_cursor_t cursor = mcs_cursor(move->iov, move->iov_count);
-        mcs_cursor_skip(&cursor, from - move->from);
-        uint8_t *payload = pinned->pin.payload;
-        if (wave->direction == MCS_STORE) {
-            mcs_copy_in(payload + from, len, &cursor, pinned->crcs + from / MCS_EXTENT_CRC_BLOCK, wave->stream);
-        } else {
-            status = mcs_copy_out_part(payload, move->payload_len, from, len, &cursor, pinned->crcs, wave->stream);
-        }
+        status = copy_unit(wave, unit);
     }
     if (status != MCS_OK) {
         __atomic_store_n(&pinned->status, status, __ATOMIC_RELAXED);
+    }
+}
+
+/* The CRCs of the blocks that a shared wave has moved whole. */
+static void join_pieces(const wave_t *wave, size_t count)
+{
+    for (size_t i = 0; i < count;) {
+        pinned_t *pinned = wave->units[i].pinned;
+        const mcs_move_t *move = pinned->move;
+        uint64_t from = wave->units[i].from;
+        uint64_t block = from / MCS_EXTENT_CRC_BLOCK;
+        uint64_t block_end = MCS_MIN((block + 1) * MCS_EXTENT_CRC_BLOCK, move->payload_len);
+        uint64_t end = MCS_MIN(block_end, move->from + move->len);
+        uint32_t crc = 0;
+        for (uint64_t at = from; at < end; i++) {
+            crc = mcs_crc32c_combine(crc, wave->units[i].crc, wave->units[i].len);
+            at += wave->units[i].len;
+        }
+        if (pinned->status != MCS_OK || from % MCS_EXTENT_CRC_BLOCK != 0 || end != block_end) {
+            continue;
+        }
+        if (wave->direction == MCS_STORE) {
+            pinned->crcs[block] = crc;
+        } else if (pinned->crcs[block] != crc) {
+            pinned->status = MCS_ERR_CHECKSUM_MISMATCH;
+        }
     }
 }
 
@@ -114,7 +157,6 @@ static mcs_status_t pin(wave_t *wave, mcs_move_t *move)
     pinned->status = MCS_OK;
     wave->count++;
     wave->bytes += move->len;
-    wave->unit_count += (size_t)((move->from + move->len - 1) / UNIT - move->from / UNIT + 1);
     return MCS_OK;
 }
 
@@ -128,28 +170,53 @@ static void finish(const wave_t *wave, pinned_t *pinned)
     mcs_move_unpin(wave->direction, pinned->move, &pinned->pin, status);
 }
 
-static void run_wave(wave_t *wave)
+static size_t count_units(const wave_t *wave, uint64_t unit)
 {
-    unit_t inlined[INLINE_UNITS];
-    mcs_status_t status = MCS_OK;
-    wave->units = inlined;
-    if (wave->unit_count > INLINE_UNITS) {
-        wave->units = MCS_NEW_ARRAY(unit_t, wave->unit_count);
-        status = wave->units == NULL ? MCS_ERR_NO_MEMORY : MCS_OK;
+    size_t n = 0;
+    for (size_t i = 0; i < wave->count; i++) {
+        const mcs_move_t *move = wave->pinned[i].move;
+        n += (size_t)((move->from + move->len - 1) / unit - move->from / unit + 1);
     }
+    return n;
+}
+
+static void cut_units(wave_t *wave, uint64_t unit)
+{
     size_t n = 0;
     for (size_t i = 0; i < wave->count; i++) {
         pinned_t *pinned = &wave->pinned[i];
-        pinned->status = status;
+        mcs_cursor_t cursor = mcs_cursor(pinned->move->iov, pinned->move->iov_count);
         uint64_t end = pinned->move->from + pinned->move->len;
-        for (uint64_t from = pinned->move->from; status == MCS_OK && from < end;) {
-            uint64_t len = MCS_MIN(UNIT - from % UNIT, end - from);
-            wave->units[n++] = (unit_t){pinned, from, len};
+        for (uint64_t from = pinned->move->from; from < end;) {
+            uint64_t len = MCS_MIN(unit - from % unit, end - from);
+            wave->units[n++] = (unit_t){.pinned = pinned, .from = from, .cursor = cursor, .len = (uint32_t)len};
+            mcs_cursor_skip(&cursor, len);
             from += len;
         }
     }
+}
+
+static void run_wave(wave_t *wave)
+{
+    unit_t inlined[INLINE_UNITS];
+    wave->share = mcs_copiers_ask(wave->client->copiers, wave->direction == MCS_STORE ? MCS_COPY_IN : MCS_COPY_OUT,
+                                  wave->bytes, wave->count);
     wave->stream = wave->bytes >= MCS_STREAM_MIN;
-    mcs_copiers_run(wave->client->copiers, wave->bytes >= PARALLEL_MIN, run_unit, wave, n);
+    uint64_t unit = wave->share.shared ? PIECE : UNIT;
+    size_t n = count_units(wave, unit);
+    wave->units = n > INLINE_UNITS ? MCS_NEW_ARRAY(unit_t, n) : inlined;
+    if (wave->units != NULL) {
+        cut_units(wave, unit);
+    } else {
+        n = 0;
+        for (size_t i = 0; i < wave->count; i++) {
+            wave->pinned[i].status = MCS_ERR_NO_MEMORY;
+        }
+    }
+    mcs_copiers_run(wave->client->copiers, &wave->share, run_unit, wave, n);
+    if (wave->share.shared) {
+        join_pieces(wave, n);
+    }
     for (size_t i = 0; i < wave->count; i++) {
         finish(wave, &wave->pinned[i]);
     }
@@ -158,7 +225,6 @@ static void run_wave(wave_t *wave)
     }
     wave->count = 0;
     wave->bytes = 0;
-    wave->unit_count = 0;
 }
 
 void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
@@ -169,7 +235,6 @@ void mcs_moves_run_mapped(mcs_client_t *client, mcs_direction_t direction, mcs_m
     wave.direction = direction;
     wave.count = 0;
     wave.bytes = 0;
-    wave.unit_count = 0;
     for (size_t i = 0; i < count; i++) {
         mcs_move_t *move = &moves[i];
         if (move->status != MCS_ERR_AGAIN || move->route->mapping == NULL || move->devices != NULL ||

@@ -1,7 +1,6 @@
-/* core/client/copy: scattered memory, block CRCs, the copy threads. */
+/* core/client/copy: scattered memory, block CRCs. */
 #include "core/client/copy.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "core/base/hash.h"
@@ -108,79 +107,12 @@ static void totals_refuse_what_cannot_be_memory(void **state)
     assert_int_equal(total, 0);
 }
 
-/* ---- copy threads ---- */
-
-enum { UNITS = 500, CALLERS = 6, JOBS = 20 };
-
-typedef struct job {
-    mcs_copiers_t *copiers;
-    uint32_t done[UNITS]; /* atomic */
-} job_t;
-
-static void mark(void *arg, size_t i)
-{
-    job_t *job = arg;
-    __atomic_add_fetch(&job->done[i], 1, __ATOMIC_RELAXED);
-}
-
-static void *run_jobs(void *arg)
-{
-    job_t job = {.copiers = arg};
-    for (int k = 1; k <= JOBS; k++) {
-        mcs_copiers_run(job.copiers, k % 3 != 0, mark, &job, UNITS);
-        for (size_t i = 0; i < UNITS; i++) {
-            assert_int_equal(__atomic_load_n(&job.done[i], __ATOMIC_RELAXED), k);
-        }
-    }
-    return NULL;
-}
-
-static void each_unit_runs_once_and_before_the_return(void **state)
-{
-    (void)state;
-    mcs_copiers_t *copiers;
-    pthread_t threads[CALLERS];
-    assert_int_equal(mcs_copiers_create(&copiers), MCS_OK);
-    for (int i = 0; i < CALLERS; i++) {
-        pthread_create(&threads[i], NULL, run_jobs, copiers);
-    }
-    for (int i = 0; i < CALLERS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    mcs_copiers_run(copiers, true, mark, NULL, 0);
-    mcs_copiers_destroy(copiers);
-    mcs_copiers_destroy(NULL);
-}
-
-static mcs_status_t copiers_step(void *arg)
-{
-    (void)arg;
-    mcs_copiers_t *copiers;
-    mcs_status_t status = mcs_copiers_create(&copiers);
-    if (status == MCS_OK) {
-        run_jobs(copiers); /* helpers that do not start are only missing */
-        mcs_copiers_destroy(copiers);
-    }
-    return status;
-}
-
-static void no_failure_leaks_or_loses_a_unit(void **state)
-{
-    (void)state;
-    mcs_log_set_level(MCS_LOG_OFF);
-    unit_torture(MCS_FAULT_ALLOC, copiers_step, NULL);
-    unit_torture(MCS_FAULT_SYSCALL, copiers_step, NULL);
-    mcs_log_set_level(MCS_LOG_INFO);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_copied_in_comes_out_again_with_its_sums),
         cmocka_unit_test(a_cursor_skips_over_pieces_and_empty_ones),
         cmocka_unit_test(totals_refuse_what_cannot_be_memory),
-        cmocka_unit_test(each_unit_runs_once_and_before_the_return),
-        cmocka_unit_test(no_failure_leaks_or_loses_a_unit),
     };
     return cmocka_run_group_tests_name("copy", tests, NULL, NULL);
 }

@@ -30,6 +30,49 @@ static void values_of_all_sizes_come_back_over_every_path_copied_once_at_most(vo
     assert_true(fake_transport_largest() <= MCS_RANGE_MAX);
 }
 
+/* Of a kind of copy the first goes alone and the next ones are shared where there are two processors: each sort writes
+ * what both read. */
+static void large_values_are_whole_and_checked_shared_or_not(void **state)
+{
+    enum { VALUES = 12, LEN = (3 << 20) + 12345 };
+    for (size_t p = 0; p < MCS_ARRAY_LEN(g_paths); p++) {
+        pair_t pair = make_pair(*state, g_paths[p], SEGMENT_BYTES);
+        char key[32];
+        for (uint32_t i = 0; i < VALUES; i++) {
+            snprintf(key, sizeof(key), "key-%u", i);
+            assert_int_equal(world_put(pair.user, key, LEN, i), 0);
+        }
+        for (uint32_t i = 0; i < VALUES; i++) {
+            snprintf(key, sizeof(key), "key-%u", i);
+            assert_int_equal(world_get(pair.user, key, LEN, i), LEN);
+        }
+        end_pair(pair);
+    }
+}
+
+static void a_wrong_bit_anywhere_is_found_shared_or_not(void **state)
+{
+    enum { TRIES = 24, LEN = (3 << 20) + 12345 };
+    mcs_log_set_level(MCS_LOG_OFF);
+    mcs_store_t *store = world_store(*state, SEGMENT_BYTES);
+    mcs_bytes_t key = world_key("key");
+    mcs_handle_t *handle = NULL;
+    int64_t size = 0;
+    assert_int_equal(world_put(store, "key", LEN, 1), 0);
+    assert_int_equal(mcs_get_handles(store, &key, 1, &handle, &size), 0);
+    uint8_t *bytes = (uint8_t *)(uintptr_t)mcs_handle_ptr(handle); /* a view of the segment */
+    for (size_t i = 0; i < TRIES; i++) {
+        size_t at = i == 0 ? 0 : i == TRIES - 1 ? LEN - 1 : LEN / TRIES * i;
+        bytes[at] ^= 1;
+        assert_int_equal(world_get(store, "key", LEN, 1), -801);
+        bytes[at] ^= 1;
+        assert_int_equal(world_get(store, "key", LEN, 1), LEN);
+    }
+    mcs_handle_release(handle);
+    mcs_store_destroy(store);
+    mcs_log_set_level(MCS_LOG_ERROR);
+}
+
 static void scattered_values_are_gathered_and_scattered(void **state)
 {
     enum { PIECES = 700, LEN = 3 << 20 };
@@ -569,6 +612,8 @@ int main(void)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, world_set_up, world_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(values_of_all_sizes_come_back_over_every_path_copied_once_at_most),
+        TEST(large_values_are_whole_and_checked_shared_or_not),
+        TEST(a_wrong_bit_anywhere_is_found_shared_or_not),
         TEST(scattered_values_are_gathered_and_scattered),
         TEST(memory_in_more_fragments_than_a_range_may_have_is_moved_too),
         TEST(batches_of_any_size_are_split_unseen),
