@@ -96,7 +96,7 @@ def _copy_cost(results: Results) -> float:
 def _policy(results: Results) -> float:
     """Of the best policy of the master: at how many capacities it is at least 5 % (relative) above the master's LRU; -1 when it is below at one.
 
-    Eviction samples the shards' tails: two thousandths between two runs are chance.
+    Which keys are in the policy's sample is chance: two thousandths between two runs.
     """
     rows = results.rows("policies")
     found = {name: {row["case"]: row["value"] for row in rows if row["system"] == name} for name in {row["system"] for row in rows}}

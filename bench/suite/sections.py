@@ -439,8 +439,8 @@ def _master_eviction(run: Run) -> None:
         pid, port, end = load.master.pid, load.master.metrics_port, keys - 2000
         load.ask(f"put 0 {end} 56 2 4 128")
         for turn in range(run.size.rounds):
-            # The oldest keys go, so that there is room for as many; the second lot then has to push others out.
-            load.ask(f"remove {turn * part} {part} 56 2 4 128")
+            # The oldest keys go, so that there is room for as many; the second lot then has to push others out: the oldest after those.
+            load.ask(f"remove {2 * turn * part} {part} 56 2 4 128")
             load.ask("settle 300")
             evicted, house, wall = _evicted(port), _house_ns(pid), time.monotonic()
             quiet = load.ask(f"mixed {end} {part} 56 1 1 128")
