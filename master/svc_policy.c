@@ -18,6 +18,10 @@ static const double g_shares[SVC_POLICY_SHARES] = {0.6, 0.3, 0.0};
 #define MARGIN       1.02 /* that another share must be better by */
 #define GHOST_BITS   10u  /* a ghost */
 #define GHOST_PROBES 4u
+#define GHOST_LINE   8u /* words of a cache line */
+/* Of a hash, for the place in a line. */
+#define GHOST_PROBE_BITS 9u
+_Static_assert((UINT32_C(1) << GHOST_PROBE_BITS) == GHOST_LINE * 64, "any bit of a line");
 
 /* ---- one shadow: segmented LRU with ghosts ---- */
 
@@ -260,18 +264,26 @@ static uint64_t *filter_of(const svc_ghosts_t *ghosts, uint32_t which)
     return ghosts->bits + (size_t)which * ghosts->words;
 }
 
-/* The shard's number is in the upper bits of a hash: they are the same for all of its keys. */
+/* A key's bits lie in one cache line: a ghost costs one miss and not one for each bit. */
+static uint64_t *line_of(const svc_ghosts_t *ghosts, uint32_t which, uint64_t hash)
+{
+    /* The shard's number is in the upper bits of a hash: they are the same for all of its keys. */
+    return filter_of(ghosts, which) + ((uint32_t)hash & (ghosts->words - 1) & ~(GHOST_LINE - 1));
+}
+
+/* The i-th bit in its line. */
 static uint32_t probe(const svc_ghosts_t *ghosts, uint64_t hash, uint32_t i)
 {
-    uint32_t step = (uint32_t)(hash >> 27) | 1;
-    return ((uint32_t)hash + i * step) & (ghosts->words * 64 - 1);
+    uint64_t mixed = hash * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(mixed >> (64 - (i + 1) * GHOST_PROBE_BITS)) & (MCS_MIN(ghosts->words, GHOST_LINE) * 64 - 1);
 }
 
 static bool filter_has(const svc_ghosts_t *ghosts, uint32_t which, uint64_t hash)
 {
+    const uint64_t *line = line_of(ghosts, which, hash);
     for (uint32_t i = 0; i < GHOST_PROBES; i++) {
         uint32_t bit = probe(ghosts, hash, i);
-        if ((filter_of(ghosts, which)[bit / 64] >> (bit % 64) & 1) == 0) {
+        if ((line[bit / 64] >> (bit % 64) & 1) == 0) {
             return false;
         }
     }
@@ -287,10 +299,11 @@ static bool begin_filter(svc_ghosts_t *ghosts, uint32_t objects)
         words *= 2;
     }
     if (words != ghosts->words) {
-        uint64_t *bits = MCS_NEW_ARRAY(uint64_t, (size_t)words * 2);
+        uint64_t *bits = mcs_aligned_alloc(GHOST_LINE * sizeof(uint64_t), (size_t)words * 2 * sizeof(uint64_t));
         if (bits == NULL) {
             return false;
         }
+        memset(bits, 0, (size_t)words * 2 * sizeof(uint64_t));
         mcs_free(ghosts->bits);
         ghosts->bits = bits;
         ghosts->words = words;
@@ -307,17 +320,18 @@ void svc_ghosts_add(svc_ghosts_t *ghosts, uint64_t hash, uint32_t objects)
     if (ghosts->added >= ghosts->limit && !begin_filter(ghosts, objects)) {
         return;
     }
+    uint64_t *line = line_of(ghosts, ghosts->current, hash);
     for (uint32_t i = 0; i < GHOST_PROBES; i++) {
         uint32_t bit = probe(ghosts, hash, i);
-        filter_of(ghosts, ghosts->current)[bit / 64] |= UINT64_C(1) << (bit % 64);
+        line[bit / 64] |= UINT64_C(1) << (bit % 64);
     }
     ghosts->added++;
 }
 
 void svc_ghosts_prefetch(const svc_ghosts_t *ghosts, uint64_t hash)
 {
-    for (uint32_t i = 0; ghosts->bits != NULL && i < GHOST_PROBES; i++) {
-        __builtin_prefetch(filter_of(ghosts, ghosts->current) + probe(ghosts, hash, i) / 64, 1);
+    if (ghosts->bits != NULL) {
+        __builtin_prefetch(line_of(ghosts, ghosts->current, hash), 1);
     }
 }
 

@@ -55,7 +55,8 @@ static inline bool svc_policy_is_active(const svc_policy_t *policy)
     return __atomic_load_n(&policy->active, __ATOMIC_RELAXED) != 0;
 }
 
-/* Keys that were evicted lately: two Bloom filters, one being filled. Guarded by its owner (a shard). */
+/* Keys that were evicted lately: two Bloom filters, one being filled, with a key's bits in one cache line. Guarded by
+ * its owner (a shard). */
 typedef struct svc_ghosts {
     uint64_t *bits; /* both; NULL: none were added */
     uint32_t words; /* of one, a power of two */
