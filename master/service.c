@@ -326,6 +326,7 @@ mcs_status_t mcs_service_create(const mcs_service_config_t *config, mcs_service_
     }
     mcs_mutex_init(&service->lock, MCS_RANK_SESSIONS, "sessions");
     mcs_mutex_init(&service->parked_lock, MCS_RANK_WAITERS, "parked");
+    mcs_mutex_init(&service->blocks.lock, MCS_RANK_LEAF, "blocks");
     mcs_cond_init(&service->bulk_done);
     *service_out = service;
     return MCS_OK;
@@ -393,6 +394,9 @@ void mcs_service_destroy(mcs_service_t *service)
     svc_index_fini(&service->index);
     mcs_cond_fini(&service->bulk_done);
     mcs_mutex_fini(&service->parked_lock);
+    svc_evict_fini(service);
+    svc_blocks_trim(service);
+    mcs_mutex_fini(&service->blocks.lock);
     mcs_mutex_fini(&service->lock);
     mcs_event_fini(&service->wake);
     mcs_buf_fini(&service->scratch);

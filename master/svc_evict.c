@@ -10,9 +10,13 @@
  * out what is on its way back already. Leased, hard-pinned and pending objects are never touched; a group goes together
  * or not at all. Which plain objects are protected for a while is the policy's (svc_policy.h).
  *
- * Order: each shard's list has its oldest at the tail. The victims come from the oldest of 32 tails (all of them, if so
- * few shards have any), as many as are older than the next shard's tail: close to the true order at a cost that does
- * not depend on the number of objects.
+ * Order: each shard's list has its oldest at the tail, and the victims are the oldest of all tails (svc_tails.h), at a
+ * cost that does not depend on the number of objects.
+ *
+ * An object that nobody has used for long is in no cache, and neither is what changes when it goes: its shard, its
+ * table's slot, its neighbour in the list, its ghost. To wait for each of these would take as long as all the rest, so
+ * the victims come in windows of some tails: what belongs to all of them is on its way from memory before the first one
+ * goes.
  *
  * Nobody is to notice: a turn of housekeeping evicts for 4 ms at most, and within it for PIECE_NS at a time. Between
  * the pieces the thread sleeps, or it would use up its share of a processor that the event loops want (a scheduler lets
@@ -23,7 +27,8 @@
 
 #include "master/svc_internal.h"
 
-#define SAMPLE        32u
+#define WINDOW        16u /* tails */
+#define DEALT_MAX     32u /* entries of a window, or those that cannot go would keep it open */
 #define FROM_ONE_TAIL 16u
 #define SLICE_NS      (4 * MCS_NS_PER_MS) /* with pauses; without, half of it */
 #define PIECE_NS      (50 * MCS_NS_PER_US)
@@ -32,7 +37,8 @@
 #define DRAIN_SOME    32u
 #define FRUITLESS     4096u /* entries that could not go, before it is asked whether there are any others */
 #define AGAIN_NS      (10 * MCS_NS_PER_MS)
-#define PATIENCE_NS   (20 * MCS_NS_PER_MS) /* a put waits for 50, unless told otherwise */
+#define IDLE_NS       (10 * MCS_NS_PER_SEC) /* without a round, until the memory for the next one is given up */
+#define PATIENCE_NS   (20 * MCS_NS_PER_MS)  /* a put waits for 50, unless told otherwise */
 
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes)
 {
@@ -63,17 +69,49 @@ static bool frees_something(const mcs_service_t *service, const svc_record_t *re
     return false;
 }
 
+/* A block for the endings of the record's extents; NULL: no memory. */
+static svc_pending_t *take_block(mcs_service_t *service, const svc_record_t *record)
+{
+    svc_evict_t *evict = &service->evict;
+    if (svc_record_extents(record) != 1) {
+        return svc_record_endings(service, record);
+    }
+    if (evict->fresh_count == 0) {
+        evict->fresh_count = svc_blocks_take(service, evict->fresh, SVC_EVICT_BLOCKS);
+    }
+    if (evict->fresh_count == 0) {
+        return NULL;
+    }
+    svc_pending_t *block = evict->fresh[--evict->fresh_count];
+    svc_pending_init(block, SVC_ENDINGS, 1);
+    block->kept = true;
+    svc_record_set_endings(service, record, block);
+    return block;
+}
+
+/* The extents of what has gone begin their way back. */
+static void begin_endings(mcs_service_t *service, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    if (evict->gone_count == 0) {
+        return;
+    }
+    mcs_metric_add(service->metrics, evicted_bytes, evict->gone_bytes);
+    mcs_metric_add(service->metrics, evicted_bytes_mem, evict->gone_bytes);
+    mcs_metric_add(service->metrics, evicted_keys, evict->gone_count);
+    mcs_metric_add(service->metrics, evicted_keys_mem, evict->gone_count);
+    svc_endings_begin(service, evict->gone, evict->gone_count, now_ns);
+    evict->gone_count = 0;
+    evict->gone_bytes = 0;
+}
+
 /* False: no memory, and the round ends. */
 static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t now_ns)
 {
     const svc_record_t *record = svc_record(&service->index, ref);
     svc_evict_t *evict = &service->evict;
     uint64_t hash = svc_index_hash(&service->index, svc_record_key(record), record->key_len);
-    svc_shard_prefetch_slot(shard, hash);
-    if (service->policy.adaptive) {
-        svc_ghosts_prefetch(&shard->ghosts, hash);
-    }
-    svc_pending_t *block = svc_record_endings(service, record);
+    svc_pending_t *block = take_block(service, record);
     if (block == NULL) {
         evict->no_memory = true;
         return false;
@@ -81,15 +119,16 @@ static bool drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t re
     for (uint32_t i = 0; i < block->ending_count; i++) {
         evict->done_bytes += block->endings[i].len;
     }
-    mcs_metric_add(service->metrics, evicted_bytes, record->payload_len);
-    mcs_metric_add(service->metrics, evicted_bytes_mem, record->payload_len);
-    mcs_metric_add(service->metrics, evicted_keys, 1);
-    mcs_metric_add(service->metrics, evicted_keys_mem, 1);
+    evict->gone_bytes += record->payload_len;
     evict->done_keys++;
     if (service->policy.adaptive) {
         svc_ghosts_add(&shard->ghosts, hash, shard->count);
     }
-    svc_record_drop_locked(service, shard, ref, block, now_ns);
+    svc_record_take_locked(service, shard, ref, hash, block, now_ns);
+    evict->gone[evict->gone_count++] = block;
+    if (evict->gone_count == SVC_EVICT_BLOCKS) {
+        begin_endings(service, now_ns);
+    }
     return true;
 }
 
@@ -132,6 +171,7 @@ static void evict_group(mcs_service_t *service, svc_group_t *group, uint64_t now
     mcs_buf_init(&members, MCS_FRAME_MAX);
     if (svc_group_members(group, &members) && each_member(service, &members, now_ns, soft_too, false)) {
         each_member(service, &members, now_ns, soft_too, true);
+        begin_endings(service, now_ns);
     }
     mcs_buf_fini(&members);
     svc_group_put(service, group);
@@ -139,108 +179,161 @@ static void evict_group(mcs_service_t *service, svc_group_t *group, uint64_t now
 
 /* ---- tails ---- */
 
-/* The age of a tail is the end of its lease: smaller = older. Looking at one costs a lock and two cache misses, so what
- * was seen last is remembered. Lists grow at the head: a tail is at least as young as it was, and only the one that
- * seems to be the oldest has to be looked at again. */
-#define AGE_UNKNOWN UINT64_C(0)
-#define AGE_NONE    UINT64_MAX /* the list was empty */
-
 typedef struct tail {
     svc_shard_t *shard;
     uint64_t age_ns;
+    uint64_t hash; /* of its key */
 } tail_t;
+
+/* The oldest tails, the oldest of them last, and the age of the oldest that is not among them. */
+typedef struct window {
+    tail_t tails[WINDOW];
+    uint32_t count;
+    uint64_t limit_ns;
+} window_t;
 
 /* Once a turn: lists that were empty may have something, and the other way round. */
 static void refresh_tails(mcs_service_t *service, svc_list_t list)
 {
-    uint64_t *ages = service->evict.tail_age_ns[list];
+    svc_tails_t *tails = &service->evict.tails[list];
     for (uint32_t s = 0; s < SVC_SHARDS; s++) {
-        if (ages[s] == AGE_NONE || ages[s] == AGE_UNKNOWN) {
+        uint64_t age_ns = svc_tails_age(tails, s);
+        if (age_ns == SVC_TAIL_NONE || age_ns == SVC_TAIL_UNKNOWN) {
             uint32_t count = __atomic_load_n(&service->index.shards[s].lists[list].count, __ATOMIC_RELAXED);
-            ages[s] = count > 0 ? AGE_UNKNOWN : AGE_NONE;
+            svc_tails_set(tails, s, count > 0 ? SVC_TAIL_UNKNOWN : SVC_TAIL_NONE);
         }
     }
 }
 
-static uint64_t tail_age_locked(const mcs_service_t *service, const svc_shard_t *shard, svc_list_t list)
+/* Leases that have run out, of one shard. When there will be more is remembered, so that most looks at a shard need not
+ * look at its leases: a bound, since a lease may be taken over by a new value or end with its object; whoever is missed
+ * by that is found by housekeeping's walk (tidy_shards). True: there are more now. */
+static bool drain_locked(mcs_service_t *service, svc_shard_t *shard, uint64_t now_ns, uint32_t max)
 {
-    svc_ref_t ref = shard->lists[list].tail;
-    return ref != 0 ? MCS_MAX(svc_record(&service->index, ref)->lease_until_ns, AGE_UNKNOWN + 1) : AGE_NONE;
-}
-
-static uint64_t look_at_tail(mcs_service_t *service, uint32_t s, svc_list_t list, uint64_t now_ns)
-{
-    svc_shard_t *shard = &service->index.shards[s];
-    mcs_mutex_lock(&shard->lock);
-    svc_shard_drain_locked(&service->index, shard, now_ns, DRAIN_SOME);
-    uint64_t age_ns = tail_age_locked(service, shard, list);
-    mcs_mutex_unlock(&shard->lock);
-    return age_ns;
-}
-
-static uint32_t sample_tails(const uint64_t *ages, uint32_t *sample)
-{
-    uint32_t start = svc_random32();
-    uint32_t seen = 0;
-    for (uint32_t n = 0; n < SVC_SHARDS && seen < SAMPLE; n++) {
-        uint32_t s = (start + n) % SVC_SHARDS;
-        if (ages[s] != AGE_NONE) {
-            sample[seen++] = s;
-        }
+    uint64_t *until_ns = &service->evict.leased_until_ns[shard->index];
+    if (now_ns < *until_ns) {
+        return false;
     }
-    return seen;
-}
-
-/* The shards with the oldest and the second oldest tail of a sample. False: the list is empty everywhere. */
-static bool find_oldest(mcs_service_t *service, svc_list_t list, uint64_t now_ns, tail_t *oldest, tail_t *next)
-{
-    uint64_t *ages = service->evict.tail_age_ns[list];
-    uint32_t sample[SAMPLE];
-    for (uint32_t seen; (seen = sample_tails(ages, sample)) > 0;) {
-        for (uint32_t looks = 0; looks <= seen; looks++) {
-            *oldest = *next = (tail_t){NULL, AGE_NONE};
-            for (uint32_t n = 0; n < seen; n++) {
-                tail_t tail = {&service->index.shards[sample[n]], ages[sample[n]]};
-                if (tail.age_ns < oldest->age_ns) {
-                    *next = *oldest;
-                    *oldest = tail;
-                } else if (tail.age_ns < next->age_ns) {
-                    *next = tail;
-                }
-            }
-            if (oldest->shard == NULL) {
-                break; /* all of them were emptied by others: another sample */
-            }
-            uint32_t s = oldest->shard->index;
-            ages[s] = look_at_tail(service, s, list, now_ns);
-            if (ages[s] <= MCS_MIN(next->age_ns, AGE_NONE - 1)) {
-                oldest->age_ns = ages[s];
-                return true;
-            }
-        }
+    bool more = svc_shard_drain_locked(&service->index, shard, now_ns, max);
+    svc_ref_t ref = shard->lists[SVC_LIST_LEASED].tail;
+    *until_ns = now_ns + service->lease_ns;
+    if (ref != 0) {
+        *until_ns = MCS_MIN(*until_ns, svc_record(&service->index, ref)->lease_until_ns);
     }
-    return false;
+    return more;
 }
 
-/* Evicts from one shard's tail what is older than `limit_ns`. Returns how many entries it dealt with; a group is left
- * in *group_out, referenced. */
-static uint32_t evict_tail(mcs_service_t *service, svc_shard_t *shard, svc_list_t list, uint64_t limit_ns, uint64_t max,
+/* The tail that the shard's list has now; its neighbours are fetched. */
+static void see_tail_locked(mcs_service_t *service, svc_list_t list, tail_t *tail)
+{
+    svc_ref_t ref = tail->shard->lists[list].tail;
+    service->evict.tails[list].seen[tail->shard->index] = ref;
+    tail->age_ns = SVC_TAIL_NONE;
+    if (ref != 0) {
+        const svc_record_t *record = svc_record(&service->index, ref);
+        tail->age_ns = MCS_MAX(record->lease_until_ns, SVC_TAIL_UNKNOWN + 1);
+        tail->hash = svc_index_hash(&service->index, svc_record_key(record), record->key_len);
+        svc_record_fetch_removal_locked(&service->index, record, ref);
+    }
+}
+
+static void look_at_tail(mcs_service_t *service, svc_list_t list, uint64_t now_ns, tail_t *tail)
+{
+    mcs_mutex_lock(&tail->shard->lock);
+    drain_locked(service, tail->shard, now_ns, DRAIN_SOME);
+    see_tail_locked(service, list, tail);
+    mcs_mutex_unlock(&tail->shard->lock);
+}
+
+/* What its hash leads to. Ghosts are housekeeping's, and are read here without the lock. */
+static void fetch_places(const mcs_service_t *service, const tail_t *tail)
+{
+    svc_shard_prefetch_run(tail->shard, tail->hash);
+    if (service->policy.adaptive) {
+        svc_ghosts_prefetch(&tail->shard->ghosts, tail->hash);
+    }
+}
+
+/* Into the window, when it belongs there, or back. */
+static void place_tail(svc_tails_t *tails, window_t *window, const tail_t *tail)
+{
+    if (tail->age_ns == SVC_TAIL_NONE || tail->age_ns > window->limit_ns || window->count == WINDOW) {
+        svc_tails_set(tails, tail->shard->index, tail->age_ns);
+        return;
+    }
+    uint32_t at = window->count++;
+    for (; at > 0 && window->tails[at - 1].age_ns < tail->age_ns; at--) {
+        window->tails[at] = window->tails[at - 1];
+    }
+    window->tails[at] = *tail;
+}
+
+/* A window of at most `most` tails; it may turn out that all of them have become younger than others. False: the list
+ * is empty everywhere. */
+static bool open_window(mcs_service_t *service, svc_list_t list, uint32_t most, uint64_t now_ns, window_t *window)
+{
+    svc_tails_t *tails = &service->evict.tails[list];
+    uint32_t taken[WINDOW];
+    uint32_t count = 0;
+    for (uint32_t s; count < most && (s = svc_tails_take(tails)) < SVC_SHARDS;) {
+        svc_shard_prefetch(&service->index.shards[s]);
+        svc_shard_prefetch_counts(&service->index.shards[s]);
+        svc_record_prefetch(&service->index, tails->seen[s]);
+        taken[count++] = s;
+    }
+    window->count = 0;
+    window->limit_ns = svc_tails_oldest(tails);
+    for (uint32_t i = 0; i < count; i++) {
+        tail_t tail = {.shard = &service->index.shards[taken[i]]};
+        look_at_tail(service, list, now_ns, &tail);
+        place_tail(tails, window, &tail);
+    }
+    /* At once: each of these waits for the page tables, which can be walked for several at a time, but not past a lock.
+     */
+    for (uint32_t i = 0; i < window->count; i++) {
+        fetch_places(service, &window->tails[i]);
+    }
+    return count > 0;
+}
+
+static void close_window(svc_tails_t *tails, window_t *window)
+{
+    while (window->count > 0) {
+        const tail_t *tail = &window->tails[--window->count];
+        svc_tails_set(tails, tail->shard->index, tail->age_ns);
+    }
+}
+
+/* Takes the oldest out. Up to *limit_ns its shard has the oldest. */
+static tail_t take_oldest(window_t *window, uint64_t *limit_ns)
+{
+    tail_t tail = window->tails[--window->count];
+    *limit_ns = window->count > 0 ? window->tails[window->count - 1].age_ns : window->limit_ns;
+    return tail;
+}
+
+/* ---- victims ---- */
+
+/* The round's keys up to `keys`, and its bytes. */
+static bool wants_more(const svc_evict_t *evict, uint64_t keys)
+{
+    return !evict->no_memory && (evict->done_keys < keys || evict->done_bytes < evict->need_bytes);
+}
+
+/* Evicts from one shard's tail what is older than `limit_ns`, and sees its tail again. Returns how many entries it
+ * dealt with; a group is left in *group_out, referenced. */
+static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list, uint64_t limit_ns, uint64_t keys,
                            uint64_t now_ns, svc_group_t **group_out)
 {
+    svc_shard_t *shard = tail->shard;
     uint32_t dealt = 0;
     *group_out = NULL;
     mcs_mutex_lock(&shard->lock);
-    while (dealt < FROM_ONE_TAIL && dealt < max && *group_out == NULL) {
+    while (dealt < FROM_ONE_TAIL && wants_more(&service->evict, keys) && *group_out == NULL) {
         svc_ref_t ref = shard->lists[list].tail;
-        if (ref == 0) {
-            break;
-        }
         svc_record_t *record = svc_record(&service->index, ref);
-        if (dealt > 0 && record->lease_until_ns > limit_ns) {
+        if (ref == 0 || (dealt > 0 && record->lease_until_ns > limit_ns)) {
             break;
-        }
-        if (record->prev != 0) { /* the next victim */
-            __builtin_prefetch(svc_record(&service->index, record->prev), 1);
         }
         dealt++;
         svc_group_t *group = svc_record_group(record);
@@ -259,49 +352,29 @@ static uint32_t evict_tail(mcs_service_t *service, svc_shard_t *shard, svc_list_
             break;
         }
     }
-    service->evict.tail_age_ns[list][shard->index] = tail_age_locked(service, shard, list);
+    see_tail_locked(service, list, tail);
     mcs_mutex_unlock(&shard->lock);
     return dealt;
 }
 
-/* ---- the protected ---- */
-
-static void demote_tail(mcs_service_t *service, svc_shard_t *shard, uint64_t limit_ns, uint64_t max, uint64_t now_ns)
+/* Returns how many entries it dealt with. */
+static uint32_t evict_window(mcs_service_t *service, window_t *window, svc_list_t list, uint64_t keys, uint64_t now_ns)
 {
     svc_evict_t *evict = &service->evict;
-    mcs_mutex_lock(&shard->lock);
-    for (uint32_t n = 0; n < FROM_ONE_TAIL && n < max; n++) {
-        svc_ref_t ref = shard->lists[SVC_LIST_PROTECTED].tail;
-        svc_record_t *record = svc_record(&service->index, ref);
-        if (ref == 0 || (n > 0 && record->lease_until_ns > limit_ns)) {
-            break;
+    uint32_t dealt = 0;
+    while (window->count > 0 && dealt < DEALT_MAX && wants_more(evict, keys)) {
+        uint64_t limit_ns;
+        svc_group_t *group;
+        tail_t tail = take_oldest(window, &limit_ns);
+        dealt += evict_tail(service, &tail, list, limit_ns, keys, now_ns, &group);
+        place_tail(&evict->tails[list], window, &tail);
+        if (group != NULL) {
+            evict_group(service, group, now_ns, list == SVC_LIST_SOFT);
         }
-        record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns); /* its place in the order is the newest */
-        svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_PLAIN);
-        if (evict->tail_age_ns[SVC_LIST_PLAIN][shard->index] == AGE_NONE) {
-            evict->tail_age_ns[SVC_LIST_PLAIN][shard->index] = AGE_UNKNOWN;
-        }
-        evict->protected_now -= MCS_MIN(evict->protected_now, UINT64_C(1));
-        evict->plain_now++;
     }
-    evict->tail_age_ns[SVC_LIST_PROTECTED][shard->index] = tail_age_locked(service, shard, SVC_LIST_PROTECTED);
-    mcs_mutex_unlock(&shard->lock);
-}
-
-/* Those beyond their share are on probation again. */
-static void demote(mcs_service_t *service, uint64_t now_ns)
-{
-    const svc_evict_t *evict = &service->evict;
-    for (;;) {
-        double share = svc_policy_share(&service->policy);
-        uint64_t allowed = (uint64_t)(share * (double)(evict->protected_now + evict->plain_now));
-        tail_t oldest;
-        tail_t next;
-        if (evict->protected_now <= allowed || !find_oldest(service, SVC_LIST_PROTECTED, now_ns, &oldest, &next)) {
-            return;
-        }
-        demote_tail(service, oldest.shard, next.age_ns, evict->protected_now - allowed, now_ns);
-    }
+    close_window(&evict->tails[list], window);
+    begin_endings(service, now_ns);
+    return dealt;
 }
 
 /* ---- pieces ---- */
@@ -333,33 +406,82 @@ static bool go_on(svc_evict_t *evict, uint64_t slice_end_ns)
     return now_ns < (is_pressed(evict) ? slice_end_ns - SLICE_NS / 2 : slice_end_ns);
 }
 
+/* ---- the protected ---- */
+
+static void demote_tail(mcs_service_t *service, tail_t *tail, uint64_t limit_ns, uint64_t max, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    svc_shard_t *shard = tail->shard;
+    mcs_mutex_lock(&shard->lock);
+    for (uint32_t n = 0; n < FROM_ONE_TAIL && n < max; n++) {
+        svc_ref_t ref = shard->lists[SVC_LIST_PROTECTED].tail;
+        svc_record_t *record = svc_record(&service->index, ref);
+        if (ref == 0 || (n > 0 && record->lease_until_ns > limit_ns)) {
+            break;
+        }
+        record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns); /* its place in the order is the newest */
+        svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_PLAIN);
+        if (svc_tails_age(&evict->tails[SVC_LIST_PLAIN], shard->index) == SVC_TAIL_NONE) {
+            svc_tails_set(&evict->tails[SVC_LIST_PLAIN], shard->index, SVC_TAIL_UNKNOWN);
+        }
+        evict->protected_now -= MCS_MIN(evict->protected_now, UINT64_C(1));
+        evict->plain_now++;
+    }
+    see_tail_locked(service, SVC_LIST_PROTECTED, tail);
+    mcs_mutex_unlock(&shard->lock);
+    svc_tails_set(&evict->tails[SVC_LIST_PROTECTED], shard->index, tail->age_ns);
+}
+
+/* Those beyond their share are on probation again. False: the turn is over. */
+static bool demote(mcs_service_t *service, uint64_t now_ns, uint64_t slice_end_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    for (;;) {
+        double share = svc_policy_share(&service->policy);
+        uint64_t allowed = (uint64_t)(share * (double)(evict->protected_now + evict->plain_now));
+        window_t window;
+        if (evict->protected_now <= allowed || !open_window(service, SVC_LIST_PROTECTED, WINDOW, now_ns, &window)) {
+            return true;
+        }
+        while (window.count > 0 && evict->protected_now > allowed) {
+            uint64_t limit_ns;
+            tail_t tail = take_oldest(&window, &limit_ns);
+            demote_tail(service, &tail, limit_ns, evict->protected_now - allowed, now_ns);
+        }
+        close_window(&evict->tails[SVC_LIST_PROTECTED], &window);
+        if (!go_on(evict, slice_end_ns)) {
+            return false;
+        }
+    }
+}
+
+/* ---- a list ---- */
+
+/* How many tails are worth a look for what is left of the round. */
+static uint32_t window_size(const svc_evict_t *evict, uint64_t keys)
+{
+    uint64_t left = keys - MCS_MIN(keys, evict->done_keys);
+    return (uint32_t)MCS_MIN(MCS_MAX(left, UINT64_C(4)), (uint64_t)WINDOW); /* or for bytes: who knows */
+}
+
 /* Evicts from the list until the round's keys reach `keys` and its bytes what is needed, or the slice ends. True: the
  * list has nothing more to give. */
 static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, uint64_t now_ns, uint64_t slice_end_ns)
 {
     svc_evict_t *evict = &service->evict;
     uint64_t fruitless = 0;
-    while (!evict->no_memory && (evict->done_keys < keys || evict->done_bytes < evict->need_bytes)) {
-        tail_t oldest;
-        tail_t next;
-        if (!go_on(evict, slice_end_ns)) {
+    while (wants_more(evict, keys)) {
+        window_t window;
+        if (!go_on(evict, slice_end_ns) || (list == SVC_LIST_PLAIN && !demote(service, now_ns, slice_end_ns))) {
             return false;
-        }
-        if (list == SVC_LIST_PLAIN) {
-            demote(service, now_ns);
         }
         if ((fruitless > FRUITLESS && fruitless > svc_evict_count(service, list)) ||
             __atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX ||
-            !find_oldest(service, list, now_ns, &oldest, &next)) {
+            !open_window(service, list, window_size(evict, keys), now_ns, &window)) {
             return true;
         }
         uint64_t before = evict->done_keys;
-        uint64_t want = evict->done_keys < keys ? keys - evict->done_keys : 1;
-        svc_group_t *group;
-        uint32_t dealt = evict_tail(service, oldest.shard, list, next.age_ns, want, now_ns, &group);
-        if (group != NULL) {
-            evict_group(service, group, now_ns, list == SVC_LIST_SOFT);
-        }
+        uint32_t dealt = evict_window(service, &window, list, keys, now_ns);
         fruitless = evict->done_keys != before ? 0 : fruitless + MCS_MAX(dealt, 1u);
     }
     return true;
@@ -387,10 +509,11 @@ static bool drain_all(mcs_service_t *service, uint64_t now_ns, uint64_t slice_en
             return false;
         }
         bool more = false;
-        if (__atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED) > 0) {
+        if (now_ns >= evict->leased_until_ns[evict->drain_shard] &&
+            __atomic_load_n(&shard->lists[SVC_LIST_LEASED].count, __ATOMIC_RELAXED) > 0) {
             mcs_mutex_lock(&shard->lock);
             uint32_t max = evict->need_bytes > 0 ? DRAIN_SOME : DRAIN_MAX;
-            more = svc_shard_drain_locked(&service->index, shard, now_ns, max) && evict->need_bytes == 0;
+            more = drain_locked(service, shard, now_ns, max) && evict->need_bytes == 0;
             mcs_mutex_unlock(&shard->lock);
         }
         evict->drain_shard += more ? 0 : 1;
@@ -474,6 +597,24 @@ static void look(mcs_service_t *service, uint64_t now_ns)
     evict->need_bytes = MCS_MAX(evict->need_bytes, demand);
 }
 
+void svc_evict_fini(mcs_service_t *service)
+{
+    svc_evict_t *evict = &service->evict;
+    while (evict->fresh_count > 0) {
+        svc_blocks_give(service, evict->fresh[--evict->fresh_count]);
+    }
+}
+
+static void give_up_blocks(mcs_service_t *service, uint64_t now_ns)
+{
+    svc_evict_t *evict = &service->evict;
+    svc_evict_fini(service);
+    if (evict->idle_since_ns != 0 && now_ns - evict->idle_since_ns > IDLE_NS) {
+        evict->idle_since_ns = 0;
+        svc_blocks_trim(service);
+    }
+}
+
 bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
 {
     svc_evict_t *evict = &service->evict;
@@ -491,6 +632,7 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
         start_round(service, now_ns);
     }
     if (!evict->in_round) {
+        give_up_blocks(service, now_ns);
         return false;
     }
     __atomic_store_n(&service->index.protects, svc_policy_share(&service->policy) > 0 ? 1 : 0, __ATOMIC_RELAXED);
@@ -513,6 +655,7 @@ bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns)
         return true;
     }
     evict->in_round = false;
+    evict->idle_since_ns = now_ns;
     evict->need_bytes = 0; /* or the thread would not pause, though it got all there was */
     if (evict->done_keys > 0) {
         mcs_metric_add(service->metrics, evictions_successful, 1);

@@ -188,12 +188,24 @@ static bool has_key(const svc_record_t *record, const char *key, uint32_t key_le
     return record->key_len == key_len && memcmp(svc_record_key(record), key, key_len) == 0;
 }
 
-void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash)
+/* Without the lock the pair may be torn; a prefetch of a wrong address does nothing. */
+static uintptr_t slot_address(const svc_shard_t *shard, uint64_t hash)
 {
-    /* Without the lock the pair may be torn; a prefetch of a wrong address does nothing. */
     const svc_slot_t *slots = __atomic_load_n(&shard->slots, __ATOMIC_RELAXED);
     uint32_t cap = __atomic_load_n(&shard->cap, __ATOMIC_RELAXED);
-    __builtin_prefetch((const void *)((uintptr_t)slots + sizeof(svc_slot_t) * home_of(cap, (uint32_t)hash)));
+    return (uintptr_t)slots + sizeof(svc_slot_t) * home_of(cap, (uint32_t)hash);
+}
+
+void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash)
+{
+    __builtin_prefetch((const void *)slot_address(shard, hash));
+}
+
+void svc_shard_prefetch_run(const svc_shard_t *shard, uint64_t hash)
+{
+    uintptr_t at = slot_address(shard, hash);
+    __builtin_prefetch((const void *)at, 1);
+    __builtin_prefetch((const void *)(at + 64), 1);
 }
 
 svc_ref_t svc_shard_fetch_locked(const svc_index_t *index, const svc_shard_t *shard, uint64_t hash, uint32_t key_len)
@@ -226,6 +238,27 @@ void svc_shard_fetch_links_locked(const svc_index_t *index, const svc_shard_t *s
         if (others[i] != 0) {
             __builtin_prefetch(svc_record(index, others[i]), 1);
         }
+    }
+}
+
+void svc_record_prefetch(const svc_index_t *index, svc_ref_t ref)
+{
+    enum { USUAL = 128 }; /* bytes of a record with one replica and a key of some sixty */
+    uintptr_t chunk = (uintptr_t)__atomic_load_n(&index->slab.chunks[ref >> SVC_SLAB_BITS], __ATOMIC_RELAXED);
+    uintptr_t at = chunk + (uintptr_t)(ref & ((UINT32_C(1) << SVC_SLAB_BITS) - 1)) * SVC_SLAB_UNIT;
+    for (uintptr_t line = at; line < at + USUAL; line += 64) {
+        __builtin_prefetch((const void *)line, 1);
+    }
+}
+
+void svc_record_fetch_removal_locked(const svc_index_t *index, const svc_record_t *record, svc_ref_t ref)
+{
+    svc_slab_prefetch(&index->slab, ref);
+    if (record->prev != 0) {
+        __builtin_prefetch(svc_record(index, record->prev), 1);
+    }
+    if (record->next != 0) {
+        __builtin_prefetch(svc_record(index, record->next), 1);
     }
 }
 
@@ -344,10 +377,14 @@ mcs_status_t svc_shard_insert_locked(svc_index_t *index, svc_shard_t *shard, uin
     return MCS_OK;
 }
 
-static uint32_t slot_of(const svc_index_t *index, const svc_shard_t *shard, svc_ref_t ref)
+static uint64_t hash_of(const svc_index_t *index, svc_ref_t ref)
 {
     const svc_record_t *record = svc_record(index, ref);
-    uint32_t hash = (uint32_t)svc_index_hash(index, svc_record_key(record), record->key_len);
+    return svc_index_hash(index, svc_record_key(record), record->key_len);
+}
+
+static uint32_t slot_of(const svc_shard_t *shard, uint32_t hash, svc_ref_t ref)
+{
     for (uint32_t at = home_of(shard->cap, hash); at < shard->limit; at++) {
         if (shard->slots[at].ref == ref) {
             return at;
@@ -360,8 +397,13 @@ static uint32_t slot_of(const svc_index_t *index, const svc_shard_t *shard, svc_
 
 void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref)
 {
+    svc_shard_remove_hash_locked(index, shard, hash_of(index, ref), ref);
+}
+
+void svc_shard_remove_hash_locked(svc_index_t *index, svc_shard_t *shard, uint64_t hash, svc_ref_t ref)
+{
     svc_recency_set_locked(index, shard, ref, SVC_LIST_NONE);
-    uint32_t hole = slot_of(index, shard, ref);
+    uint32_t hole = slot_of(shard, (uint32_t)hash, ref);
     /* Backward shift: pull down every later entry of the run that may lie in the hole. */
     for (uint32_t at = hole + 1; at < shard->limit && shard->slots[at].ref != 0; at++) {
         if (home_of(shard->cap, shard->slots[at].hash) <= hole) {
@@ -380,7 +422,7 @@ void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t r
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with)
 {
     svc_recency_set_locked(index, shard, ref, SVC_LIST_NONE);
-    shard->slots[slot_of(index, shard, ref)].ref = with;
+    shard->slots[slot_of(shard, (uint32_t)hash_of(index, ref), ref)].ref = with;
 }
 
 void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with)
@@ -397,7 +439,7 @@ void svc_shard_renew_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t re
     }
     old->flags = (uint16_t)(old->flags & ~SVC_REC_LIST);
     old->prev = old->next = 0;
-    shard->slots[slot_of(index, shard, ref)].ref = with;
+    shard->slots[slot_of(shard, (uint32_t)hash_of(index, ref), ref)].ref = with;
 }
 
 svc_ref_t svc_shard_walk_locked(svc_shard_t *shard, uint32_t *at, uint32_t *version)

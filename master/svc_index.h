@@ -224,6 +224,8 @@ mcs_status_t svc_shard_insert_locked(svc_index_t *index, svc_shard_t *shard, uin
     MCS_MUST_CHECK;
 /* Takes the record out of its list and the table; it lives on. */
 void svc_shard_remove_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref);
+/* The same, for who has the hash of its key. */
+void svc_shard_remove_hash_locked(svc_index_t *index, svc_shard_t *shard, uint64_t hash, svc_ref_t ref);
 /* Puts `with` in the slot of `ref`, whose key is the same; `ref` leaves its list and lives on. Cannot fail. */
 void svc_shard_replace_locked(svc_index_t *index, svc_shard_t *shard, svc_ref_t ref, svc_ref_t with);
 /* The same, and in the place of `ref` in its list: a record that was only made anew. */
@@ -234,10 +236,21 @@ static inline void svc_shard_prefetch(const svc_shard_t *shard)
     __builtin_prefetch(shard, 1);
     __builtin_prefetch((const char *)shard + 64, 1);
 }
+/* And those that a removal changes. */
+static inline void svc_shard_prefetch_counts(const svc_shard_t *shard)
+{
+    __builtin_prefetch(&shard->ghosts, 1);
+}
 /* Where its table has what has this hash; without its lock. */
 void svc_shard_prefetch_slot(const svc_shard_t *shard, uint64_t hash);
+/* And what lies behind it, which a removal moves down: eight slots in the mean. */
+void svc_shard_prefetch_run(const svc_shard_t *shard, uint64_t hash);
 /* Fetches the record that most likely has the key with this hash and length into the cache and returns it, 0 = none. */
 svc_ref_t svc_shard_fetch_locked(const svc_index_t *index, const svc_shard_t *shard, uint64_t hash, uint32_t key_len);
+/* A record of usual size, which may be gone meanwhile; without a lock. */
+void svc_record_prefetch(const svc_index_t *index, svc_ref_t ref);
+/* What changes when the record goes, but for its table's slot. With its shard's lock. */
+void svc_record_fetch_removal_locked(const svc_index_t *index, const svc_record_t *record, svc_ref_t ref);
 /* And what changes when that record (0: nothing) is moved to the head of a list. */
 void svc_shard_fetch_links_locked(const svc_index_t *index, const svc_shard_t *shard, svc_ref_t ref);
 

@@ -3,12 +3,11 @@
  *   svc_slab, svc_index   records, shards, recency lists        svc_segment, svc_place   mounted segments, placement
  *   svc_session           sessions, hello, liveness             svc_outcome              kept answers of mutating
  * requests (rule 1) svc_put, svc_strike   reservations, commit, upsert's strike svc_release              the way back
- * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_group
- * eviction, groups svc_copy, svc_task, svc_task_rpc, svc_drain*   replicas made and left, tasks, drain jobs
- * svc_journal, svc_recover*, svc_adopt, svc_check   the journal, the start from it, clients that come back, what their
- * memory has
- * svc_park, svc_house   parked requests, housekeeping thread
- * service.c, svc_admin     life cycle, dispatch, walks
+ * of extents (rule 3), revocations svc_read, svc_remove  exist, lookup, remove                 svc_evict, svc_tails,
+ * svc_blocks, svc_group   eviction, its order and memory, groups svc_copy, svc_task, svc_task_rpc, svc_drain* replicas
+ * made and left, tasks, drain jobs svc_journal, svc_recover*, svc_adopt, svc_check   the journal, the start from it,
+ * clients that come back, what their memory has svc_park, svc_house   parked requests, housekeeping thread service.c,
+ * svc_admin     life cycle, dispatch, walks
  *
  * Locks, outer first (docs/locking.md): SESSIONS < session.lock < shard.lock < group.lock < segments.lock <
  * session.release_lock < segment.lock (allocator) < parked_lock < the RPC server's. Never two shards' locks at once.
@@ -33,6 +32,7 @@
 #include "master/allocator.h"
 #include "master/service.h"
 #include "master/svc_index.h"
+#include "master/svc_tails.h"
 
 #define SVC_AREA "master"
 
@@ -183,6 +183,7 @@ struct svc_pending {
     uint8_t kind;
     uint8_t state;    /* shard lock, as all up to the endings */
     bool discarded;   /* past the discard timeout and counted as such */
+    bool kept;        /* endings: of svc_blocks.c; nothing is in it but an ending */
     bool recovered;   /* a strike of the journal: whoever asks for its outcome is told */
     uint32_t waiters; /* parked calls that collect the outcome */
     svc_shard_t *shard;
@@ -305,6 +306,15 @@ typedef struct svc_bulk svc_bulk_t;
 
 /* ---- the service ---- */
 
+#define SVC_BLOCKS_MAX 8192u
+typedef struct svc_blocks {
+    mcs_mutex_t lock; /* rank LEAF: what follows */
+    uint32_t count MCS_GUARDED_BY(&lock);
+    svc_pending_t *kept[SVC_BLOCKS_MAX] MCS_GUARDED_BY(&lock);
+} svc_blocks_t;
+
+#define SVC_EVICT_BLOCKS 32u
+
 typedef struct svc_evict {
     /* atomic: the largest allocation that failed since the last look, and that nobody waits for */
     uint64_t demand_bytes;
@@ -323,12 +333,20 @@ typedef struct svc_evict {
     uint64_t need_bytes; /* and until so many bytes are on their way back */
     uint64_t done_keys;
     uint64_t done_bytes;
+    uint64_t idle_since_ns;  /* the end of the last one; 0 = its memory is given up */
     uint64_t not_before_ns;  /* the next round on demand */
     uint64_t trust_until_ns; /* until then what is on its way back is expected; 0 = it is not enough */
     uint64_t protected_now;  /* about: counted now and then */
     uint64_t plain_now;
-    uint64_t count_again_ns;                          /* by the kernel's clock */
-    uint64_t tail_age_ns[SVC_LIST_COUNT][SVC_SHARDS]; /* as seen last */
+    uint64_t count_again_ns; /* by the kernel's clock */
+    svc_tails_t tails[SVC_LIST_COUNT];
+    uint64_t leased_until_ns[SVC_SHARDS]; /* no lease of the shard runs out before; a bound */
+    /* Memory of endings: for what goes next, and of what has gone and is not on its way back yet. */
+    svc_pending_t *fresh[SVC_EVICT_BLOCKS];
+    svc_pending_t *gone[SVC_EVICT_BLOCKS];
+    uint32_t fresh_count;
+    uint32_t gone_count;
+    uint64_t gone_bytes; /* of their payloads */
 } svc_evict_t;
 
 /* The snapshot under way (svc_journal.c); housekeeping only. */
@@ -379,6 +397,7 @@ struct mcs_service {
     svc_index_t index;
     svc_policy_t policy;
     svc_segments_t segments;
+    svc_blocks_t blocks;
 
     mcs_mutex_t lock; /* rank SESSIONS: what follows */
     mcs_list_t sessions MCS_GUARDED_BY(&lock);
@@ -630,6 +649,8 @@ uint32_t svc_random32(void);
 mcs_status_t svc_gen_table_init(svc_gen_table_t *table) MCS_MUST_CHECK;
 void svc_gen_table_fini(svc_gen_table_t *table);
 svc_pending_t *svc_pending_create(svc_pending_kind_t kind, uint32_t endings) MCS_MUST_CHECK;
+/* In memory with room for so many endings. */
+void svc_pending_init(svc_pending_t *pending, svc_pending_kind_t kind, uint32_t endings);
 void svc_pending_get(svc_pending_t *pending);
 void svc_pending_put(svc_pending_t *pending);
 void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, const svc_replica_t *replica,
@@ -637,6 +658,9 @@ void svc_ending_set(svc_pending_t *block, uint32_t i, svc_segment_t *segment, co
 /* Starts the way back of one extent; asks the owner from due_ns on. `writer`: may still write (rule 5); NULL = not. */
 void svc_ending_begin(mcs_service_t *service, svc_ending_t *ending, uint64_t due_ns, svc_session_t *writer,
                       svc_pending_t *strike);
+/* Starts it for all extents of the blocks, which it takes, from each one's due_ns on. Housekeeping, which tells owners
+ * in the same turn: it is not woken. */
+void svc_endings_begin(mcs_service_t *service, svc_pending_t *const *blocks, uint32_t count, uint64_t now_ns);
 mcs_status_t svc_released(svc_call_t *call);
 mcs_status_t svc_struck(svc_call_t *call);
 mcs_status_t svc_revoke_ack(svc_call_t *call);
@@ -648,6 +672,15 @@ void svc_release_defer(mcs_service_t *service, svc_ending_t *ending);
 void svc_release_deferred_tick(mcs_service_t *service);
 /* The session has ended: as owner (its extents are gone) and as writer. */
 void svc_release_close(svc_session_t *session);
+
+/* ---- svc_blocks.c: blocks with one ending, kept for the next eviction ---- */
+/* At most `max`, for svc_pending_init; 0: no memory. One that is marked as kept comes back when its ending is finished.
+ */
+uint32_t svc_blocks_take(mcs_service_t *service, svc_pending_t **blocks_out, uint32_t max) MCS_MUST_CHECK;
+/* A block that nobody refers to any more, or that was not used. Any thread. */
+void svc_blocks_give(mcs_service_t *service, svc_pending_t *block);
+/* Frees what is kept. */
+void svc_blocks_trim(mcs_service_t *service);
 
 /* ---- svc_put.c, svc_commit.c ---- */
 mcs_status_t svc_put_start(svc_call_t *call);
@@ -714,11 +747,17 @@ void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard,
                                      uint64_t now_ns);
 /* A block with the endings of the record's extents, or NULL. */
 svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record);
+/* The same in a block with room for them. */
+void svc_record_set_endings(mcs_service_t *service, const svc_record_t *record, svc_pending_t *block);
 /* When the owners may be asked for its extents: every lease has run out, plus the guard (rule 3). */
 uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record, uint64_t now_ns);
 /* Removes the committed record from the index and gives its extents back through `block`, which it takes. */
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns);
+/* The same in two steps: takes the record (`hash`: its key's) out of the index, whose extents are the block's now; they
+ * begin their way back with svc_endings_begin. */
+void svc_record_take_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash,
+                            svc_pending_t *block, uint64_t now_ns);
 /* Which of its extents (a bit each, in the order of `replicas`) lie in segments that `wanted` says yes to. */
 uint32_t svc_record_mask(const mcs_service_t *service, const svc_record_t *record,
                          bool (*wanted)(const svc_segment_t *segment, const void *arg), const void *arg);
@@ -863,6 +902,8 @@ uint64_t svc_evict_count(const mcs_service_t *service, svc_list_t list);
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes);
 /* Housekeeping, without locks: lets others run for a moment, unless somebody waits for space. */
 void svc_evict_pause(const svc_evict_t *evict);
+/* Gives its memory back. */
+void svc_evict_fini(mcs_service_t *service);
 /* Housekeeping. True: there is more to do at once. */
 bool svc_evict_tick(mcs_service_t *service, uint64_t now_ns);
 

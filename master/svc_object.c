@@ -118,16 +118,20 @@ void svc_record_inherit_lease_locked(mcs_service_t *service, svc_shard_t *shard,
     }
 }
 
-svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record)
+void svc_record_set_endings(mcs_service_t *service, const svc_record_t *record, svc_pending_t *block)
 {
-    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, svc_record_extents(record));
-    if (block == NULL) {
-        return NULL;
-    }
     for (uint32_t i = 0; i < block->ending_count; i++) {
         const svc_replica_t *replica = &record->replicas[i];
         svc_ending_set(block, i, svc_segment_at(service, svc_place_handle(replica->place)), replica,
                        record->payload_len);
+    }
+}
+
+svc_pending_t *svc_record_endings(mcs_service_t *service, const svc_record_t *record)
+{
+    svc_pending_t *block = svc_pending_create(SVC_ENDINGS, svc_record_extents(record));
+    if (block != NULL) {
+        svc_record_set_endings(service, record, block);
     }
     return block;
 }
@@ -163,16 +167,28 @@ uint64_t svc_record_due(const mcs_service_t *service, const svc_record_t *record
                : record->lease_until_ns + service->conf->lease_guard_ms * MCS_NS_PER_MS;
 }
 
+void svc_record_take_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, uint64_t hash,
+                            svc_pending_t *block, uint64_t now_ns)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    uint64_t due_ns = svc_record_due(service, record, now_ns);
+    for (uint32_t i = 0; i < block->ending_count; i++) {
+        block->endings[i].due_ns = due_ns;
+    }
+    svc_journal_del_locked(service, shard, record);
+    svc_record_uncount_locked(service, shard, ref);
+    svc_shard_remove_hash_locked(&service->index, shard, hash, ref);
+    svc_record_free(service, ref);
+}
+
 void svc_record_drop_locked(mcs_service_t *service, svc_shard_t *shard, svc_ref_t ref, svc_pending_t *block,
                             uint64_t now_ns)
 {
-    uint64_t due_ns = svc_record_due(service, svc_record(&service->index, ref), now_ns);
-    svc_journal_del_locked(service, shard, svc_record(&service->index, ref));
-    svc_record_uncount_locked(service, shard, ref);
-    svc_shard_remove_locked(&service->index, shard, ref);
-    svc_record_free(service, ref);
+    const svc_record_t *record = svc_record(&service->index, ref);
+    uint64_t hash = svc_index_hash(&service->index, svc_record_key(record), record->key_len);
+    svc_record_take_locked(service, shard, ref, hash, block, now_ns);
     for (uint32_t i = 0; i < block->ending_count; i++) {
-        svc_ending_begin(service, &block->endings[i], due_ns, NULL, NULL);
+        svc_ending_begin(service, &block->endings[i], block->endings[i].due_ns, NULL, NULL);
     }
     svc_pending_put(block);
 }

@@ -141,12 +141,9 @@ static svc_ending_t *heap_pop(svc_ending_t *heap)
 
 /* ---- blocks ---- */
 
-svc_pending_t *svc_pending_create(svc_pending_kind_t kind, uint32_t endings)
+void svc_pending_init(svc_pending_t *pending, svc_pending_kind_t kind, uint32_t endings)
 {
-    svc_pending_t *pending = mcs_calloc(1, sizeof(*pending) + endings * sizeof(svc_ending_t));
-    if (pending == NULL) {
-        return NULL;
-    }
+    memset(pending, 0, sizeof(*pending) + endings * sizeof(svc_ending_t));
     pending->refs = 1;
     pending->kind = (uint8_t)kind;
     pending->ending_count = endings;
@@ -155,6 +152,14 @@ svc_pending_t *svc_pending_create(svc_pending_kind_t kind, uint32_t endings)
         pending->endings[i].block = pending;
         mcs_list_init(&pending->endings[i].node);
         mcs_list_init(&pending->endings[i].writer_node);
+    }
+}
+
+svc_pending_t *svc_pending_create(svc_pending_kind_t kind, uint32_t endings)
+{
+    svc_pending_t *pending = mcs_malloc(sizeof(*pending) + endings * sizeof(svc_ending_t));
+    if (pending != NULL) {
+        svc_pending_init(pending, kind, endings);
     }
     return pending;
 }
@@ -220,7 +225,12 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
     /* After `used`: whoever sees this one small sees that one small, too, and evicts nothing for what has come back. */
     __atomic_fetch_sub(&segment->returning, ending->len, __ATOMIC_RELEASE);
     svc_segment_put(service, segment);
-    svc_pending_put(ending->block);
+    svc_pending_t *block = ending->block;
+    if (!block->kept) {
+        svc_pending_put(block);
+    } else if (__atomic_sub_fetch(&block->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        svc_blocks_give(service, block);
+    }
 }
 
 static void add_revoked(svc_ending_t *ending, svc_session_t *writer)
@@ -252,6 +262,26 @@ static void set_due_locked(svc_session_t *owner)
     __atomic_store_n(&owner->next_due_ns, due_ns, __ATOMIC_RELEASE);
 }
 
+/* False: the owner has gone. */
+static bool begin_locked(svc_session_t *owner, svc_ending_t *ending, uint64_t now_ns)
+{
+    if (owner->release_closed) {
+        ending->state = SVC_END_DONE;
+        return false;
+    }
+    table_add(&owner->endings, &ending->by_owner);
+    if (ending->due_ns <= now_ns) {
+        ending->state = SVC_END_READY;
+        mcs_list_push_tail(&owner->ready, &ending->node);
+        __atomic_store_n(&owner->tell, 1, __ATOMIC_RELEASE);
+    } else {
+        ending->state = SVC_END_WAITING;
+        owner->waiting = heap_merge(owner->waiting, ending);
+        set_due_locked(owner);
+    }
+    return true;
+}
+
 void svc_ending_begin(mcs_service_t *service, svc_ending_t *ending, uint64_t due_ns, svc_session_t *writer,
                       svc_pending_t *strike)
 {
@@ -267,27 +297,43 @@ void svc_ending_begin(mcs_service_t *service, svc_ending_t *ending, uint64_t due
         add_revoked(ending, writer);
     }
     ending->due_ns = due_ns;
+    uint64_t now_ns = mcs_now_ns();
     mcs_mutex_lock(&owner->release_lock);
-    bool gone = owner->release_closed;
-    if (gone) {
-        ending->state = SVC_END_DONE;
-    } else {
-        table_add(&owner->endings, &ending->by_owner);
-        if (due_ns <= mcs_now_ns()) {
-            ending->state = SVC_END_READY;
-            mcs_list_push_tail(&owner->ready, &ending->node);
-            __atomic_store_n(&owner->tell, 1, __ATOMIC_RELEASE);
-        } else {
-            ending->state = SVC_END_WAITING;
-            owner->waiting = heap_merge(owner->waiting, ending);
-            set_due_locked(owner);
-        }
-    }
+    bool begun = begin_locked(owner, ending, now_ns);
     mcs_mutex_unlock(&owner->release_lock);
-    if (gone) {
+    if (!begun) {
         svc_release_defer(service, ending); /* the caller may hold its shard's lock */
     }
     svc_wake(service);
+}
+
+void svc_endings_begin(mcs_service_t *service, svc_pending_t *const *blocks, uint32_t count, uint64_t now_ns)
+{
+    svc_session_t *owner = NULL; /* locked */
+    uint64_t begun = 0;
+    for (uint32_t n = 0; n < count; n++) {
+        svc_pending_t *block = blocks[n];
+        block->refs = block->ending_count; /* nobody else knows it yet */
+        begun += block->ending_count;
+        for (uint32_t i = 0; i < block->ending_count; i++) {
+            svc_ending_t *ending = &block->endings[i];
+            __atomic_fetch_add(&ending->segment->returning, ending->len, __ATOMIC_RELAXED);
+            if (ending->segment->owner != owner) {
+                if (owner != NULL) {
+                    mcs_mutex_unlock(&owner->release_lock);
+                }
+                owner = ending->segment->owner;
+                mcs_mutex_lock(&owner->release_lock);
+            }
+            if (!begin_locked(owner, ending, now_ns)) {
+                svc_release_defer(service, ending);
+            }
+        }
+    }
+    if (owner != NULL) {
+        mcs_mutex_unlock(&owner->release_lock);
+    }
+    __atomic_fetch_add(&service->releases, begun, __ATOMIC_RELAXED);
 }
 
 /* Extents whose owner is gone: finished by housekeeping, because the caller holds a shard's lock and finishing may take

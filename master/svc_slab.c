@@ -238,9 +238,19 @@ svc_ref_t svc_slab_alloc(svc_slab_t *slab, uint32_t domain_index, size_t size)
     return ref;
 }
 
+static uint32_t page_of(svc_ref_t ref)
+{
+    return (ref >> SVC_SLAB_BITS << PAGE_BITS | (ref & UNIT_MASK) / UNITS_PER_PAGE) + 1;
+}
+
+void svc_slab_prefetch(const svc_slab_t *slab, svc_ref_t ref)
+{
+    __builtin_prefetch(page_at(slab, page_of(ref)), 1);
+}
+
 void svc_slab_free(svc_slab_t *slab, svc_ref_t ref)
 {
-    uint32_t number = (ref >> SVC_SLAB_BITS << PAGE_BITS | (ref & UNIT_MASK) / UNITS_PER_PAGE) + 1;
+    uint32_t number = page_of(ref);
     page_t *page = page_at(slab, number);
     svc_slab_domain_t *domain = &slab->domains[page->domain];
     uint32_t offset = ((ref & UNIT_MASK) % UNITS_PER_PAGE) * SVC_SLAB_UNIT - PAGE_HEADER;

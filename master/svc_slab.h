@@ -53,6 +53,8 @@ void svc_slab_fini(svc_slab_t *slab);
 /* 0 when memory is short or `size` is above SVC_SLAB_MAX. Not zeroed; 16-byte aligned. */
 svc_ref_t svc_slab_alloc(svc_slab_t *slab, uint32_t domain, size_t size) MCS_MUST_CHECK;
 void svc_slab_free(svc_slab_t *slab, svc_ref_t ref);
+/* What freeing it will write to comes into the cache. */
+void svc_slab_prefetch(const svc_slab_t *slab, svc_ref_t ref);
 /* Bytes taken from the heap. */
 uint64_t svc_slab_bytes(svc_slab_t *slab);
 
