@@ -3,7 +3,7 @@
  *   memory   |  used  | hole |      used      |   used  |          hole           |
  *   holes              2                                       1                      start, length
  *   classes  [fl][sl] -> 2 <-> 31 <-> ...                                             holes of like size
- *   ends     hash of start, hash of end -> hole                                       who is my neighbour?
+ *   borders  hash of start or end -> hole                                             who is my neighbour?
  *
  * Two-level segregated fit (Masmano et al., 2004): a size in granules is binned by its highest bit (first level) and
  * the next SL_LOG2 bits (second level), so a class is at most 1.6 % wide; bitmaps find the next class that is not empty
@@ -17,11 +17,16 @@
  * and behind it otherwise, and of two equal holes that are looked at the lower one wins. A tendency, not an order: an
  * ordered list would cost O(n).
  *
- * Neighbours: a freed extent asks two hash tables whether a hole ends where it begins, and whether one begins where it
- * ends. A node for each extent, linked by address, answers that as well, but costs 32 bytes an object and a cache miss
- * a neighbour; a tree by address (as in jemalloc) a search a call; boundary tags in the memory itself are impossible,
- * since it is another process's. The tables grow by linear hashing (Litwin, 1980), two buckets for each hole that is
- * made anew: no call ever rehashes all of them.
+ * Neighbours: a freed extent asks a hash table whether a hole ends where it begins, and whether one begins where it
+ * ends. Both borders of a hole are in the one table: no two holes share one, or they would be one, so that a walk of
+ * one chain answers both what is next to an extent and whether it is free already. A node for each extent, linked by
+ * address, answers that as well, but costs 32 bytes an object and a cache miss a neighbour; a tree by address (as in
+ * jemalloc) a search a call; boundary tags in the memory itself are impossible, since it is another process's. The
+ * table grows by linear hashing (Litwin, 1980), four buckets for each hole that is made anew: no call ever rehashes all
+ * of it.
+ *
+ * A call waits for branches that nobody can foresee (which of two holes lies lower, is this one the first of its class)
+ * as long as it works, so these are arithmetic.
  *
  * Giving back never fails: room for a hole more than there are extents is had before an extent is given out. That room
  * lies in chunks of a megabyte, which never move and are touched only as far as holes come. */
@@ -38,23 +43,18 @@
 #define NONE        UINT32_MAX
 #define CHUNK_LOG2  15u
 #define CHUNK_HOLES (1u << CHUNK_LOG2)
-#define HOLES_MAX   (UINT32_C(1) << 31) /* twice as many buckets have 32 bits, too */
+/* Four times as many buckets have 32 bits, too. */
+#define HOLES_MAX ((UINT32_C(1) << 30) - CHUNK_HOLES)
+#define EACH      4u /* buckets */
 
 typedef struct hole {
     uint64_t start; /* granules */
     uint64_t len;   /* granules */
     uint32_t fore;  /* neighbours in the class */
     uint32_t back;
-    uint32_t next_start; /* in the bucket of its start; also links spare ones */
-    uint32_t next_end;
+    uint32_t next[2]; /* in the bucket of its start, which also links spare ones, and of its end */
 } hole_t;
 _Static_assert(sizeof(hole_t) == 32, "half a cache line");
-
-/* Heads of chains. */
-typedef struct bucket {
-    uint32_t by_start;
-    uint32_t by_end;
-} bucket_t;
 
 typedef struct size_class {
     uint32_t fl;
@@ -71,7 +71,7 @@ struct mcs_allocator {
     uint64_t sl_bits[FL_COUNT];
     uint32_t heads[FL_COUNT][SL_COUNT];
     hole_t **holes;     /* chunks */
-    bucket_t **buckets; /* two for each hole of the chunk */
+    uint32_t **buckets; /* first borders of chains; EACH for each hole of the chunk */
     uint32_t chunk_count;
     uint32_t chunk_cap;
     uint32_t hole_count;   /* ever made */
@@ -85,22 +85,19 @@ static inline hole_t *hole_at(const mcs_allocator_t *a, uint32_t index)
     return &a->holes[index >> CHUNK_LOG2][index & (CHUNK_HOLES - 1)];
 }
 
-static inline bucket_t *bucket_at(const mcs_allocator_t *a, uint32_t index)
+static inline uint32_t *bucket_at(const mcs_allocator_t *a, uint32_t index)
 {
-    return &a->buckets[index >> (CHUNK_LOG2 + 1)][index & (2 * CHUNK_HOLES - 1)];
+    return &a->buckets[index / (EACH * CHUNK_HOLES)][index % (EACH * CHUNK_HOLES)];
 }
 
 /* ---- neighbours ---- */
 
-static inline uint32_t hash_of(uint64_t granule)
-{
-    return (uint32_t)((granule * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
-}
+/* A border is named by its hole's index and its side, in the lowest bit. */
+enum { START, END };
 
-static inline bucket_t *bucket_of(const mcs_allocator_t *a, uint64_t granule)
+static inline uint32_t border(uint32_t index, uint32_t side)
 {
-    uint32_t index = hash_of(granule) & a->bucket_mask;
-    return bucket_at(a, index < a->bucket_count ? index : index & (a->bucket_mask >> 1));
+    return index << 1 | side;
 }
 
 static inline uint64_t end_of(const hole_t *h)
@@ -108,52 +105,50 @@ static inline uint64_t end_of(const hole_t *h)
     return h->start + h->len;
 }
 
-static inline uint32_t find_start(const mcs_allocator_t *a, const bucket_t *bucket, uint64_t granule)
+static inline uint64_t place_of(const hole_t *h, uint32_t side)
 {
-    uint32_t at = bucket->by_start;
-    while (at != NONE && hole_at(a, at)->start != granule) {
-        at = hole_at(a, at)->next_start;
+    return h->start + (h->len & (0 - (uint64_t)side));
+}
+
+static inline uint32_t hash_of(uint64_t granule)
+{
+    return (uint32_t)((granule * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
+}
+
+static inline uint32_t *bucket_of(const mcs_allocator_t *a, uint64_t granule)
+{
+    uint32_t index = hash_of(granule) & a->bucket_mask;
+    return bucket_at(a, index < a->bucket_count ? index : index & (a->bucket_mask >> 1));
+}
+
+/* The border at this place. */
+static inline uint32_t find_border(const mcs_allocator_t *a, const uint32_t *bucket, uint64_t granule)
+{
+    uint32_t at = *bucket;
+    while (at != NONE) {
+        const hole_t *h = hole_at(a, at >> 1);
+        if (place_of(h, at & 1) == granule) {
+            break;
+        }
+        at = h->next[at & 1];
     }
     return at;
 }
 
-static inline uint32_t find_end(const mcs_allocator_t *a, const bucket_t *bucket, uint64_t granule)
+static inline void link_border(uint32_t *bucket, uint32_t index, uint32_t side, hole_t *h)
 {
-    uint32_t at = bucket->by_end;
-    while (at != NONE && end_of(hole_at(a, at)) != granule) {
-        at = hole_at(a, at)->next_end;
+    h->next[side] = *bucket;
+    *bucket = border(index, side);
+}
+
+static inline void unlink_border(const mcs_allocator_t *a, uint32_t *bucket, uint32_t index, uint32_t side,
+                                 const hole_t *h)
+{
+    uint32_t *link = bucket;
+    while (*link != border(index, side)) {
+        link = &hole_at(a, *link >> 1)->next[*link & 1];
     }
-    return at;
-}
-
-static inline void link_start(bucket_t *bucket, uint32_t index, hole_t *h)
-{
-    h->next_start = bucket->by_start;
-    bucket->by_start = index;
-}
-
-static inline void link_end(bucket_t *bucket, uint32_t index, hole_t *h)
-{
-    h->next_end = bucket->by_end;
-    bucket->by_end = index;
-}
-
-static inline void unlink_start(const mcs_allocator_t *a, bucket_t *bucket, uint32_t index, const hole_t *h)
-{
-    uint32_t *link = &bucket->by_start;
-    while (*link != index) {
-        link = &hole_at(a, *link)->next_start;
-    }
-    *link = h->next_start;
-}
-
-static inline void unlink_end(const mcs_allocator_t *a, bucket_t *bucket, uint32_t index, const hole_t *h)
-{
-    uint32_t *link = &bucket->by_end;
-    while (*link != index) {
-        link = &hole_at(a, *link)->next_end;
-    }
-    *link = h->next_end;
+    *link = h->next[side];
 }
 
 /* One bucket more: what belongs there moves over from the one that had both shares. */
@@ -163,19 +158,13 @@ static void split_bucket(mcs_allocator_t *a)
     if (fresh_index > a->bucket_mask) {
         a->bucket_mask = a->bucket_mask * 2 + 1;
     }
-    bucket_t *old = bucket_at(a, fresh_index & (a->bucket_mask >> 1));
-    bucket_t *fresh = bucket_at(a, fresh_index);
-    bucket_t was = *old;
-    *old = *fresh = (bucket_t){NONE, NONE};
-    for (uint32_t at = was.by_start, next; at != NONE; at = next) {
-        hole_t *h = hole_at(a, at);
-        next = h->next_start;
-        link_start(bucket_of(a, h->start), at, h);
-    }
-    for (uint32_t at = was.by_end, next; at != NONE; at = next) {
-        hole_t *h = hole_at(a, at);
-        next = h->next_end;
-        link_end(bucket_of(a, end_of(h)), at, h);
+    uint32_t *old = bucket_at(a, fresh_index & (a->bucket_mask >> 1));
+    uint32_t was = *old;
+    *old = *bucket_at(a, fresh_index) = NONE;
+    for (uint32_t at = was, next; at != NONE; at = next) {
+        hole_t *h = hole_at(a, at >> 1);
+        next = h->next[at & 1];
+        link_border(bucket_of(a, place_of(h, at & 1)), at >> 1, at & 1, h);
     }
 }
 
@@ -206,43 +195,46 @@ static bool next_class(const mcs_allocator_t *a, size_class_t from, size_class_t
     return true;
 }
 
-static void link_class(mcs_allocator_t *a, uint32_t index, hole_t *h)
+/* Of the new one and the first one, the lower is the first and the other the second. */
+static inline void link_class(mcs_allocator_t *a, uint32_t index, hole_t *h)
 {
     size_class_t c = class_of(h->len);
-    uint32_t head = a->heads[c.fl][c.sl];
+    uint32_t *head = &a->heads[c.fl][c.sl];
+    uint32_t first_index = *head;
     h->fore = NONE;
-    h->back = head;
-    if (head != NONE) {
-        hole_t *first = hole_at(a, head);
-        if (h->start < first->start) {
-            first->fore = index;
-        } else { /* second place: the first one lies lower */
-            h->fore = head;
-            h->back = first->back;
-            first->back = index;
-            if (h->back != NONE) {
-                hole_at(a, h->back)->fore = index;
-            }
-            return;
-        }
-    }
-    a->heads[c.fl][c.sl] = index;
-    a->sl_bits[c.fl] |= UINT64_C(1) << c.sl;
-    a->fl_bits |= UINT64_C(1) << c.fl;
-}
-
-static void unlink_class(mcs_allocator_t *a, const hole_t *h)
-{
-    if (h->back != NONE) {
-        hole_at(a, h->back)->fore = h->fore;
-    }
-    if (h->fore != NONE) {
-        hole_at(a, h->fore)->back = h->back;
+    h->back = NONE;
+    if (first_index == NONE) {
+        *head = index;
+        a->sl_bits[c.fl] |= UINT64_C(1) << c.sl;
+        a->fl_bits |= UINT64_C(1) << c.fl;
         return;
     }
+    hole_t *first = hole_at(a, first_index);
+    uint32_t third = first->back;
+    uint32_t lower = 0 - (uint32_t)(h->start < first->start); /* all bits or none */
+    *head = (index & lower) | (first_index & ~lower);
+    h->fore = first_index | lower; /* NONE is all bits */
+    h->back = (first_index & lower) | (third & ~lower);
+    first->fore = index | ~lower;
+    first->back = (third & lower) | (index & ~lower);
+    /* Before the third one is the new one, or the first one, as it was: then the new one is written once more. */
+    uint32_t same = lower | (0 - (uint32_t)(third == NONE));
+    hole_at(a, (index & same) | (third & ~same))->fore = (h->fore & same) | (index & ~same);
+}
+
+static inline void unlink_class(mcs_allocator_t *a, const hole_t *h)
+{
     size_class_t c = class_of(h->len);
-    a->heads[c.fl][c.sl] = h->back;
-    if (h->back == NONE) {
+    uint32_t *head = &a->heads[c.fl][c.sl];
+    uint32_t fore = h->fore;
+    uint32_t back = h->back;
+    if (back != NONE) {
+        hole_at(a, back)->fore = fore;
+    }
+    hole_t *before = hole_at(a, fore != NONE ? fore : 0); /* hole 0: not used */
+    uint32_t *link = fore != NONE ? &before->back : head;
+    *link = back;
+    if (*head == NONE) {
         a->sl_bits[c.fl] &= ~(UINT64_C(1) << c.sl);
         if (a->sl_bits[c.fl] == 0) {
             a->fl_bits &= ~(UINT64_C(1) << c.fl);
@@ -261,7 +253,7 @@ static mcs_status_t add_chunk(mcs_allocator_t *a)
         uint32_t cap = MCS_MAX(a->chunk_cap * 2, 4u);
         hole_t **holes = mcs_realloc(a->holes, cap * sizeof(*holes));
         a->holes = holes != NULL ? holes : a->holes;
-        bucket_t **buckets = mcs_realloc(a->buckets, cap * sizeof(*buckets));
+        uint32_t **buckets = mcs_realloc(a->buckets, cap * sizeof(*buckets));
         a->buckets = buckets != NULL ? buckets : a->buckets;
         if (holes == NULL || buckets == NULL) {
             return MCS_ERR_NO_MEMORY;
@@ -269,7 +261,7 @@ static mcs_status_t add_chunk(mcs_allocator_t *a)
         a->chunk_cap = cap;
     }
     hole_t *holes = mcs_malloc(CHUNK_HOLES * sizeof(*holes));
-    bucket_t *buckets = mcs_malloc(2 * CHUNK_HOLES * sizeof(*buckets));
+    uint32_t *buckets = mcs_malloc(EACH * CHUNK_HOLES * sizeof(*buckets));
     if (holes == NULL || buckets == NULL) {
         mcs_free(holes);
         mcs_free(buckets);
@@ -291,10 +283,10 @@ static uint32_t take_spare(mcs_allocator_t *a)
 {
     uint32_t index = a->spare;
     if (index != NONE) {
-        a->spare = hole_at(a, index)->next_start;
+        a->spare = hole_at(a, index)->next[START];
         return index;
     }
-    while (a->bucket_count < 2 * (a->hole_count + 1)) {
+    while (a->bucket_count < EACH * (a->hole_count + 1)) {
         split_bucket(a);
     }
     return a->hole_count++;
@@ -302,7 +294,7 @@ static uint32_t take_spare(mcs_allocator_t *a)
 
 static void give_spare(mcs_allocator_t *a, uint32_t index, hole_t *h)
 {
-    h->next_start = a->spare;
+    h->next[START] = a->spare;
     a->spare = index;
 }
 
@@ -312,8 +304,8 @@ static void add_hole(mcs_allocator_t *a, uint64_t start, uint64_t len)
     hole_t *h = hole_at(a, index);
     h->start = start;
     h->len = len;
-    link_start(bucket_of(a, start), index, h);
-    link_end(bucket_of(a, start + len), index, h);
+    link_border(bucket_of(a, start), index, START, h);
+    link_border(bucket_of(a, start + len), index, END, h);
     link_class(a, index, h);
 }
 
@@ -342,7 +334,7 @@ mcs_status_t mcs_allocator_create(uint64_t size, mcs_allocator_t **allocator_out
         return status;
     }
     a->bucket_count = 1;
-    *bucket_at(a, 0) = (bucket_t){NONE, NONE};
+    *bucket_at(a, 0) = NONE;
     if (a->granules > 0) {
         add_hole(a, 0, a->granules);
     }
@@ -372,19 +364,21 @@ static inline uint64_t granules_of(uint64_t len)
 }
 
 /* The best of a class's first holes that take `granules`; the lower of two equal ones. */
-static uint32_t scan_class(const mcs_allocator_t *a, size_class_t c, uint64_t granules)
+static inline uint32_t scan_class(const mcs_allocator_t *a, size_class_t c, uint64_t granules)
 {
     uint32_t best = NONE;
-    uint64_t best_len = UINT64_MAX;
+    uint64_t best_over = INT64_MAX; /* what would be left of it; of one that is too small it is above this */
     uint64_t best_start = 0;
     uint32_t at = a->heads[c.fl][c.sl];
     for (uint32_t i = 0; i < SCAN && at != NONE; i++) {
         const hole_t *h = hole_at(a, at);
-        if (h->len >= granules && (h->len < best_len || (h->len == best_len && h->start < best_start))) {
+        uint64_t over = h->len - granules;
+        uint64_t start = h->start;
+        if (over < best_over || (over == best_over && start < best_start)) {
             best = at;
-            best_len = h->len;
-            best_start = h->start;
-            if (best_len == granules) {
+            best_over = over;
+            best_start = start;
+            if (over == 0) {
                 break;
             }
         }
@@ -393,18 +387,19 @@ static uint32_t scan_class(const mcs_allocator_t *a, size_class_t c, uint64_t gr
     return best;
 }
 
-static uint32_t find_hole(const mcs_allocator_t *a, uint64_t granules)
+static inline uint32_t find_hole(const mcs_allocator_t *a, uint64_t granules)
 {
-    size_class_t c = class_of(granules);
-    uint32_t found = scan_class(a, c, granules);
-    if (found != NONE) {
-        return found;
-    }
-    c.sl++;
+    size_class_t exact = class_of(granules);
+    size_class_t c = {exact.fl, exact.sl + 1};
     if (c.sl == SL_COUNT) {
-        c = (size_class_t){c.fl + 1, 0};
+        c = (size_class_t){exact.fl + 1, 0};
     }
-    return c.fl < FL_COUNT && next_class(a, c, &c) ? scan_class(a, c, granules) : NONE;
+    bool larger = c.fl < FL_COUNT && next_class(a, c, &c);
+    if (larger) { /* on its way meanwhile */
+        __builtin_prefetch(hole_at(a, a->heads[c.fl][c.sl]));
+    }
+    uint32_t found = scan_class(a, exact, granules);
+    return found != NONE || !larger ? found : scan_class(a, c, granules);
 }
 
 mcs_status_t mcs_allocator_alloc(mcs_allocator_t *allocator, uint64_t len, uint64_t *offset_out)
@@ -427,15 +422,19 @@ mcs_status_t mcs_allocator_alloc(mcs_allocator_t *allocator, uint64_t len, uint6
     }
     hole_t *h = hole_at(a, index);
     uint64_t start = h->start;
+    uint32_t *low = bucket_of(a, start);
+    uint32_t *high = bucket_of(a, start + granules);
+    __builtin_prefetch(low, 1);
+    __builtin_prefetch(high, 1);
     unlink_class(a, h);
-    unlink_start(a, bucket_of(a, start), index, h);
+    unlink_border(a, low, index, START, h);
     if (h->len == granules) {
-        unlink_end(a, bucket_of(a, start + granules), index, h);
+        unlink_border(a, high, index, END, h);
         give_spare(a, index, h);
     } else {
         h->start += granules;
         h->len -= granules;
-        link_start(bucket_of(a, h->start), index, h);
+        link_border(high, index, START, h);
         link_class(a, index, h);
     }
     a->used_granules += granules;
@@ -447,15 +446,15 @@ mcs_status_t mcs_allocator_alloc(mcs_allocator_t *allocator, uint64_t len, uint6
 
 /* The holes `before` and `after` become one with what lies between them; `high` is the bucket of the later one's start.
  */
-static void close_gap(mcs_allocator_t *a, bucket_t *high, hole_t *before, uint32_t before_index, uint32_t after_index)
+static void close_gap(mcs_allocator_t *a, uint32_t *high, hole_t *before, uint32_t before_index, uint32_t after_index)
 {
     hole_t *after = hole_at(a, after_index);
-    bucket_t *end = bucket_of(a, end_of(after));
+    uint32_t *end = bucket_of(a, end_of(after));
     unlink_class(a, after);
-    unlink_start(a, high, after_index, after);
-    unlink_end(a, end, after_index, after);
+    unlink_border(a, high, after_index, START, after);
+    unlink_border(a, end, after_index, END, after);
     before->len = end_of(after) - before->start;
-    link_end(end, before_index, before);
+    link_border(end, before_index, END, before);
     give_spare(a, after_index, after);
 }
 
@@ -464,31 +463,33 @@ static void give_back(mcs_allocator_t *a, uint64_t start, uint64_t granules)
 {
     uint64_t end = start + granules;
     MCS_ENSURE(granules > 0 && granules <= a->used_granules && start < a->granules && end <= a->high_granules);
-    bucket_t *low = bucket_of(a, start);
-    bucket_t *high = bucket_of(a, end);
+    uint32_t *low = bucket_of(a, start);
+    uint32_t *high = bucket_of(a, end);
+    uint32_t before_border = find_border(a, low, start);
+    uint32_t after_border = find_border(a, high, end);
     /* What is given out neither begins where a hole begins nor ends where one ends. */
-    MCS_ENSURE(find_start(a, low, start) == NONE && find_end(a, high, end) == NONE);
-    uint32_t before_index = find_end(a, low, start);
-    uint32_t after_index = find_start(a, high, end);
+    MCS_ENSURE((before_border & 1) == END && (after_border == NONE || (after_border & 1) == START));
+    uint32_t before_index = before_border >> 1;
+    uint32_t after_index = after_border >> 1;
     a->used_granules -= granules;
-    if (before_index != NONE) {
+    if (before_border != NONE) {
         hole_t *before = hole_at(a, before_index);
         unlink_class(a, before);
-        unlink_end(a, low, before_index, before);
-        if (after_index != NONE) {
+        unlink_border(a, low, before_index, END, before);
+        if (after_border != NONE) {
             close_gap(a, high, before, before_index, after_index);
         } else {
             before->len += granules;
-            link_end(high, before_index, before);
+            link_border(high, before_index, END, before);
         }
         link_class(a, before_index, before);
-    } else if (after_index != NONE) {
+    } else if (after_border != NONE) {
         hole_t *after = hole_at(a, after_index);
         unlink_class(a, after);
-        unlink_start(a, high, after_index, after);
+        unlink_border(a, high, after_index, START, after);
         after->start = start;
         after->len += granules;
-        link_start(low, after_index, after);
+        link_border(low, after_index, START, after);
         link_class(a, after_index, after);
     } else {
         add_hole(a, start, granules);
@@ -543,6 +544,6 @@ void mcs_allocator_stats(const mcs_allocator_t *allocator, mcs_allocator_stats_t
         .largest_free = largest_free(a),
         .high_mark = a->high_granules * MCS_ALLOCATOR_GRANULE,
         .extents = a->extents,
-        .memory_bytes = sizeof(*a) + a->hole_count * sizeof(hole_t) + a->bucket_count * sizeof(bucket_t),
+        .memory_bytes = sizeof(*a) + a->hole_count * sizeof(hole_t) + a->bucket_count * sizeof(uint32_t),
     };
 }
