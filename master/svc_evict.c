@@ -544,19 +544,18 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
 }
 
 /* Nothing is evicted for those for whom enough is on its way back already, unless it does not come: a reader may hold
- * it, or its owner may have stopped. */
-static bool is_coming(svc_evict_t *evict, uint64_t wanted_bytes, uint64_t returning, uint64_t now_ns)
+ * it, or its owner may have stopped. So patience begins when it is enough, and is not there when it is not. */
+static void keep_patience(svc_evict_t *evict, bool enough, uint64_t now_ns)
 {
-    if (wanted_bytes > returning) {
+    if (!enough) {
         evict->trust_until_ns = 0;
-        return false;
+        return;
     }
     if (evict->trust_until_ns == 0) {
         evict->trust_until_ns = now_ns + PATIENCE_NS;
     }
     /* Who failed and does not wait comes again. */
     __atomic_store_n(&evict->demand_bytes, 0, __ATOMIC_RELAXED);
-    return now_ns < evict->trust_until_ns;
 }
 
 /* How full it is, and whether somebody waits: now, and not when it once failed, or a put that has been served would
@@ -578,7 +577,10 @@ static void look(mcs_service_t *service, uint64_t now_ns)
         evict->waited_for = wanted_bytes = 0;
     }
     wanted_bytes += __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED);
-    bool demanded = wanted_bytes > 0 && !is_coming(evict, wanted_bytes, returning, now_ns);
+    if (wanted_bytes > 0) {
+        keep_patience(evict, wanted_bytes <= returning, now_ns);
+    }
+    bool demanded = wanted_bytes > 0 && now_ns >= evict->trust_until_ns;
     bool due = now_ns >= evict->not_before_ns;
     if (evict->in_round || (!demanded && !due)) {
         return;
