@@ -270,14 +270,18 @@ static uint32_t drop_in_shard(const svc_call_t *call, const mcs_col_differ_t *re
     uint32_t dropped = 0;
     uint32_t at = UINT32_MAX;
     uint32_t version = 0;
-    mcs_mutex_lock(&shard->lock);
-    for (svc_ref_t ref; (ref = svc_shard_walk_locked(shard, &at, &version)) != 0;) {
-        uint32_t mask = differing(call, svc_record(&service->index, ref), records, count);
-        if (mask != 0 && svc_record_drop_some_locked(service, shard, ref, mask, now_ns)) {
-            dropped += (uint32_t)__builtin_popcount(mask);
+    for (bool through = false; !through;) {
+        mcs_mutex_lock(&shard->lock);
+        for (uint32_t n = 0; n < SCAN_SLOTS && !through; n++) {
+            svc_ref_t ref = svc_shard_walk_locked(shard, &at, &version);
+            uint32_t mask = ref != 0 ? differing(call, svc_record(&service->index, ref), records, count) : 0;
+            if (mask != 0 && svc_record_drop_some_locked(service, shard, ref, mask, now_ns)) {
+                dropped += (uint32_t)__builtin_popcount(mask);
+            }
+            through = ref == 0;
         }
+        mcs_mutex_unlock(&shard->lock);
     }
-    mcs_mutex_unlock(&shard->lock);
     return dropped;
 }
 
