@@ -75,7 +75,8 @@ static uint64_t next_epoch(uint64_t floor)
     uint64_t last = __atomic_load_n(&g_last_epoch, __ATOMIC_RELAXED);
     uint64_t epoch;
     do {
-        epoch = MCS_MAX(MCS_MAX(wall_tick(), floor), last + 1);
+        uint64_t tick = wall_tick();
+        epoch = MCS_MAX(MCS_MAX(tick, floor), last + 1);
     } while (!__atomic_compare_exchange_n(&g_last_epoch, &last, epoch, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     if (wall_tick() == epoch) {
         uint64_t passed_ms = (mcs_wall_ms() - EPOCH_SINCE_MS) % EPOCH_TICK_MS;

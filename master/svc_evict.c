@@ -320,8 +320,10 @@ static bool wants_more(const svc_evict_t *evict, uint64_t keys)
     return !evict->no_memory && (evict->done_keys < keys || evict->done_bytes < evict->need_bytes);
 }
 
-/* Evicts from one shard's tail what is older than `limit_ns`, and sees its tail again. Returns how many entries it
- * dealt with; a group is left in *group_out, referenced. */
+/* Evicts from one shard's tail what is no younger than `limit_ns`, and sees its tail again: nothing, when another one
+ * has become its tail since it was seen. Returns how many entries it dealt with; a group is left in *group_out,
+ * referenced.
+ */
 static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list, uint64_t limit_ns, uint64_t keys,
                            uint64_t now_ns, svc_group_t **group_out)
 {
@@ -332,7 +334,7 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
     while (dealt < FROM_ONE_TAIL && wants_more(&service->evict, keys) && *group_out == NULL) {
         svc_ref_t ref = shard->lists[list].tail;
         svc_record_t *record = svc_record(&service->index, ref);
-        if (ref == 0 || (dealt > 0 && record->lease_until_ns > limit_ns)) {
+        if (ref == 0 || record->lease_until_ns > limit_ns) {
             break;
         }
         dealt++;
@@ -357,7 +359,7 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
     return dealt;
 }
 
-/* Returns how many entries it dealt with. */
+/* Returns how many entries it dealt with, or looked at. */
 static uint32_t evict_window(mcs_service_t *service, window_t *window, svc_list_t list, uint64_t keys, uint64_t now_ns)
 {
     svc_evict_t *evict = &service->evict;
@@ -366,10 +368,12 @@ static uint32_t evict_window(mcs_service_t *service, window_t *window, svc_list_
         uint64_t limit_ns;
         svc_group_t *group;
         tail_t tail = take_oldest(window, &limit_ns);
-        dealt += evict_tail(service, &tail, list, limit_ns, keys, now_ns, &group);
+        uint32_t entries = evict_tail(service, &tail, list, limit_ns, keys, now_ns, &group);
+        dealt += MCS_MAX(entries, 1u);
         place_tail(&evict->tails[list], window, &tail);
-        if (group != NULL) {
+        if (group != NULL) { /* may be large, and have changed the other tails */
             evict_group(service, group, now_ns, list == SVC_LIST_SOFT);
+            break;
         }
     }
     close_window(&evict->tails[list], window);
@@ -416,7 +420,7 @@ static void demote_tail(mcs_service_t *service, tail_t *tail, uint64_t limit_ns,
     for (uint32_t n = 0; n < FROM_ONE_TAIL && n < max; n++) {
         svc_ref_t ref = shard->lists[SVC_LIST_PROTECTED].tail;
         svc_record_t *record = svc_record(&service->index, ref);
-        if (ref == 0 || (n > 0 && record->lease_until_ns > limit_ns)) {
+        if (ref == 0 || record->lease_until_ns > limit_ns) {
             break;
         }
         record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns); /* its place in the order is the newest */
@@ -482,7 +486,7 @@ static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, u
         }
         uint64_t before = evict->done_keys;
         uint32_t dealt = evict_window(service, &window, list, keys, now_ns);
-        fruitless = evict->done_keys != before ? 0 : fruitless + MCS_MAX(dealt, 1u);
+        fruitless = evict->done_keys != before ? 0 : fruitless + MCS_MAX(dealt, 1u); /* a window may be empty */
     }
     return true;
 }
@@ -554,8 +558,9 @@ static void keep_patience(svc_evict_t *evict, bool enough, uint64_t now_ns)
     if (evict->trust_until_ns == 0) {
         evict->trust_until_ns = now_ns + PATIENCE_NS;
     }
-    /* Who failed and does not wait comes again. */
-    __atomic_store_n(&evict->demand_bytes, 0, __ATOMIC_RELAXED);
+    if (now_ns < evict->trust_until_ns) { /* who failed and does not wait comes again */
+        __atomic_store_n(&evict->demand_bytes, 0, __ATOMIC_RELAXED);
+    }
 }
 
 /* How full it is, and whether somebody waits: now, and not when it once failed, or a put that has been served would
@@ -587,7 +592,8 @@ static void look(mcs_service_t *service, uint64_t now_ns)
     }
     uint64_t demand = 0;
     if (demanded && due) {
-        demand = MCS_MAX(__atomic_exchange_n(&evict->demand_bytes, 0, __ATOMIC_ACQ_REL), evict->waited_for);
+        uint64_t failed = __atomic_exchange_n(&evict->demand_bytes, 0, __ATOMIC_ACQ_REL);
+        demand = MCS_MAX(failed, evict->waited_for);
     }
     bool over = evict->used_ratio > watermark;
     if (!evict->wanted && (over || demand > 0)) {
@@ -611,9 +617,8 @@ static void give_up_blocks(mcs_service_t *service, uint64_t now_ns)
 {
     svc_evict_t *evict = &service->evict;
     svc_evict_fini(service);
-    if (evict->idle_since_ns != 0 && now_ns - evict->idle_since_ns > IDLE_NS) {
-        evict->idle_since_ns = 0;
-        svc_blocks_trim(service);
+    if (now_ns - evict->idle_since_ns > IDLE_NS) {
+        svc_blocks_trim(service); /* again and again: an owner may answer late */
     }
 }
 

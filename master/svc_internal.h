@@ -333,7 +333,7 @@ typedef struct svc_evict {
     uint64_t need_bytes; /* and until so many bytes are on their way back */
     uint64_t done_keys;
     uint64_t done_bytes;
-    uint64_t idle_since_ns;  /* the end of the last one; 0 = its memory is given up */
+    uint64_t idle_since_ns;  /* the end of the last one */
     uint64_t not_before_ns;  /* the next round on demand */
     uint64_t trust_until_ns; /* until then what is on its way back is expected; 0 = it is not enough */
     uint64_t protected_now;  /* about: counted now and then */

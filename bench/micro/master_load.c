@@ -250,7 +250,8 @@ static void on_reply(worker_t *worker, const mcs_frame_header_t *header, const u
     load->done += slot->count;
     load->in_flight--;
     if (load->sample_count < SAMPLES_MAX) {
-        load->samples[load->sample_count++] = (uint32_t)MCS_MIN(mcs_now_ns() - slot->began_ns, (uint64_t)UINT32_MAX);
+        uint64_t took_ns = mcs_now_ns() - slot->began_ns;
+        load->samples[load->sample_count++] = (uint32_t)MCS_MIN(took_ns, (uint64_t)UINT32_MAX);
     }
     issue(worker, slot);
 }

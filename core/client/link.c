@@ -173,8 +173,8 @@ static mcs_status_t check_limits(const mcs_link_t *link, const attempt_t *attemp
  * it. */
 MCS_NO_TSA static mcs_status_t wait_changed_locked(mcs_link_t *link, const attempt_t *attempt)
 {
-    uint64_t slice_end = MCS_MIN(mcs_now_ns() + WAIT_SLICE, attempt->io.deadline_ns);
-    mcs_cond_wait_until(&link->changed, &link->lock, slice_end);
+    uint64_t slice_end = mcs_now_ns() + WAIT_SLICE;
+    mcs_cond_wait_until(&link->changed, &link->lock, MCS_MIN(slice_end, attempt->io.deadline_ns));
     mcs_mutex_unlock(&link->lock);
     mcs_status_t status = check_limits(link, attempt);
     mcs_mutex_lock(&link->lock);

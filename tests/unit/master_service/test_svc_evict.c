@@ -70,6 +70,28 @@ static void many_go_in_the_order_of_all_shards(void **state)
     assert_int_equal(settle(f), world_walk_bytes(&f->world));
 }
 
+/* A group goes at once, and with it the tails of many shards: what is behind them is younger than it seemed. */
+static void who_is_next_behind_a_group_is_looked_at_anew(void **state)
+{
+    fixture_t *f = *state;
+    rpc_put_options_t group = {.group = "a"};
+    f->world.conf.eviction_high_watermark_ratio = 1;
+    for (int i = 0; i < 64 + 4000; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), i < 64 ? "g%d" : "k%d", i < 64 ? i : i - 64);
+        assert_int_equal(rpc_store(&f->writer, key, 64, i < 64 ? &group : NULL), MCS_OK);
+        unit_wait(&f->world);
+    }
+    f->world.conf.eviction_ratio = 0.025;
+    f->world.conf.eviction_high_watermark_ratio = 0.49;
+    world_pass(&f->world, 1);
+    int gone = (int)mcs_metric_get(&f->world.metrics, evicted_keys) - 64;
+    assert_in_range(gone, 30, 1000);
+    assert_int_equal(count_there(f, "g", 0, 64), 0);
+    assert_int_equal(count_there(f, "k", 0, gone), 0);
+    assert_int_equal(count_there(f, "k", gone, 4000), 4000 - gone);
+}
+
 /* What a round has taken and not needed, and what endings have needed, which comes back a moment after their space. */
 static bool all_blocks_are_back(void *arg)
 {
@@ -319,6 +341,25 @@ static void what_does_not_come_back_is_not_waited_for_alone(void **state)
     assert_int_equal(evicted_while_silent(*state, 35), 2);
 }
 
+/* Nor for ever by puts that do not wait themselves. */
+static void what_does_not_come_back_does_not_stand_for_puts_that_come_again(void **state)
+{
+    fixture_t *f = *state;
+    store_n(f, "k", 0, 64, NULL);
+    f->world.conf.eviction_wait_ms = 0;
+    f->world.peer = NULL;
+    for (int i = 0; i < 12; i++) {
+        assert_int_equal(rpc_store(&f->writer, "one", OBJECT, NULL), MCS_ERR_NO_AVAILABLE_HANDLE);
+        world_pass(&f->world, 5);
+        if (i == 2) {
+            assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 1);
+        }
+    }
+    assert_in_range(mcs_metric_get(&f->world.metrics, evicted_keys), 2, 4); /* patience is 20 ms */
+    f->world.peer = &f->owner;
+    assert_true(settle(f) <= 62 * 16384);
+}
+
 static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
 {
     fixture_t *f = *state;
@@ -357,6 +398,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(soft_pins_hold_when_the_flag_says_so_until_they_run_out, setup_no_soft,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_soft_pin_of_zero_is_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_is_next_behind_a_group_is_looked_at_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(groups_go_together_or_not_at_all, setup, teardown),
         cmocka_unit_test_setup_teardown(a_put_evicts_what_it_needs, setup, teardown),
         cmocka_unit_test_setup_teardown(demand_alone_evicts_only_what_is_needed, setup_small_ratio, teardown),
@@ -364,6 +406,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(without_memory_the_round_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_on_its_way_back_is_not_evicted_for_again, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(what_does_not_come_back_is_not_waited_for_alone, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(what_does_not_come_back_does_not_stand_for_puts_that_come_again,
+                                        setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
     };

@@ -29,7 +29,8 @@ void world_init(world_t *world, bool fake_clock)
 
 void world_start(world_t *world)
 {
-    world->epoch = MCS_MAX(world->epoch + 1, mcs_wall_ms() / 1000);
+    uint64_t wall_s = mcs_wall_ms() / 1000;
+    world->epoch = MCS_MAX(world->epoch + 1, wall_s);
     if (world->journal_dir != NULL) {
         world->journal_config.dir = world->journal_dir;
         assert_int_equal(mcs_journal_open(&world->journal_config, &world->journal), MCS_OK);
