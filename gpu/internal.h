@@ -58,6 +58,14 @@ typedef struct gpu_scratch {
     bool busy;         /* under the device's lock */
 } gpu_scratch_t;
 
+/* Made as they are needed. Under the device's lock. */
+typedef struct gpu_scratches {
+    gpu_scratch_t item[GPU_SCRATCH_COUNT];
+    uint32_t count;
+    uint32_t making;
+    bool failed;
+} gpu_scratches_t;
+
 /* What a stream is for: a GPU has copy engines for both directions, and what others make wait must not hold up
  * copies. */
 typedef enum gpu_use { GPU_FROM_USER, GPU_TO_USER, GPU_ORDER, GPU_USES } gpu_use_t;
@@ -86,10 +94,9 @@ struct gpu_device {
     uint32_t next_stream[GPU_USES];
     cuda_event_t events[GPU_EVENTS_MAX]; /* free ones */
     uint32_t event_count;
-    gpu_scratch_t scratch[GPU_SCRATCH_COUNT];
-    uint32_t scratch_count; /* made */
-    mcs_cond_t scratch_free;
-    bool scratch_failed;
+    gpu_scratches_t copies;
+    gpu_scratches_t sums;
+    mcs_cond_t scratch_free;     /* of sums */
     gpu_kernels_state_t kernels; /* atomic */
     cuda_module_t module;
     cuda_function_t copy_kernel;
@@ -120,9 +127,9 @@ mcs_status_t gpu_event_mark(mcs_mem_space_t *space, gpu_device_t *device, cuda_s
     MCS_MUST_CHECK;
 /* Waits for it. `entered`: the device's context is current. */
 mcs_status_t gpu_event_wait(const mcs_mem_space_t *space, const gpu_device_t *device, cuda_event_t event, bool entered);
-/* NULL: all are in use, or there is no memory. */
+/* For a copy. NULL: all are in use (as long as a transfer between two copies takes), or there is no memory. */
 gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device);
-/* Waits while all are in use, for as long as other jobs take. */
+/* For sums alone. Waits for other sums, which are soon done. NULL: there is no memory. */
 gpu_scratch_t *gpu_scratch_wait(mcs_mem_space_t *space, gpu_device_t *device);
 void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch);
 /* At close, with the context current. */

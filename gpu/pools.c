@@ -141,55 +141,67 @@ static bool make_scratch(mcs_mem_space_t *space, const gpu_device_t *device, gpu
     return status == MCS_OK;
 }
 
-static gpu_scratch_t *take_scratch(gpu_device_t *device, bool *may_make)
+static gpu_scratch_t *take_locked(gpu_scratches_t *pool)
 {
-    gpu_scratch_t *found = NULL;
-    mcs_mutex_lock(&device->lock);
-    for (uint32_t i = 0; i < device->scratch_count && found == NULL; i++) {
-        if (!device->scratch[i].busy) {
-            found = &device->scratch[i];
-            found->busy = true;
+    for (uint32_t i = 0; i < pool->count; i++) {
+        if (!pool->item[i].busy) {
+            pool->item[i].busy = true;
+            return &pool->item[i];
         }
     }
-    *may_make = device->scratch_count < GPU_SCRATCH_COUNT && !device->scratch_failed;
+    return NULL;
+}
+
+static bool may_make_locked(const mcs_mem_space_t *space, const gpu_scratches_t *pool)
+{
+    return pool->count + pool->making < GPU_SCRATCH_COUNT && !pool->failed && space->driver->mem_alloc != NULL &&
+           space->driver->mem_free != NULL;
+}
+
+/* With the device's lock, which it lets go meanwhile. NULL: there is no memory. */
+static gpu_scratch_t *add_locked(mcs_mem_space_t *space, gpu_device_t *device, gpu_scratches_t *pool)
+{
+    gpu_scratch_t made;
+    gpu_scratch_t *added = NULL;
+    pool->making++;
     mcs_mutex_unlock(&device->lock);
-    return found;
+    bool ok = make_scratch(space, device, &made);
+    mcs_mutex_lock(&device->lock);
+    pool->making--;
+    if (ok) {
+        added = &pool->item[pool->count++];
+        *added = made;
+    }
+    pool->failed = pool->failed || !ok; /* a GPU that is full stays so */
+    mcs_cond_broadcast(&device->scratch_free);
+    return added;
 }
 
 gpu_scratch_t *gpu_scratch_get(mcs_mem_space_t *space, gpu_device_t *device)
 {
-    bool may_make;
-    gpu_scratch_t *found = take_scratch(device, &may_make);
-    if (found != NULL || !may_make || space->driver->mem_alloc == NULL || space->driver->mem_free == NULL) {
-        return found;
-    }
-    gpu_scratch_t made;
-    bool ok = make_scratch(space, device, &made);
     mcs_mutex_lock(&device->lock);
-    device->scratch_failed = device->scratch_failed || !ok; /* a GPU that is full stays so */
-    if (ok && device->scratch_count < GPU_SCRATCH_COUNT) {
-        found = &device->scratch[device->scratch_count++];
-        *found = made;
+    gpu_scratch_t *found = take_locked(&device->copies);
+    if (found == NULL && may_make_locked(space, &device->copies)) {
+        found = add_locked(space, device, &device->copies);
     }
     mcs_mutex_unlock(&device->lock);
-    if (ok && found == NULL) {
-        free_scratch(space, &made);
-    }
     return found;
 }
 
 gpu_scratch_t *gpu_scratch_wait(mcs_mem_space_t *space, gpu_device_t *device)
 {
-    gpu_scratch_t *found = gpu_scratch_get(space, device);
+    gpu_scratches_t *pool = &device->sums;
+    gpu_scratch_t *found;
     mcs_mutex_lock(&device->lock);
-    while (found == NULL && device->scratch_count > 0) {
-        for (uint32_t i = 0; i < device->scratch_count && found == NULL; i++) {
-            if (!device->scratch[i].busy) {
-                found = &device->scratch[i];
-                found->busy = true;
+    while ((found = take_locked(pool)) == NULL) {
+        if (may_make_locked(space, pool)) {
+            found = add_locked(space, device, pool);
+            if (found != NULL) {
+                break;
             }
-        }
-        if (found == NULL) {
+        } else if (pool->count + pool->making == 0) {
+            break;
+        } else {
             mcs_cond_wait(&device->scratch_free, &device->lock);
         }
     }
@@ -205,13 +217,19 @@ void gpu_scratch_put(gpu_device_t *device, gpu_scratch_t *scratch)
     mcs_mutex_unlock(&device->lock);
 }
 
+static void drop_scratches(mcs_mem_space_t *space, gpu_scratches_t *pool)
+{
+    for (uint32_t i = 0; i < pool->count; i++) {
+        free_scratch(space, &pool->item[i]);
+    }
+    pool->count = 0;
+}
+
 void gpu_pools_drop(mcs_mem_space_t *space, gpu_device_t *device)
 {
     const cuda_driver_t *driver = space->driver;
-    for (uint32_t i = 0; i < device->scratch_count; i++) {
-        free_scratch(space, &device->scratch[i]);
-    }
-    device->scratch_count = 0;
+    drop_scratches(space, &device->copies);
+    drop_scratches(space, &device->sums);
     for (uint32_t i = 0; i < device->event_count; i++) {
         (void)driver->event_destroy(device->events[i]);
     }

@@ -93,7 +93,8 @@ mcs_status_t ucxt_piece_decode(const uint8_t *in, mcs_status_t *status_out, uint
 
 mcs_status_t ucxt_status_decode(uint32_t value, mcs_status_t *status_out)
 {
-    if (!mcs_status_known((int32_t)value)) {
+    if (!mcs_status_known((int32_t)value) ||
+        (int32_t)value == MCS_ERR_AGAIN) { /* which has a meaning of its own here */
         return MCS_ERR_PROTOCOL;
     }
     *status_out = (mcs_status_t)(int32_t)value;

@@ -31,11 +31,11 @@ void ucxt_rdma_keys_put(serve_keys_t *keys)
     mcs_free(keys);
 }
 
-static serve_keys_t *keys_open(ucxt_peer_t *peer, const ucxt_places_t *places)
+static mcs_status_t keys_open(ucxt_peer_t *peer, const ucxt_places_t *places, serve_keys_t **keys_out)
 {
     serve_keys_t *keys = MCS_NEW(serve_keys_t);
     if (keys == NULL) {
-        return NULL;
+        return MCS_ERR_NO_MEMORY;
     }
     keys->dl = peer->server->worker.dl;
     keys->refs = 1;
@@ -47,11 +47,12 @@ static serve_keys_t *keys_open(ucxt_peer_t *peer, const ucxt_places_t *places)
         if (rc != UCS_OK) {
             mcs_debug(AREA, "a peer's remote key: %s", keys->dl->ucs_status_string(rc));
             ucxt_rdma_keys_put(keys);
-            return NULL;
+            return MCS_ERR_TRANSFER_FAIL;
         }
         keys->count++;
     }
-    return keys;
+    *keys_out = keys;
+    return MCS_OK;
 }
 
 /* ---- requests ---- */
@@ -149,10 +150,10 @@ void ucxt_serve_rdma(ucxt_peer_t *peer, const ucxt_header_t *header, const uint8
         return;
     }
     job->left = total;
-    job->keys = keys_open(peer, &places);
-    if (job->keys == NULL) {
+    status = keys_open(peer, &places, &job->keys);
+    if (status != MCS_OK) {
         mcs_free(job);
-        ucxt_serve_refuse(peer, header->request, MCS_ERR_TRANSFER_FAIL);
+        ucxt_serve_refuse(peer, header->request, status);
         return;
     }
     ucxt_serve_queue(peer, job);

@@ -190,10 +190,21 @@ static void wait_for_work_locked(mcs_copiers_t *copiers, mcs_spin_t *spin)
     }
 }
 
+/* Of the process (its first thread): who asks may be bound to one. False: on a machine with more than it has room for.
+ */
+static bool process_set(cpu_set_t *set)
+{
+    return sched_getaffinity(getpid(), sizeof(*set), set) == 0;
+}
+
 static void thread_main(void *arg)
 {
     mcs_copiers_t *copiers = arg;
     mcs_spin_t spin = {0};
+    cpu_set_t set;
+    if (process_set(&set)) {
+        (void)sched_setaffinity(0, sizeof(set), &set); /* not where the caller is bound that came first */
+    }
     lock_soon(copiers);
     while (!copiers->stop) {
         job_t *job = find_work_locked(copiers);
@@ -214,8 +225,8 @@ static void thread_main(void *arg)
 
 static uint32_t processors(void)
 {
-    cpu_set_t set; /* the call fails on a machine with more than it has room for */
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    cpu_set_t set;
+    if (process_set(&set)) {
         return (uint32_t)CPU_COUNT(&set);
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);

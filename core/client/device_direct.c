@@ -8,8 +8,8 @@
  * an owner without RDMA.
  *
  * So does a fetch that fails on the way, or whose bytes are not what the owner says: what can be had, can be had by the
- * other way. A store has begun then, and cannot begin again in its place: it is put once more, as one whose reservation
- * was revoked. After any of this the owner is given device memory by the other way alone for a while. */
+ * other way. A store has begun then, and cannot begin again in its place: it is put once more. After any of this the
+ * owner is given device memory by the other way alone for a while; and every owner, when the device makes no sums. */
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/client/device_wave.h"
@@ -52,6 +52,14 @@ static void cool(const mcs_move_t *move, mcs_client_t *client, bool failed)
                  "GPU memory did not go by the RDMA device of %s, or its checksums do not fit: it goes through pinned "
                  "host memory, and is tried again every %d s",
                  move->route->peer->name, COOL_MS / 1000);
+    }
+}
+
+/* What registration made sure of is not so: bytes would go over the network twice. */
+static void switch_off(mcs_client_t *client, int device)
+{
+    if (__atomic_exchange_n(&client->device_exposed, false, __ATOMIC_RELAXED)) {
+        mcs_warn(AREA, "cuda:%d makes no checksums: GPU memory goes through pinned host memory from now on", device);
     }
 }
 
@@ -120,7 +128,9 @@ static void sum_group(direct_t *direct, mcs_pinned_t *list, size_t count)
         list[i].status = alone != MCS_OK ? alone : list[i].status;
     }
     for (size_t i = 0; i < count; i++) {
-        if (list[i].status == MCS_ERR_AGAIN || list[i].status == MCS_ERR_CHECKSUM_MISMATCH) {
+        if (list[i].status == MCS_ERR_AGAIN) {
+            switch_off(direct->client, list[i].device);
+        } else if (list[i].status == MCS_ERR_CHECKSUM_MISMATCH) {
             cool(list[i].move, direct->client, true);
             list[i].status = MCS_ERR_AGAIN;
         }
@@ -144,15 +154,18 @@ static void sum_all(direct_t *direct)
 /* ---- the network ---- */
 
 /* What a move is told that did not go. */
-static mcs_status_t otherwise(direct_t *direct, const mcs_move_t *move, const mcs_move_t *sub)
+static mcs_status_t otherwise(direct_t *direct, mcs_move_t *move, const mcs_move_t *sub)
 {
-    mcs_status_t status = sub->status;
-    bool failed = status == MCS_ERR_TRANSFER_FAIL || status == MCS_ERR_CHECKSUM_MISMATCH;
-    if (!failed && status != MCS_ERR_NOT_SUPPORTED) {
-        return status;
+    bool failed = sub->status == MCS_ERR_TRANSFER_FAIL || sub->status == MCS_ERR_CHECKSUM_MISMATCH;
+    if (sub->status != MCS_ERR_NOT_SUPPORTED && (!failed || !sub->begun)) {
+        return sub->status; /* the owner is not there, or says why not */
     }
     cool(move, direct->client, failed);
-    return direct->direction == MCS_STORE && sub->begun ? MCS_ERR_REPLICA_IS_GONE : MCS_ERR_AGAIN;
+    if (direct->direction == MCS_STORE && sub->begun) {
+        move->spoiled = true;
+        return MCS_ERR_TRANSFER_FAIL;
+    }
+    return MCS_ERR_AGAIN;
 }
 
 static void transfer(direct_t *direct, uint64_t deadline_ns)

@@ -40,6 +40,7 @@ void mcs_moves_run(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *
         moves[i].status = MCS_ERR_AGAIN;
         moves[i].in_doubt = false;
         moves[i].of_caller = false;
+        moves[i].spoiled = false;
         moves[i].devices = NULL;
         moves[i].direct = false;
         mcs_route_map(client, moves[i].route);

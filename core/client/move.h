@@ -34,9 +34,11 @@ typedef struct mcs_move {
                     one for each block that the bytes touch: of a store in; of a fetch out, for blocks that begin in
                     them, what the owner says, not verified */
     mcs_status_t
-        status; /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
-                   (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
-    bool begun; /* out, direct: some of it has been asked for or sent, whatever the status */
+        status;   /* out: MCS_ERR_TRANSFER_FAIL, MCS_ERR_REPLICA_IS_GONE, MCS_ERR_CHECKSUM_MISMATCH, MCS_ERR_RPC_TIMEOUT
+                     (the deadline), MCS_ERR_LIMIT, MCS_ERR_CLOSED, MCS_ERR_INTERRUPTED, MCS_ERR_NO_MEMORY … */
+    bool begun;   /* out, direct: some of it has been asked for or sent, whatever the status */
+    bool spoiled; /* out, stores that have failed: what came of it says nothing of the place, which cannot be used again
+                   */
     bool in_doubt;  /* out, stores: bytes may still be on their way to the owner */
     bool of_caller; /* out: the caller's memory failed, no other replica will do better */
 } mcs_move_t;

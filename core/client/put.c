@@ -252,7 +252,7 @@ static mcs_status_t judge(mcs_put_call_t *call, mcs_inflight_t *inflight, mcs_pu
         }
         result = move->status;
         item->of_caller = move->of_caller;
-        if (blames_segment(result) && !ends_call(result) && !move->of_caller) {
+        if (blames_segment(result) && !ends_call(result) && !move->of_caller && !move->spoiled) {
             exclude(call, move->replica->segment);
         }
         mcs_debug(AREA, "replica in segment %s not written: %s",

@@ -204,7 +204,7 @@ static mcs_status_t make_plan(plan_t *plan, mcs_move_t *moves, size_t count)
         return MCS_ERR_NO_MEMORY;
     }
     for (size_t i = 0; i < count; i++) {
-        if (moves[i].status == MCS_ERR_AGAIN) {
+        if (moves[i].status == MCS_ERR_AGAIN && moves[i].devices == NULL) {
             plan->moves[plan->move_count++] = &moves[i];
             plan->range_room += range_room(&moves[i]);
         }

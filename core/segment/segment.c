@@ -51,8 +51,9 @@
 #endif
 
 struct mcs_faulter {
-    uint32_t refs; /* the creator, and one per segment */
-    uint32_t stop; /* atomic */
+    uint32_t refs;    /* the creator, and one per segment */
+    uint32_t stop;    /* atomic */
+    uint32_t waiting; /* atomic: for the lock, which would be taken again before they have woken up */
     uint64_t token;
     mcs_thread_t thread;
     mcs_event_t wake;
@@ -167,6 +168,9 @@ static void faulter_main(void *arg)
     while (__atomic_load_n(&faulter->stop, __ATOMIC_ACQUIRE) == 0) {
         bool unfinished;
         uint64_t now = mcs_now_ns();
+        while (__atomic_load_n(&faulter->waiting, __ATOMIC_RELAXED) > 0) { /* a hint */
+            (void)sched_yield();
+        }
         need_t need = fault_round(faulter, &unfinished);
         if (need != NEED_NONE) {
             busy_until = now + BUSY_FOR;
@@ -178,6 +182,13 @@ static void faulter_main(void *arg)
         uint64_t look = now + (now < busy_until ? LOOK_EVERY : LOOK_IDLE);
         mcs_event_wait(&faulter->wake, unfinished ? look : MCS_NEVER);
     }
+}
+
+static void faulter_lock(mcs_faulter_t *faulter) MCS_ACQUIRE(&faulter->lock)
+{
+    __atomic_add_fetch(&faulter->waiting, 1, __ATOMIC_RELAXED);
+    mcs_mutex_lock(&faulter->lock);
+    __atomic_sub_fetch(&faulter->waiting, 1, __ATOMIC_RELAXED);
 }
 
 static void faulter_put(mcs_faulter_t *faulter)
@@ -375,7 +386,7 @@ static mcs_status_t create(const mcs_segment_config_t *config, mcs_faulter_t *fa
     bind_to_node(segment, config->numa_node);
     segment->faulter = faulter;
     __atomic_fetch_add(&faulter->refs, 1, __ATOMIC_RELAXED);
-    mcs_mutex_lock(&faulter->lock);
+    faulter_lock(faulter);
     mcs_list_push_tail(&faulter->segments, &segment->node);
     mcs_mutex_unlock(&faulter->lock);
     mcs_event_set(&faulter->wake);
@@ -414,7 +425,7 @@ void mcs_segment_put(mcs_segment_t *segment)
         __atomic_sub_fetch(&segment->refs, 1, __ATOMIC_ACQ_REL) != 0) {
         return;
     }
-    mcs_mutex_lock(&segment->faulter->lock);
+    faulter_lock(segment->faulter);
     mcs_list_remove(&segment->node);
     mcs_mutex_unlock(&segment->faulter->lock);
     faulter_put(segment->faulter);
