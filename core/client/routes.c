@@ -164,9 +164,13 @@ static bool grow_locked(mcs_peers_t *peers)
     return true;
 }
 
-/* Takes a reference of its own. Without memory the record is merely not remembered. */
+/* Takes a reference of its own. Without memory the record is merely not remembered. Nor is one that leads nowhere:
+ * after a restart a master knows segments before their owners are back, and not yet how these are reached. */
 static void cache_add(mcs_peers_t *peers, mcs_peer_t *peer)
 {
+    if (!peer->own && !peer->same_host && !peer->wired) {
+        return;
+    }
     mcs_rwlock_wrlock(&peers->lock);
     if (grow_locked(peers)) {
         uint32_t i = probe(peers->table, peers->capacity, peer->handle);
