@@ -7,7 +7,6 @@
 #include "core/base/fault.h"
 #include "core/base/log.h"
 #include "core/base/memprobe.h"
-#include "ucx_transport/proto.h"
 
 #define AREA "ucx"
 
@@ -44,7 +43,7 @@ static mcs_status_t pack_key(const ucxt_context_t *context, ucxt_window_t *windo
         mcs_debug(AREA, "remote key: %s", dl->ucs_status_string(rc));
         return MCS_ERR_LIMIT;
     }
-    bool fits = len <= UCXT_RKEY_MAX;
+    bool fits = len <= UCXT_KEY_MAX;
     if (fits) {
         memcpy(window->rkey, rkey, len);
         window->rkey_len = (uint16_t)len;

@@ -16,6 +16,7 @@
 #ifndef UCXT_REGIONS_H
 #define UCXT_REGIONS_H
 
+#include "ucx_transport/proto.h"
 #include "ucx_transport/ucx_context.h"
 
 #include "core/base/list.h"
@@ -23,7 +24,6 @@
 #include "core/base/thread.h"
 
 #define UCXT_WINDOW_BYTES (UINT64_C(64) << 20)
-#define UCXT_RKEY_MAX     256
 
 typedef enum ucxt_window_state {
     UCXT_WINDOW_NONE,
@@ -38,7 +38,7 @@ typedef struct ucxt_window {
     ucp_mem_h memh;
     ucxt_window_state_t state;
     uint16_t rkey_len;
-    uint8_t rkey[UCXT_RKEY_MAX]; /* for peers; none of a segment's */
+    uint8_t rkey[UCXT_KEY_MAX]; /* for peers; none of a segment's */
 } ucxt_window_t;
 
 /* Bytes of the window from the address on; 0: it is not in it. */

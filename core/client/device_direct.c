@@ -20,7 +20,6 @@
 #define COOL_MS    30000
 
 typedef struct direct {
-    mcs_wave_t wave; /* of the sums: nothing is in it */
     mcs_client_t *client;
     mcs_direction_t direction;
     mcs_arena_t *arena;
@@ -37,7 +36,7 @@ static bool is_on(const mcs_client_t *client)
 static bool can_go(const mcs_client_t *client, const mcs_move_t *move)
 {
     return move->status == MCS_ERR_AGAIN && move->devices != NULL && move->len >= VALUE_MIN &&
-           mcs_device_of_move(move) != MCS_MEM_HOST && mcs_wave_pieces(move) <= PIECES_MAX &&
+           mcs_wave_pieces(move) <= PIECES_MAX &&
            __atomic_load_n(&move->route->peer->direct_from_ns, __ATOMIC_RELAXED) <= mcs_now_ns() &&
            client->transport_ops->reaches(client->transport, move->iov, move->from, move->len);
 }
@@ -65,7 +64,7 @@ static void switch_off(mcs_client_t *client, int device)
 
 /* ---- which ---- */
 
-static mcs_status_t add(direct_t *direct, mcs_move_t *move)
+static mcs_status_t add(direct_t *direct, mcs_move_t *move, int device)
 {
     uint64_t from = move->from / MCS_EXTENT_CRC_BLOCK;
     uint64_t blocks = mcs_extent_block_count(move->from + move->len) - from;
@@ -76,8 +75,8 @@ static mcs_status_t add(direct_t *direct, mcs_move_t *move)
     if (crcs == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
-    direct->list[direct->count++] = (mcs_pinned_t){
-        .move = move, .crcs = crcs, .crcs_from = from, .device = mcs_device_of_move(move), .status = MCS_OK};
+    direct->list[direct->count++] =
+        (mcs_pinned_t){.move = move, .crcs = crcs, .crcs_from = from, .device = device, .status = MCS_OK};
     return MCS_OK;
 }
 
@@ -86,7 +85,8 @@ static void collect(direct_t *direct, mcs_move_t *moves, size_t count)
 {
     direct->list = mcs_arena_alloc(direct->arena, count * sizeof(*direct->list));
     for (size_t i = 0; direct->list != NULL && i < count; i++) {
-        if (can_go(direct->client, &moves[i]) && add(direct, &moves[i]) != MCS_OK) {
+        int device = can_go(direct->client, &moves[i]) ? mcs_device_of_move(&moves[i]) : MCS_MEM_HOST;
+        if (device != MCS_MEM_HOST && add(direct, &moves[i], device) != MCS_OK) {
             return;
         }
     }
@@ -101,7 +101,7 @@ static mcs_status_t sum(direct_t *direct, mcs_pinned_t *list, size_t count)
     mcs_mem_copy_t copy;
     mcs_mem_job_t *job;
     bool come = false;
-    mcs_status_t status = mcs_wave_fill(&direct->wave, list, count, &copy);
+    mcs_status_t status = mcs_pinned_plan(direct->direction, direct->arena, list, count, &copy);
     if (status != MCS_OK) {
         return status;
     }
@@ -114,7 +114,7 @@ static mcs_status_t sum(direct_t *direct, mcs_pinned_t *list, size_t count)
         return MCS_ERR_AGAIN;
     }
     if (status == MCS_OK) {
-        mcs_wave_take_sums(&direct->wave, list, count, copy.crcs);
+        mcs_pinned_take_sums(direct->direction, list, count, copy.crcs);
     }
     return status;
 }
@@ -225,7 +225,6 @@ void mcs_moves_run_device_direct(mcs_client_t *client, mcs_direction_t direction
         return;
     }
     direct_t direct = {.client = client, .direction = direction, .arena = arena};
-    mcs_wave_init(&direct.wave, client, direction, arena, PIECES_MAX);
     collect(&direct, moves, count);
     if (direction == MCS_STORE) {
         sum_all(&direct);

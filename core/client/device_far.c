@@ -177,7 +177,7 @@ static mcs_status_t copy_once(mcs_wave_t *wave, mcs_pinned_t *list, size_t count
     const mcs_mem_space_ops_t *ops = wave->client->space_ops;
     mcs_mem_copy_t copy;
     mcs_mem_job_t *job;
-    mcs_status_t status = mcs_wave_fill(wave, list, count, &copy);
+    mcs_status_t status = mcs_pinned_plan(wave->direction, wave->arena, list, count, &copy);
     if (status != MCS_OK) {
         return status;
     }
@@ -187,7 +187,7 @@ static mcs_status_t copy_once(mcs_wave_t *wave, mcs_pinned_t *list, size_t count
         status = ops->copy_end(wave->client->space, job);
     }
     if (status == MCS_OK && *sums_out) {
-        mcs_wave_take_sums(wave, list, count, copy.crcs);
+        mcs_pinned_take_sums(wave->direction, list, count, copy.crcs);
     }
     return status;
 }

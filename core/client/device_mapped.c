@@ -83,7 +83,7 @@ static mcs_status_t copy_once(mcs_wave_t *wave, mcs_pinned_t *list, size_t count
     mcs_mem_job_t *job;
     bool coming;
     *of_caller = false;
-    mcs_status_t status = mcs_wave_fill(wave, list, count, &copy);
+    mcs_status_t status = mcs_pinned_plan(wave->direction, wave->arena, list, count, &copy);
     if (status != MCS_OK) {
         return status;
     }
@@ -99,7 +99,7 @@ static mcs_status_t copy_once(mcs_wave_t *wave, mcs_pinned_t *list, size_t count
         summed = sum_all(wave, list, count, coming);
     }
     if (status == MCS_OK && coming) {
-        mcs_wave_take_sums(wave, list, count, copy.crcs);
+        mcs_pinned_take_sums(wave->direction, list, count, copy.crcs);
     }
     return status != MCS_OK ? status : summed;
 }

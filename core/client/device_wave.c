@@ -55,7 +55,8 @@ size_t mcs_wave_pieces(const mcs_move_t *move)
 
 /* ---- the copy ---- */
 
-mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, mcs_mem_copy_t *copy)
+mcs_status_t mcs_pinned_plan(mcs_direction_t direction, mcs_arena_t *arena, mcs_pinned_t *list, size_t count,
+                             mcs_mem_copy_t *copy)
 {
     size_t room = 0;
     uint64_t blocks = 0;
@@ -65,8 +66,8 @@ mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t co
         blocks += list[i].by_device ? list[i].blocks : 0;
         room += mcs_wave_pieces(list[i].move);
     }
-    mcs_mem_piece_t *pieces = mcs_arena_alloc(wave->arena, room * sizeof(*pieces));
-    uint32_t *crcs = mcs_arena_alloc(wave->arena, (size_t)MCS_MAX(blocks, UINT64_C(1)) * sizeof(uint32_t));
+    mcs_mem_piece_t *pieces = mcs_arena_alloc(arena, room * sizeof(*pieces));
+    uint32_t *crcs = mcs_arena_alloc(arena, (size_t)MCS_MAX(blocks, UINT64_C(1)) * sizeof(uint32_t));
     if (pieces == NULL || crcs == NULL) {
         return MCS_ERR_NO_MEMORY;
     }
@@ -75,7 +76,7 @@ mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t co
         n += add_pieces(&list[i], pieces + n);
     }
     *copy = (mcs_mem_copy_t){
-        .to_user = wave->direction == MCS_FETCH,
+        .to_user = direction == MCS_FETCH,
         .pieces = pieces,
         .count = n,
         .crcs = blocks > 0 ? crcs : NULL,
@@ -84,7 +85,7 @@ mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t co
     return MCS_OK;
 }
 
-void mcs_wave_take_sums(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, const uint32_t *crcs)
+void mcs_pinned_take_sums(mcs_direction_t direction, mcs_pinned_t *list, size_t count, const uint32_t *crcs)
 {
     for (size_t i = 0; i < count; i++) {
         mcs_pinned_t *pinned = &list[i];
@@ -93,7 +94,7 @@ void mcs_wave_take_sums(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count
         }
         size_t bytes = (size_t)pinned->blocks * sizeof(uint32_t);
         uint32_t *of_extent = &pinned->crcs[pinned->first - pinned->crcs_from];
-        if (wave->direction == MCS_STORE) {
+        if (direction == MCS_STORE) {
             memcpy(of_extent, &crcs[pinned->at], bytes);
         } else if (memcmp(of_extent, &crcs[pinned->at], bytes) != 0) {
             pinned->status = MCS_ERR_CHECKSUM_MISMATCH;

@@ -40,10 +40,10 @@ void mcs_wave_add(mcs_wave_t *wave, mcs_move_t *move, uint64_t deadline_ns);
 /* Pieces of a copy of the move, at most. */
 size_t mcs_wave_pieces(const mcs_move_t *move);
 /* One copy of those listed; its memory is the arena's. */
-mcs_status_t mcs_wave_fill(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, mcs_mem_copy_t *copy)
-    MCS_MUST_CHECK;
+mcs_status_t mcs_pinned_plan(mcs_direction_t direction, mcs_arena_t *arena, mcs_pinned_t *list, size_t count,
+                             mcs_mem_copy_t *copy) MCS_MUST_CHECK;
 /* What the device summed: into the extents, or compared with what is there. */
-void mcs_wave_take_sums(const mcs_wave_t *wave, mcs_pinned_t *list, size_t count, const uint32_t *crcs);
+void mcs_pinned_take_sums(mcs_direction_t direction, mcs_pinned_t *list, size_t count, const uint32_t *crcs);
 /* Counts, seals, unpins: the moves have their statuses, and the wave is empty. */
 void mcs_wave_finish(mcs_wave_t *wave);
 

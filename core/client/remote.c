@@ -302,6 +302,19 @@ static void take_range(plan_t *plan, size_t i)
     drop_staged(piece);
 }
 
+static void count_moved(const plan_t *plan)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < plan->move_count; i++) {
+        bytes += plan->moves[i]->status == MCS_OK ? plan->moves[i]->len : 0;
+    }
+    if (plan->direction == MCS_STORE) {
+        mcs_count(&plan->client->counters, bytes_stored, bytes);
+    } else {
+        mcs_count(&plan->client->counters, bytes_fetched, bytes);
+    }
+}
+
 void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_move_t *moves, size_t count,
                           uint64_t deadline_ns, mcs_arena_t *arena)
 {
@@ -332,13 +345,5 @@ void mcs_moves_run_remote(mcs_client_t *client, mcs_direction_t direction, mcs_m
         }
         take_range(&plan, i);
     }
-    for (size_t i = 0; i < plan.move_count; i++) {
-        if (plan.moves[i]->status == MCS_OK) {
-            if (direction == MCS_STORE) {
-                mcs_count(&client->counters, bytes_stored, plan.moves[i]->len);
-            } else {
-                mcs_count(&client->counters, bytes_fetched, plan.moves[i]->len);
-            }
-        }
-    }
+    count_moved(&plan);
 }

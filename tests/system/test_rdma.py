@@ -14,36 +14,23 @@ def exchange(store, prefix, sizes, patience=20):
     import ctypes
     import mmap
     import time
-    from tests.support.contents import pattern
+    from tests.support.contents import there_and_back, unlike
     room = sum(sizes) + (1 << 16)
     memory = mmap.mmap(-1, 2 * room)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     assert store.register_buffer(base, 2 * room) == 0
-    wrong = []
     assert store.put_from(f"{prefix}-first", base, 1 << 20) == 0
     before = store.counters()["transport_rdma_bytes"]
     deadline = time.monotonic() + patience
     while store.counters()["transport_rdma_bytes"] == before and time.monotonic() < deadline:  # registered in the background
         assert store.get_into(f"{prefix}-first", base, 1 << 20) == 1 << 20
     before = store.counters()["transport_rdma_bytes"]
-    keys, from_, to, at = [], [], [], 3
-    for i, size in enumerate(sizes):
-        memory[at:at + size] = pattern(i, size)
-        keys.append(f"{prefix}{i}")
-        from_.append(base + at)
-        to.append(base + room + at)
-        at += size
-    if store.batch_put_from(keys, from_, list(sizes)) != [0] * len(sizes):
-        wrong.append("put")
-    if store.batch_get_into(keys, to, list(sizes)) != list(sizes):
-        wrong.append("get")
-    at = 3
-    for i, size in enumerate(sizes):
-        if memory[room + at:room + at + size] != pattern(i, size):
-            wrong.append(i)
-        if store.get(keys[i]) != pattern(i, size):
-            wrong.append(f"get {i}")
-        at += size
+
+    def write(at, data):
+        memory[at:at + len(data)] = data
+
+    keys, to, wrong = there_and_back(store, prefix, sizes, base, room, write)
+    wrong += unlike(store, keys, to, sizes, lambda at, size: memory[at - base:at - base + size])
     moved = store.counters()["transport_rdma_bytes"] - before
     assert store.unregister_buffer(base) == 0
     return wrong, moved
@@ -175,7 +162,7 @@ def exchange_gpu(store, sizes, paths):
     """As `exchange`, with memory of a GPU; what is wrong, and how the counters have changed."""
     import sys
     import time
-    from tests.support.contents import pattern
+    from tests.support.contents import there_and_back, unlike
     sys.path[:0] = paths
     from cuda_driver import Cuda
     cuda = Cuda().start()
@@ -183,7 +170,6 @@ def exchange_gpu(store, sizes, paths):
     room = sum(sizes) + (1 << 16)
     base = cuda.alloc(2 * room)
     assert store.register_buffer(base, 2 * room) == 0
-    wrong = []
     deadline = time.monotonic() + 20
     first = 0
     while store.counters()["bytes_gpudirect"] == 0 and time.monotonic() < deadline and first < 60:  # registered in the background
@@ -192,23 +178,9 @@ def exchange_gpu(store, sizes, paths):
         if store.counters()["bytes_staged"] > 0:
             time.sleep(0.02)
     before = store.counters()
-    keys, from_, to, at = [], [], [], 3
-    for i, size in enumerate(sizes):
-        cuda.write(base + at, pattern(i, size))
-        keys.append(f"gpu{i}")
-        from_.append(base + at)
-        to.append(base + room + at)
-        at += size
-    if store.batch_put_from(keys, from_, list(sizes)) != [0] * len(sizes):
-        wrong.append("put")
-    if store.batch_get_into(keys, to, list(sizes)) != list(sizes):
-        wrong.append("get")
+    keys, to, wrong = there_and_back(store, "gpu", sizes, base, room, lambda at, data: cuda.write(base + at, data))
     after = store.counters()
-    for i, size in enumerate(sizes):
-        if cuda.read(to[i], size) != pattern(i, size):
-            wrong.append(i)
-        if store.get(keys[i]) != pattern(i, size):
-            wrong.append(f"get {i}")
+    wrong += unlike(store, keys, to, sizes, cuda.read)
     assert store.unregister_buffer(base) == 0
     cuda.free(base)
     return wrong, {name: after[name] - before[name] for name in names}
