@@ -329,6 +329,7 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
 {
     svc_shard_t *shard = tail->shard;
     uint32_t dealt = 0;
+    bool passed_over = false;
     *group_out = NULL;
     mcs_mutex_lock(&shard->lock);
     while (dealt < FROM_ONE_TAIL && wants_more(&service->evict, keys) && *group_out == NULL) {
@@ -343,6 +344,7 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
             /* Not now: as if it had been used just now, or its shard's tail would be the oldest again at once. */
             record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns);
             svc_recency_set_locked(&service->index, shard, ref, list);
+            passed_over = true;
         } else if (group != NULL && now_ns < svc_group_lease(group)) {
             record->lease_until_ns = svc_group_lease(group); /* leased through another member */
             svc_recency_set_locked(&service->index, shard, ref, SVC_LIST_LEASED);
@@ -350,12 +352,14 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
             *group_out = svc_group_again(service, group);
             record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns);
             svc_recency_set_locked(&service->index, shard, ref, list); /* if it stays */
+            passed_over = true;
         } else if (!drop_locked(service, shard, ref, now_ns)) {
             break;
         }
     }
     see_tail_locked(service, list, tail);
     mcs_mutex_unlock(&shard->lock);
+    tail->age_ns += passed_over ? 1 : 0; /* after all that are as young, or nobody else would get a turn */
     return dealt;
 }
 

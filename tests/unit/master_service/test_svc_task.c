@@ -250,6 +250,32 @@ static void an_object_under_a_task_is_neither_removed_nor_evicted(void **state)
     assert_int_equal(tasks_settle(t), 0);
 }
 
+/* The clock stands still, so that all are of one age. */
+static void those_that_cannot_go_leave_the_turn_to_others_as_old(void **state)
+{
+    enum { KEPT = 40 };
+    tasks_t *t = *state;
+    rpc_task_t tasks[KEPT];
+    char key[16];
+    for (int i = 0; i < KEPT; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        store_in(t, key, 16 * 1024 - 64, A);
+        assert_int_equal(rpc_copy_task(&t->f->writer, key, to_c, NULL), MCS_OK);
+    }
+    uint32_t fetched = 0; /* a fetch has a limit of its own */
+    for (uint32_t got; (got = rpc_fetch_tasks(&t->f->owner, KEPT - fetched, tasks + fetched)) > 0;) {
+        fetched += got;
+    }
+    assert_true(fetched > 16); /* more than a window of tails */
+    for (int i = 0; i < 140; i++) {
+        snprintf(key, sizeof(key), "n%d", i);
+        assert_int_equal(rpc_store(&t->f->writer, key, 16 * 1024 - 64, NULL), MCS_OK);
+    }
+    for (uint32_t i = 0; i < fetched; i++) {
+        assert_true(is_there(t, tasks[i].key));
+    }
+}
+
 static void an_upsert_wins_and_the_task_begins_again_with_its_value(void **state)
 {
     tasks_t *t = *state;
@@ -801,6 +827,7 @@ int main(void)
         TEST(bad_tasks_are_refused_by_their_codes),
         TEST(garbage_costs_the_connection_or_an_error),
         TEST(an_object_under_a_task_is_neither_removed_nor_evicted),
+        TEST(those_that_cannot_go_leave_the_turn_to_others_as_old),
         TEST(an_upsert_wins_and_the_task_begins_again_with_its_value),
         TEST(an_upsert_after_a_move_ends_the_place_that_was_left),
         TEST(a_forced_removal_after_a_move_waits_for_the_place_that_was_left),
