@@ -211,7 +211,6 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
 {
     svc_segment_t *segment = ending->segment;
     svc_segment_get(segment);
-    __atomic_fetch_sub(&service->releases, 1, __ATOMIC_RELAXED);
     if (ending->was_put) {
         __atomic_fetch_sub(&service->discarded_bytes, ending->len, __ATOMIC_RELAXED);
         mcs_metric_add(service->metrics, released_puts, 1);
@@ -224,6 +223,7 @@ static void finish(mcs_service_t *service, svc_ending_t *ending, bool answered)
     svc_segment_give_back(service, segment, ending->offset, ending->len);
     /* After `used`: whoever sees this one small sees that one small, too, and evicts nothing for what has come back. */
     __atomic_fetch_sub(&segment->returning, ending->len, __ATOMIC_RELEASE);
+    __atomic_fetch_sub(&service->releases, 1, __ATOMIC_RELEASE); /* none: everything is its allocators' again */
     svc_segment_put(service, segment);
     svc_pending_t *block = ending->block;
     if (!block->kept) {
