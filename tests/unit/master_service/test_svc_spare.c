@@ -165,6 +165,7 @@ static void they_go_when_somebody_lacks_space(void **state)
 {
     fixture_t *f = *state;
     rpc_put_options_t pinned = {.hard_pin = true};
+    f->world.conf.eviction_high_watermark_ratio = 1; /* or there is room before anybody lacks it */
     first_spare(f, "a");
     first_spare(f, "b");
     assert_int_equal(world_totals(&f->world).spares, 2);
