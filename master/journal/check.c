@@ -106,7 +106,7 @@ mcs_status_t mcs_journal_void(const char *dir)
     if (fd < 0) {
         return errno == ENOENT ? MCS_OK : MCS_ERR_FILE_OPEN_FAIL;
     }
-    int copy = dup(fd);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     DIR *list = copy >= 0 ? fdopendir(copy) : NULL;
     mcs_status_t status = list != NULL ? MCS_OK : MCS_ERR_FILE_READ_FAIL;
     for (struct dirent *entry; list != NULL && (entry = readdir(list)) != NULL;) {

@@ -154,7 +154,7 @@ static mcs_status_t add_file(journal_folder_t *folder, const char *name, const c
 static mcs_status_t list_files(journal_folder_t *folder, const char **bad_file_out)
 {
     static _Thread_local char t_bad[JOURNAL_NAME_MAX + 64];
-    int fd = dup(folder->fd);
+    int fd = fcntl(folder->fd, F_DUPFD_CLOEXEC, 0);
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     if (dir == NULL) {
         if (fd >= 0) {
