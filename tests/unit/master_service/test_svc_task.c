@@ -255,7 +255,7 @@ static void those_that_cannot_go_leave_the_turn_to_others_as_old(void **state)
 {
     enum { KEPT = 40 };
     tasks_t *t = *state;
-    rpc_task_t tasks[KEPT];
+    static rpc_task_t tasks[KEPT];
     char key[16];
     for (int i = 0; i < KEPT; i++) {
         snprintf(key, sizeof(key), "k%d", i);
