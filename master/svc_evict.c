@@ -23,6 +23,7 @@
  * a busy thread run for a millisecond or more before one that has just woken). Only when a put waits for space, or what
  * is left between the watermark and the end is half used up, it does not sleep. */
 #include <math.h>
+#include <string.h>
 #include <time.h>
 
 #include "master/svc_internal.h"
@@ -477,20 +478,20 @@ static uint32_t window_size(const svc_evict_t *evict, uint64_t keys)
 static bool evict_list(mcs_service_t *service, svc_list_t list, uint64_t keys, uint64_t now_ns, uint64_t slice_end_ns)
 {
     svc_evict_t *evict = &service->evict;
-    uint64_t fruitless = 0;
+    uint64_t *fruitless = &evict->fruitless[list]; /* of the round: a turn may be too short for all of them */
     while (wants_more(evict, keys)) {
         window_t window;
         if (!go_on(evict, slice_end_ns) || (list == SVC_LIST_PLAIN && !demote(service, now_ns, slice_end_ns))) {
             return false;
         }
-        if ((fruitless > FRUITLESS && fruitless > svc_evict_count(service, list)) ||
+        if ((*fruitless > FRUITLESS && *fruitless > svc_evict_count(service, list)) ||
             __atomic_load_n(&service->releases, __ATOMIC_RELAXED) >= SVC_RELEASES_MAX ||
             !open_window(service, list, window_size(evict, keys), now_ns, &window)) {
             return true;
         }
         uint64_t before = evict->done_keys;
         uint32_t dealt = evict_window(service, &window, list, keys, now_ns);
-        fruitless = evict->done_keys != before ? 0 : fruitless + MCS_MAX(dealt, 1u); /* a window may be empty */
+        *fruitless = evict->done_keys != before ? 0 : *fruitless + MCS_MAX(dealt, 1u); /* a window may be empty */
     }
     return true;
 }
@@ -545,6 +546,7 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
     evict->target = (uint64_t)ceil(target * evictable);
     evict->floor = (uint64_t)ceil(floor_ratio * evictable);
     evict->done_keys = 0;
+    memset(evict->fruitless, 0, sizeof(evict->fruitless));
     evict->not_before_ns = now_ns + AGAIN_NS;
     evict->trust_until_ns = now_ns + PATIENCE_NS;
     mcs_metric_add(service->metrics, evictions_attempted, 1);

@@ -333,10 +333,11 @@ typedef struct svc_evict {
     uint64_t need_bytes; /* and until so many bytes are on their way back */
     uint64_t done_keys;
     uint64_t done_bytes;
-    uint64_t idle_since_ns;  /* the end of the last one */
-    uint64_t not_before_ns;  /* the next round on demand */
-    uint64_t trust_until_ns; /* until then what is on its way back is expected; 0 = it is not enough */
-    uint64_t protected_now;  /* about: counted now and then */
+    uint64_t fruitless[SVC_LIST_COUNT]; /* entries of the list dealt with since the last that went */
+    uint64_t idle_since_ns;             /* the end of the last one */
+    uint64_t not_before_ns;             /* the next round on demand */
+    uint64_t trust_until_ns;            /* until then what is on its way back is expected; 0 = it is not enough */
+    uint64_t protected_now;             /* about: counted now and then */
     uint64_t plain_now;
     uint64_t count_again_ns; /* by the kernel's clock */
     svc_tails_t tails[SVC_LIST_COUNT];

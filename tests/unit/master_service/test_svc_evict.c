@@ -386,6 +386,66 @@ static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
     rpc_client_fini(&other);
 }
 
+static void store_many_small(rpc_client_t *client, int from, int to)
+{
+    enum { BATCH = 250 };
+    static char keys[BATCH][16];
+    static rpc_put_t puts[BATCH];
+    const char *names[BATCH];
+    uint64_t sizes[BATCH];
+    uint64_t ids[BATCH];
+    int32_t statuses[BATCH];
+    for (int at = from; at < to; at += BATCH) {
+        for (int i = 0; i < BATCH; i++) {
+            snprintf(keys[i], sizeof(keys[i]), "s%d", at + i);
+            names[i] = keys[i];
+            sizes[i] = 64;
+        }
+        assert_int_equal(rpc_put_start(client, names, sizes, BATCH, NULL, puts), MCS_OK);
+        for (int i = 0; i < BATCH; i++) {
+            assert_int_equal(puts[i].status, MCS_OK);
+            ids[i] = puts[i].put_id;
+        }
+        assert_int_equal(rpc_put_end(client, ids, BATCH, statuses), MCS_OK);
+    }
+}
+
+/* More of them than a turn looks at, and nothing else: the round is over when it has seen each. */
+static void a_round_that_frees_nothing_ends(void **state)
+{
+    fixture_t *f = *state;
+    const svc_evict_t *evict = &f->world.service->evict;
+    const rpc_put_options_t hard = {.hard_pin = true};
+    rpc_client_t other;
+    rpc_mount(&f->owner, "host-a:2", 32 * SEGMENT);
+    store_many_small(&f->writer, 0, 200000);
+    world_client(&f->world, &other, "host-c:1");
+    rpc_client_drop_control(&f->owner);
+    for (int i = 0; i < 1000 && rpc_exist(&f->writer, "s0") != 0; i++) {
+        world_tick(&f->world);
+    }
+    rpc_mount(&other, "host-c:1", SEGMENT);
+    f->world.peer = &other;
+    f->world.conf.eviction_wait_ms = 0;
+    for (int i = 0; i < 64; i++) {
+        char key[32];
+        snprintf(key, sizeof(key), "h%d", i);
+        assert_int_equal(rpc_store(&other, key, OBJECT, &hard), MCS_OK);
+    }
+    other.idle = NULL; /* no turn but those below */
+    svc_evict_demand(f->world.service, OBJECT);
+    int turns = 1;
+    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < 1000) {
+        turns++;
+    }
+    assert_true(turns < 1000);
+    assert_false(evict->in_round);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 1);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
+    f->world.peer = NULL;
+    rpc_client_fini(&other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +470,7 @@ int main(void)
                                         setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_round_that_frees_nothing_ends, setup_small_ratio, teardown),
     };
     return cmocka_run_group_tests_name("svc_evict", tests, NULL, NULL);
 }
