@@ -582,6 +582,9 @@ static void look(mcs_service_t *service, uint64_t now_ns)
     double watermark = service->conf->eviction_high_watermark_ratio;
     evict->used_ratio = capacity > 0 ? (double)held / (double)capacity : 0;
     evict->hurry = evict->used_ratio > watermark + (1 - watermark) / 2;
+    if (returning == 0) {
+        evict->trust_until_ns = 0; /* all has come back: an old wait says nothing of what goes from here on */
+    }
     uint64_t wanted_bytes;
     svc_parked_wants(service, &evict->waited_for, &wanted_bytes);
     if (service->conf->eviction_ratio == 0) {

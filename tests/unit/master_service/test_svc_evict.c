@@ -341,6 +341,24 @@ static void what_does_not_come_back_is_not_waited_for_alone(void **state)
     assert_int_equal(evicted_while_silent(*state, 35), 2);
 }
 
+/* However long ago the last wait for something was. */
+static void patience_is_there_again_when_all_has_come_back(void **state)
+{
+    fixture_t *f = *state;
+    assert_int_equal(evicted_while_silent(f, 15), 1);
+    f->writer.idle = world_tick;
+    assert_int_equal(settle(f), SEGMENT);
+    live(f, 1000);
+    f->world.peer = NULL;
+    assert_int_equal(rpc_remove(&f->writer, "k10", false), MCS_OK);
+    assert_int_equal(rpc_remove(&f->writer, "k11", false), MCS_OK);
+    g_slow.silent_ms = 15;
+    f->writer.idle = slow_owner;
+    assert_int_equal(rpc_store(&f->writer, "two", OBJECT, NULL), MCS_OK);
+    assert_int_equal(g_slow.silent_ms, 0);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 1);
+}
+
 /* Nor for ever by puts that do not wait themselves. */
 static void what_does_not_come_back_does_not_stand_for_puts_that_come_again(void **state)
 {
@@ -466,6 +484,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(without_memory_the_round_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_on_its_way_back_is_not_evicted_for_again, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(what_does_not_come_back_is_not_waited_for_alone, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(patience_is_there_again_when_all_has_come_back, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(what_does_not_come_back_does_not_stand_for_puts_that_come_again,
                                         setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
