@@ -325,13 +325,14 @@ mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len,
     return status;
 }
 
-/* The windows that the thread has not come to are nobody's any more. */
+/* The windows that the thread has not come to are nobody's any more; one that it is at is what it still wants. */
 static void drop_wanted_locked(ucxt_region_t *region)
 {
-    if (region->wanted > 0) {
+    uint32_t under_way = region->busy ? 1 : 0;
+    if (region->wanted > 0 && under_way == 0) {
         mcs_list_remove(&region->node);
     }
-    region->wanted = 0;
+    region->wanted = under_way;
     for (uint32_t i = 0; i < region->window_count; i++) {
         if (region->window[i].state == UCXT_WINDOW_WANTED) {
             region->window[i].state = UCXT_WINDOW_FAILED;
@@ -348,10 +349,10 @@ void ucxt_regions_remove(ucxt_regions_t *regions, const void *base)
         ucxt_region_t *region = regions->region[at - 1];
         memmove(&regions->region[at - 1], &regions->region[at], (regions->count - at) * sizeof(ucxt_region_t *));
         regions->count--;
-        while (region->busy) { /* milliseconds; the memory is still mapped */
+        drop_wanted_locked(region);
+        while (region->busy) { /* milliseconds, for this window alone; the memory is still mapped */
             mcs_cond_wait(&regions->changed, &regions->lock);
         }
-        drop_wanted_locked(region);
         mcs_list_push_tail(&regions->removed, &region->node);
         mcs_cond_broadcast(&regions->changed);
     }

@@ -77,7 +77,7 @@ void ucxt_regions_fini(ucxt_regions_t *regions);
 /* [base, base + len) stays mapped until it is removed. Once more is fine. MCS_ERR_INVALID_PARAMS: empty, or overlaps
  * another region. */
 mcs_status_t ucxt_regions_add(ucxt_regions_t *regions, void *base, uint64_t len, mcs_exposure_t how) MCS_MUST_CHECK;
-/* The region that begins at `base`, if there is one. Does not wait. */
+/* The region that begins at `base`, if there is one. Waits for nothing but a window of it that is being registered. */
 void ucxt_regions_remove(ucxt_regions_t *regions, const void *base);
 
 unsigned ucxt_regions_enter(ucxt_regions_t *regions);
