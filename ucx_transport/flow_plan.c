@@ -615,6 +615,15 @@ static void request_over(flow_t *flow, flow_request_t *request)
     }
 }
 
+/* An owner whose device does not get here says so of the whole request: the next go in messages. */
+static void note_refusal(const flow_request_t *request, mcs_status_t status)
+{
+    const flow_t *flow = request->base.flow;
+    if (request->base.exposed && status == MCS_ERR_TRANSFER_FAIL) {
+        flow->conn->rdma = false;
+    }
+}
+
 static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t *header)
 {
     flow_t *flow = request->base.flow;
@@ -622,9 +631,7 @@ static mcs_status_t answer_refused(flow_request_t *request, const ucxt_header_t 
     if (ucxt_status_decode(header->value, &status) != MCS_OK || status == MCS_OK) {
         return MCS_ERR_PROTOCOL;
     }
-    if (request->base.exposed && status == MCS_ERR_TRANSFER_FAIL) {
-        flow->conn->rdma = false; /* its device does not get here: the next go in messages */
-    }
+    note_refusal(request, status);
     for (uint32_t i = 0; i < request->count; i++) {
         if (!request->piece[i].done) {
             piece_done(flow, request, &request->piece[i], status);
@@ -769,6 +776,9 @@ static mcs_status_t answer_store(ucxt_request_t *base, const ucxt_header_t *head
         if (ucxt_status_decode(value, &request->piece[i].stored) != MCS_OK || (refused && value == (uint32_t)MCS_OK)) {
             return MCS_ERR_PROTOCOL;
         }
+    }
+    if (refused) {
+        note_refusal(request, request->piece[0].stored);
     }
     if (base->sending) {
         base->sent = finish_store;
