@@ -21,6 +21,7 @@ struct mcs_peers {
     mcs_peer_t **table;
     uint32_t capacity; /* a power of two, or 0 */
     uint32_t count;
+    uint64_t masters; /* flushes: what was asked before the last one is of another master */
 };
 
 static uint32_t slot_of(uint32_t handle, uint32_t capacity)
@@ -105,6 +106,7 @@ void mcs_peers_flush(mcs_peers_t *peers)
 {
     mcs_rwlock_wrlock(&peers->lock);
     flush_locked(peers);
+    peers->masters++;
     mcs_rwlock_wrunlock(&peers->lock);
 }
 
@@ -140,6 +142,14 @@ static mcs_peer_t *cache_find(mcs_peers_t *peers, uint32_t handle)
     return peer;
 }
 
+static uint64_t masters_so_far(mcs_peers_t *peers)
+{
+    mcs_rwlock_rdlock(&peers->lock);
+    uint64_t masters = peers->masters;
+    mcs_rwlock_rdunlock(&peers->lock);
+    return masters;
+}
+
 static bool grow_locked(mcs_peers_t *peers)
 {
     if (peers->count >= CACHE_MAX) {
@@ -165,14 +175,16 @@ static bool grow_locked(mcs_peers_t *peers)
 }
 
 /* Takes a reference of its own. Without memory the record is merely not remembered. Nor is one that leads nowhere:
- * after a restart a master knows segments before their owners are back, and not yet how these are reached. */
-static void cache_add(mcs_peers_t *peers, mcs_peer_t *peer)
+ * after a restart a master knows segments before their owners are back, and not yet how these are reached. `masters`
+ * as it was before the record was asked for: the answer may be older than a flush that has come in between, and its
+ * handle another segment's by now. */
+static void cache_add(mcs_peers_t *peers, mcs_peer_t *peer, uint64_t masters)
 {
     if (!peer->own && !peer->same_host && !peer->wired) {
         return;
     }
     mcs_rwlock_wrlock(&peers->lock);
-    if (grow_locked(peers)) {
+    if (peers->masters == masters && grow_locked(peers)) {
         uint32_t i = probe(peers->table, peers->capacity, peer->handle);
         if (peers->table[i] == NULL) {
             peers->count++;
@@ -273,6 +285,7 @@ static mcs_status_t ask(mcs_routes_t *routes, uint32_t *handles, size_t count, u
                        .reply_type = &mcs__wire__segment_list__descriptor,
                        .flags = flags};
     mcs_reply_t reply;
+    uint64_t masters = masters_so_far(client->peers);
     mcs_status_t status = mcs_link_call(client->link, &call, &reply);
     if (status == MCS_OK) {
         const Mcs__Wire__SegmentList *list = (const Mcs__Wire__SegmentList *)(const void *)reply.message;
@@ -280,7 +293,7 @@ static mcs_status_t ask(mcs_routes_t *routes, uint32_t *handles, size_t count, u
             mcs_route_t *route = mcs_routes_find(routes, list->segments[i]->handle);
             mcs_peer_t *peer = route != NULL && route->peer == NULL ? mcs_peer_make(client, list->segments[i]) : NULL;
             if (peer != NULL) {
-                cache_add(client->peers, peer);
+                cache_add(client->peers, peer, masters);
                 route_set_peer(client, route, peer);
             }
         }

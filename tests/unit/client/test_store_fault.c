@@ -1,4 +1,6 @@
 /* The C API when holders, replicas or the master fail: failover, replacement, waiting, leases, a new session. */
+#include "core/client/routes.h"
+#include "core/client/store_entry.h"
 #include "core/wire/extent.h"
 #include "tests/unit/client/world.h"
 
@@ -344,6 +346,35 @@ static void a_lost_answer_to_any_step_of_a_put_is_repeated(void **state)
     mcs_store_destroy(holder);
 }
 
+static void another_master_comes(void *client)
+{
+    mcs_peers_flush(((mcs_client_t *)client)->peers);
+}
+
+/* Its handles mean other segments: what the one before said of its own is not remembered. */
+static void an_answer_that_is_older_than_the_master_is_not_remembered(void **state)
+{
+    world_t *world = *state;
+    mcs_store_t *holder = world_store(world, SEGMENT_BYTES);
+    mcs_store_t *store = world_store(world, 0);
+    mcs_entry_t entry;
+    mcs_client_t *client = mcs_store_enter(store, &entry);
+    assert_non_null(client);
+    world->meanwhile = another_master_comes;
+    world->meanwhile_arg = client;
+    uint32_t asked = mini_master_requests(world->master, MCS_VERB_SEGMENT_INFO);
+    world_script(world, MCS_VERB_SEGMENT_INFO, 1, FAKE_DEFAULT, MCS_OK);
+    for (uint32_t i = 0; i < 3; i++) { /* the second one asks again, the third one knows */
+        char key[16];
+        snprintf(key, sizeof(key), "k%u", i);
+        assert_int_equal(world_put(store, key, 5000, i), 0);
+        assert_int_equal(mini_master_requests(world->master, MCS_VERB_SEGMENT_INFO) - asked, i == 0 ? 1 : 2);
+    }
+    mcs_store_leave(&entry);
+    mcs_store_destroy(store);
+    mcs_store_destroy(holder);
+}
+
 static void garbage_columns_are_refused_and_nothing_is_written(void **state)
 {
     static const mcs_verb_t verbs[] = {MCS_VERB_PUT_START, MCS_VERB_PUT_END, MCS_VERB_LOOKUP, MCS_VERB_EXIST,
@@ -580,6 +611,7 @@ int main(void)
         TEST(a_put_that_meets_anothers_finishes_its_batch_first_and_then_waits),
         TEST(a_wait_for_another_is_bounded),
         TEST(a_lost_answer_to_any_step_of_a_put_is_repeated),
+        TEST(an_answer_that_is_older_than_the_master_is_not_remembered),
         TEST(garbage_columns_are_refused_and_nothing_is_written),
         TEST(a_master_that_says_nothing_costs_the_rpc_timeout),
         TEST(a_master_that_forgot_the_session_gets_new_memory_mounted),

@@ -25,19 +25,26 @@ typedef struct world {
     int left; /* requests of the verb that the action is for */
     fake_action_t action;
     mcs_status_t status;
+    void (*meanwhile)(void *arg); /* NULL, or called before such a request is answered, without the lock */
+    void *meanwhile_arg;
 } world_t;
 
 MCS_UNUSED static fake_action_t world_filter(void *arg, const fake_request_t *request, fake_answer_t *answer)
 {
     world_t *world = arg;
     fake_action_t action = FAKE_DEFAULT;
+    void (*meanwhile)(void *arg) = NULL;
     pthread_mutex_lock(&world->lock);
     if (world->left > 0 && request->header.verb == world->verb) {
         world->left--;
         action = world->action;
         answer->status = world->status;
+        meanwhile = world->meanwhile;
     }
     pthread_mutex_unlock(&world->lock);
+    if (meanwhile != NULL) {
+        meanwhile(world->meanwhile_arg);
+    }
     return action;
 }
 
