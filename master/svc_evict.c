@@ -165,14 +165,23 @@ static bool each_member(mcs_service_t *service, const mcs_buf_t *members, uint64
     return all;
 }
 
-/* Without locks; takes the reference. */
-static void evict_group(mcs_service_t *service, svc_group_t *group, uint64_t now_ns, bool soft_too)
+/* One list of one round. */
+static uint64_t pass_of(const svc_evict_t *evict, svc_list_t list)
 {
+    return evict->round * SVC_LIST_COUNT + list;
+}
+
+/* Without locks; takes the reference. One that has to stay is asked once in a pass, and not for each of its members. */
+static void evict_group(mcs_service_t *service, svc_group_t *group, uint64_t now_ns, svc_list_t list)
+{
+    bool soft_too = list == SVC_LIST_SOFT;
     mcs_buf_t members;
     mcs_buf_init(&members, MCS_FRAME_MAX);
     if (svc_group_members(group, &members) && each_member(service, &members, now_ns, soft_too, false)) {
         each_member(service, &members, now_ns, soft_too, true);
         begin_endings(service, now_ns);
+    } else {
+        svc_group_keep(group, pass_of(&service->evict, list));
     }
     mcs_buf_fini(&members);
     svc_group_put(service, group);
@@ -341,7 +350,8 @@ static uint32_t evict_tail(mcs_service_t *service, tail_t *tail, svc_list_t list
         }
         dealt++;
         svc_group_t *group = svc_record_group(record);
-        if ((record->flags & SVC_REC_PENDING) != 0 || !frees_something(service, record)) {
+        if ((record->flags & SVC_REC_PENDING) != 0 || !frees_something(service, record) ||
+            (group != NULL && svc_group_was_kept(group, pass_of(&service->evict, list)))) {
             /* Not now: as if it had been used just now, or its shard's tail would be the oldest again at once. */
             record->lease_until_ns = MCS_MAX(record->lease_until_ns, now_ns);
             svc_recency_set_locked(&service->index, shard, ref, list);
@@ -377,7 +387,7 @@ static uint32_t evict_window(mcs_service_t *service, window_t *window, svc_list_
         dealt += MCS_MAX(entries, 1u);
         place_tail(&evict->tails[list], window, &tail);
         if (group != NULL) { /* may be large, and have changed the other tails */
-            evict_group(service, group, now_ns, list == SVC_LIST_SOFT);
+            evict_group(service, group, now_ns, list);
             break;
         }
     }
@@ -542,6 +552,7 @@ static void start_round(mcs_service_t *service, uint64_t now_ns)
     svc_policy_resize(&service->policy, unpinned + svc_evict_count(service, SVC_LIST_LEASED));
     evict->wanted = false;
     evict->in_round = true;
+    evict->round++;
     evict->no_memory = false;
     evict->target = (uint64_t)ceil(target * evictable);
     evict->floor = (uint64_t)ceil(floor_ratio * evictable);

@@ -16,6 +16,7 @@ struct svc_group {
     svc_group_t *next;
     uint64_t hash;
     uint64_t lease_until_ns; /* atomic */
+    uint64_t kept_by;        /* eviction's: what could not take it last */
     uint32_t refs;           /* table lock */
     mcs_mutex_t lock;        /* rank GROUP: members */
     mcs_buf_t members;       /* svc_member_t */
@@ -134,6 +135,16 @@ void svc_group_grant(svc_group_t *group, uint64_t now_ns, uint64_t ttl_ns)
     if (svc_group_lease(group) < now_ns + ttl_ns / 2) {
         __atomic_store_n(&group->lease_until_ns, now_ns + ttl_ns, __ATOMIC_RELEASE);
     }
+}
+
+bool svc_group_was_kept(const svc_group_t *group, uint64_t pass)
+{
+    return group->kept_by == pass;
+}
+
+void svc_group_keep(svc_group_t *group, uint64_t pass)
+{
+    group->kept_by = pass;
 }
 
 mcs_status_t svc_group_join(svc_group_t *group, uint64_t hash, uint64_t generation)

@@ -327,6 +327,7 @@ typedef struct svc_evict {
     uint64_t piece_end_ns; /* of work without a pause */
     /* the present round */
     bool in_round;
+    uint64_t round;      /* its number */
     bool no_memory;      /* what makes room needs a little: the round is over, whatever is left */
     uint64_t target;     /* plain objects to evict */
     uint64_t floor;      /* soft-pinned ones, too, until so many are evicted */
@@ -919,6 +920,9 @@ const char *svc_group_id(const svc_group_t *group, uint32_t *len_out);
 bool svc_group_is(const svc_group_t *group, const char *id, uint32_t len);
 uint64_t svc_group_lease(const svc_group_t *group);
 void svc_group_grant(svc_group_t *group, uint64_t now_ns, uint64_t ttl_ns);
+/* Housekeeping: that this pass of eviction, which is not 0, could not take it; and whether that was so. */
+void svc_group_keep(svc_group_t *group, uint64_t pass);
+bool svc_group_was_kept(const svc_group_t *group, uint64_t pass);
 mcs_status_t svc_group_join(svc_group_t *group, uint64_t hash, uint64_t generation) MCS_MUST_CHECK;
 void svc_group_leave(svc_group_t *group, uint64_t generation);
 void svc_group_rename(svc_group_t *group, uint64_t from, uint64_t to);

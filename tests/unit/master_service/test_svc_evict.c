@@ -404,7 +404,7 @@ static void objects_of_suspect_owners_are_not_evicted_in_vain(void **state)
     rpc_client_fini(&other);
 }
 
-static void store_many_small(rpc_client_t *client, int from, int to)
+static void store_many_small(rpc_client_t *client, int count, const rpc_put_options_t *options)
 {
     enum { BATCH = 250 };
     static char keys[BATCH][16];
@@ -413,13 +413,13 @@ static void store_many_small(rpc_client_t *client, int from, int to)
     uint64_t sizes[BATCH];
     uint64_t ids[BATCH];
     int32_t statuses[BATCH];
-    for (int at = from; at < to; at += BATCH) {
+    for (int at = 0; at < count; at += BATCH) {
         for (int i = 0; i < BATCH; i++) {
             snprintf(keys[i], sizeof(keys[i]), "s%d", at + i);
             names[i] = keys[i];
             sizes[i] = 64;
         }
-        assert_int_equal(rpc_put_start(client, names, sizes, BATCH, NULL, puts), MCS_OK);
+        assert_int_equal(rpc_put_start(client, names, sizes, BATCH, options, puts), MCS_OK);
         for (int i = 0; i < BATCH; i++) {
             assert_int_equal(puts[i].status, MCS_OK);
             ids[i] = puts[i].put_id;
@@ -436,7 +436,7 @@ static void a_round_that_frees_nothing_ends(void **state)
     const rpc_put_options_t hard = {.hard_pin = true};
     rpc_client_t other;
     rpc_mount(&f->owner, "host-a:2", 32 * SEGMENT);
-    store_many_small(&f->writer, 0, 200000);
+    store_many_small(&f->writer, 200000, NULL);
     world_client(&f->world, &other, "host-c:1");
     rpc_client_drop_control(&f->owner);
     for (int i = 0; i < 1000 && rpc_exist(&f->writer, "s0") != 0; i++) {
@@ -462,6 +462,30 @@ static void a_round_that_frees_nothing_ends(void **state)
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
     f->world.peer = NULL;
     rpc_client_fini(&other);
+}
+
+/* What one member keeps is not looked through again for each of the others. */
+static void a_large_group_with_a_pin_costs_a_round_no_time(void **state)
+{
+    fixture_t *f = *state;
+    const rpc_put_options_t plain = {.group = "a"};
+    const rpc_put_options_t hard = {.group = "a", .hard_pin = true};
+    rpc_mount(&f->owner, "host-a:2", 2 * SEGMENT);
+    store_many_small(&f->writer, 8000, &plain);
+    assert_int_equal(rpc_store(&f->writer, "hard", 64, &hard), MCS_OK);
+    svc_evict_demand(f->world.service, OBJECT);
+    int turns = 1;
+    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < 400) {
+        turns++;
+    }
+    assert_true(turns < 400);
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
+    assert_int_equal(rpc_remove(&f->writer, "hard", false), MCS_OK);
+    unit_wait(&f->world);
+    world_pass(&f->world, 20);
+    svc_evict_demand(f->world.service, OBJECT);
+    world_pass(&f->world, 20); /* another round */
+    assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 8000);
 }
 
 int main(void)
@@ -490,6 +514,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(without_a_ratio_a_put_evicts_nothing, setup_no_ratio, teardown),
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
         cmocka_unit_test_setup_teardown(a_round_that_frees_nothing_ends, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(a_large_group_with_a_pin_costs_a_round_no_time, setup_small_ratio, teardown),
     };
     return cmocka_run_group_tests_name("svc_evict", tests, NULL, NULL);
 }
