@@ -287,6 +287,9 @@ static mcs_status_t ask(mcs_routes_t *routes, uint32_t *handles, size_t count, u
     mcs_reply_t reply;
     uint64_t masters = masters_so_far(client->peers);
     mcs_status_t status = mcs_link_call(client->link, &call, &reply);
+    for (size_t i = 0; status == MCS_OK && i < count; i++) {
+        route_slot(routes->table, routes->capacity, handles[i])->asked = true; /* it is there */
+    }
     if (status == MCS_OK) {
         const Mcs__Wire__SegmentList *list = (const Mcs__Wire__SegmentList *)(const void *)reply.message;
         for (size_t i = 0; i < list->n_segments; i++) {
@@ -314,19 +317,19 @@ mcs_status_t mcs_routes_add(mcs_routes_t *routes, const mcs_col_replica_t *repli
             continue;
         }
         last = handle;
-        if (mcs_routes_find(routes, handle) != NULL) {
-            continue;
+        mcs_route_t *route = mcs_routes_find(routes, handle);
+        if (route == NULL) {
+            status = routes_grow(routes);
+            if (status != MCS_OK) {
+                return status;
+            }
+            route = route_slot(routes->table, routes->capacity, handle);
+            route->used = true;
+            route->handle = handle;
+            routes->count++;
+            route_set_peer(routes->client, route, cache_find(routes->client->peers, handle));
         }
-        status = routes_grow(routes);
-        if (status != MCS_OK) {
-            return status;
-        }
-        mcs_route_t *route = route_slot(routes->table, routes->capacity, handle);
-        route->used = true;
-        route->handle = handle;
-        routes->count++;
-        route_set_peer(routes->client, route, cache_find(routes->client->peers, handle));
-        if (route->peer == NULL) {
+        if (route->peer == NULL && !route->asked) {
             unknown[unknown_count++] = handle;
         }
         if (unknown_count == INFO_BATCH) {

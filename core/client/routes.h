@@ -46,7 +46,8 @@ typedef struct mcs_route {
     uint32_t handle;
     bool used;
     bool mapped;            /* the mapping has been tried */
-    mcs_peer_t *peer;       /* NULL: the master does not know the handle (any more) */
+    bool asked;             /* the master has answered what it knows of the handle */
+    mcs_peer_t *peer;       /* NULL: not asked, or the master does not know the handle (any more) */
     mcs_mapping_t *mapping; /* NULL: none */
     mcs_path_t path;        /* first choice, and after mcs_route_map what is really there */
 } mcs_route_t;
@@ -62,7 +63,8 @@ typedef struct mcs_routes {
 
 void mcs_routes_init(mcs_routes_t *routes, mcs_client_t *client);
 void mcs_routes_fini(mcs_routes_t *routes);
-/* Resolves the segments of these replicas: from the cache, the rest by RPC. `flags` as of mcs_call_t. */
+/* Resolves the segments of these replicas: from the cache, the rest by RPC. `flags` as of mcs_call_t. After an error
+ * the next one asks again. */
 mcs_status_t mcs_routes_add(mcs_routes_t *routes, const mcs_col_replica_t *replicas, size_t count, unsigned flags)
     MCS_MUST_CHECK;
 /* NULL when it was never added. */

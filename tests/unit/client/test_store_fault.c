@@ -375,6 +375,35 @@ static void an_answer_that_is_older_than_the_master_is_not_remembered(void **sta
     mcs_store_destroy(holder);
 }
 
+/* One of a batch, whose segment could not be asked about: the others of that segment ask for themselves. */
+static void a_failed_question_about_a_segment_is_asked_again(void **state)
+{
+    enum { COUNT = 3 };
+    world_t *world = *state;
+    mcs_store_t *holder = world_store(world, SEGMENT_BYTES);
+    mcs_store_t *store = world_store(world, 0);
+    mcs_bytes_t keys[COUNT];
+    uint8_t bytes[COUNT][100];
+    struct iovec iov[COUNT];
+    mcs_value_t values[COUNT];
+    int64_t results[COUNT];
+    static const char *const names[COUNT] = {"k0", "k1", "k2"};
+    for (uint32_t i = 0; i < COUNT; i++) {
+        assert_int_equal(world_put(holder, names[i], 100, i), 0);
+        keys[i] = world_key(names[i]);
+        iov[i] = (struct iovec){bytes[i], 100};
+        values[i] = (mcs_value_t){&iov[i], 1};
+    }
+    world_script(world, MCS_VERB_SEGMENT_INFO, 1, FAKE_REPLY, MCS_ERR_NO_MEMORY);
+    (void)mcs_get_into(store, keys, values, COUNT, results);
+    assert_int_equal(world_left(world), 0);
+    assert_true(results[0] < 0);
+    assert_int_equal(results[1], 100);
+    assert_int_equal(results[2], 100);
+    mcs_store_destroy(store);
+    mcs_store_destroy(holder);
+}
+
 static void garbage_columns_are_refused_and_nothing_is_written(void **state)
 {
     static const mcs_verb_t verbs[] = {MCS_VERB_PUT_START, MCS_VERB_PUT_END, MCS_VERB_LOOKUP, MCS_VERB_EXIST,
@@ -612,6 +641,7 @@ int main(void)
         TEST(a_wait_for_another_is_bounded),
         TEST(a_lost_answer_to_any_step_of_a_put_is_repeated),
         TEST(an_answer_that_is_older_than_the_master_is_not_remembered),
+        TEST(a_failed_question_about_a_segment_is_asked_again),
         TEST(garbage_columns_are_refused_and_nothing_is_written),
         TEST(a_master_that_says_nothing_costs_the_rpc_timeout),
         TEST(a_master_that_forgot_the_session_gets_new_memory_mounted),
