@@ -404,12 +404,14 @@ static bool is_pressed(const svc_evict_t *evict)
            __atomic_load_n(&evict->demand_bytes, __ATOMIC_RELAXED) != 0;
 }
 
-void svc_evict_pause(const svc_evict_t *evict)
+bool svc_evict_pause(const svc_evict_t *evict)
 {
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
-    if (!is_pressed(evict)) {
-        nanosleep(&pause, NULL);
+    if (is_pressed(evict)) {
+        return false;
     }
+    nanosleep(&pause, NULL);
+    return true;
 }
 
 /* Between two pieces of work, without locks. False: the turn is over. */
@@ -419,7 +421,7 @@ static bool go_on(svc_evict_t *evict, uint64_t slice_end_ns)
     if (now_ns < evict->piece_end_ns) {
         return true;
     }
-    svc_evict_pause(evict);
+    (void)svc_evict_pause(evict);
     now_ns = svc_real_ns();
     evict->piece_end_ns = now_ns + PIECE_NS;
     return now_ns < (is_pressed(evict) ? slice_end_ns - SLICE_NS / 2 : slice_end_ns);

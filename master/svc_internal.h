@@ -902,8 +902,8 @@ void svc_parked_answer(svc_parked_t *parked, mcs_status_t status, const Protobuf
 uint64_t svc_evict_count(const mcs_service_t *service, svc_list_t list);
 /* An allocation has failed and is not parked (those ask by wants_bytes). */
 void svc_evict_demand(mcs_service_t *service, uint64_t bytes);
-/* Housekeeping, without locks: lets others run for a moment, unless somebody waits for space. */
-void svc_evict_pause(const svc_evict_t *evict);
+/* Housekeeping, without locks: lets others run for a moment, unless (false) somebody waits for space. */
+bool svc_evict_pause(const svc_evict_t *evict);
 /* Gives its memory back. */
 void svc_evict_fini(mcs_service_t *service);
 /* Housekeeping. True: there is more to do at once. */

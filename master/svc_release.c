@@ -21,6 +21,7 @@
 /* Extents of one notice, and so of the answer to it: an event loop is not kept from its other connections for long. */
 #define RELEASE_BATCH   128u
 #define RELEASE_TURN    2u /* notices before housekeeping makes a pause */
+#define RELEASE_PAUSES  8u /* before it looks after others: about a millisecond */
 #define GENERATIONS_MAX 8192u
 
 /* ---- tables by generation ---- */
@@ -610,9 +611,11 @@ void svc_release_tell(svc_session_t *session, mcs_rpc_conn_t *conn, uint64_t now
     }
     tell_forget(service, session, conn);
     /* A slow owner is asked for more when it has read what was asked. */
+    unsigned pauses = 0;
     for (unsigned n = 0; mcs_rpc_conn_queued(conn) < MCS_RPC_OUT_HIGH / 4; n++) {
-        if (n > 0 && n % RELEASE_TURN == 0) {
-            svc_evict_pause(&service->evict);
+        if (n > 0 && n % RELEASE_TURN == 0 && svc_evict_pause(&service->evict) && ++pauses == RELEASE_PAUSES) {
+            svc_wake(service); /* one who reads as fast as it is asked would have it all */
+            break;
         }
         count = take_ready(session, t_batch.records, now_ns);
         if (count == 0) {

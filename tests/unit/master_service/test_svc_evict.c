@@ -488,6 +488,37 @@ static void a_large_group_with_a_pin_costs_a_round_no_time(void **state)
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 8000);
 }
 
+static struct {
+    world_t *world;
+    uint64_t most; /* extents that one turn has asked for */
+} g_turns;
+
+static void one_turn(void *arg)
+{
+    (void)arg;
+    uint64_t before = mcs_metric_get(&g_turns.world->metrics, releases_asked);
+    svc_house_tick(g_turns.world->service);
+    uint64_t asked = mcs_metric_get(&g_turns.world->metrics, releases_asked) - before;
+    g_turns.most = MCS_MAX(g_turns.most, asked);
+}
+
+/* However fast the owner reads what it is asked for. */
+static void a_turn_asks_an_owner_for_so_many_extents_and_no_more(void **state)
+{
+    enum { COUNT = 100000 };
+    fixture_t *f = *state;
+    rpc_mount(&f->owner, "host-a:2", 16 * SEGMENT);
+    store_many_small(&f->writer, COUNT, NULL);
+    g_turns.world = &f->world;
+    g_turns.most = 0;
+    f->writer.idle = one_turn;
+    assert_int_equal(rpc_remove_all(&f->writer, false), COUNT);
+    one_turn(NULL);
+    assert_in_range(g_turns.most, 1, 2048);
+    f->writer.idle = world_tick;
+    assert_int_equal(settle(f), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -515,6 +546,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(objects_of_suspect_owners_are_not_evicted_in_vain, setup, teardown),
         cmocka_unit_test_setup_teardown(a_round_that_frees_nothing_ends, setup_small_ratio, teardown),
         cmocka_unit_test_setup_teardown(a_large_group_with_a_pin_costs_a_round_no_time, setup_small_ratio, teardown),
+        cmocka_unit_test_setup_teardown(a_turn_asks_an_owner_for_so_many_extents_and_no_more, setup_small_ratio,
+                                        teardown),
     };
     return cmocka_run_group_tests_name("svc_evict", tests, NULL, NULL);
 }
