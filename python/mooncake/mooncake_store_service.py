@@ -76,11 +76,19 @@ def _answers(handler):
 async def _body(request):
     try:
         data = await request.json()
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, LookupError, RecursionError) as error:  # also too long a number, an unknown charset, too deep a nesting
         raise _Refused(400, f"the body is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise _Refused(400, "the body is not a JSON object")
     return data
+
+
+async def _call(function, *arguments):
+    """A call of the store in a thread. Arguments that it does not take at all (a number out of range, half a surrogate pair) are the request's fault."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except (TypeError, ValueError) as error:
+        raise _Refused(400, str(error)) from None
 
 
 def _segment_ids(data):
@@ -248,13 +256,13 @@ class MooncakeStoreService:
             raise _Refused(400, "Missing key or value")
         if not isinstance(key, str) or not isinstance(value, str):
             raise _Refused(400, "key and value must be strings")
-        code = await asyncio.to_thread(self.store.put, key, value.encode())
+        code = await _call(lambda: self.store.put(key, value.encode()))
         if code != 0:
             raise _Refused(500, "PUT operation failed", code=code)
         return {"status": "success"}
 
     async def _exists(self, key):
-        found = await asyncio.to_thread(self.store.is_exist, key)
+        found = await _call(self.store.is_exist, key)
         if found < 0:
             raise _Refused(500, "Exist check failed", code=found)
         return found > 0
@@ -264,7 +272,7 @@ class MooncakeStoreService:
         key = request.match_info["key"]
         # get() gives b"" for whatever went wrong; whether the key is there tells a miss from a failure.
         if await self._exists(key):
-            value = await asyncio.to_thread(self.store.get, key)
+            value = await _call(self.store.get, key)
             if value:
                 return web.Response(status=200, body=value, content_type="application/octet-stream")
             if await self._exists(key):
@@ -277,14 +285,14 @@ class MooncakeStoreService:
 
     @_answers
     async def handle_remove(self, request):
-        code = await asyncio.to_thread(self.store.remove, request.match_info["key"])
+        code = await _call(self.store.remove, request.match_info["key"])
         if code != 0:
             raise _Refused(500, "Remove operation failed", code=code)
         return {"status": "success"}
 
     @_answers
     async def handle_remove_all(self, request):
-        count = await asyncio.to_thread(self.store.remove_all)
+        count = await _call(self.store.remove_all)
         if count < 0:
             raise _Refused(500, "RemoveAll operation failed", code=count)
         return {"status": f"success removed {count} keys"}
@@ -298,7 +306,7 @@ class MooncakeStoreService:
         if type(size) is not int or size <= 0:
             raise _Refused(400, "Invalid size, must be a positive integer")
         protocol, location = data.get("protocol", self.config.protocol), data.get("location", "")
-        result = await asyncio.to_thread(self.store.allocate_and_mount_segment, size, protocol, location)
+        result = await _call(self.store.allocate_and_mount_segment, size, protocol, location)
         if result["ret"] != 0:
             raise _Refused(500, f"Allocate and mount failed, ret={result['ret']}")
         return {"status": "success", "segment_ids": list(result["segment_ids"]), "allocated_size": result["allocated_size"]}
@@ -308,7 +316,7 @@ class MooncakeStoreService:
         data = await _body(request)
         ids, grace = _segment_ids(data), _whole(data, "grace_period_seconds", 0)
         arguments = (ids, grace) if grace else (ids,)
-        code = await asyncio.to_thread(self.store.unmount_and_free_segment, *arguments)
+        code = await _call(self.store.unmount_and_free_segment, *arguments)
         if code != 0:
             raise _Refused(500, f"Unmount and free failed, ret={code}")
         return {"status": "success"}
@@ -317,11 +325,11 @@ class MooncakeStoreService:
         protocol, location = data.get("protocol", self.config.protocol), data.get("location", "")
         size, offset = _whole(data, "size", -1), _whole(data, "offset", 0)
         info = {"path": path, "offset": offset, "size": size, "protocol": protocol, "location": location}
-        return await asyncio.to_thread(self.store.mount_segment, path, size, offset, protocol, location), info
+        return await _call(self.store.mount_segment, path, size, offset, protocol, location), info
 
     async def _unmount_file(self, segment_id, grace=0):
         arguments = ([segment_id], grace) if grace else ([segment_id],)
-        return await asyncio.to_thread(self.store.unmount_segment, *arguments) == 0
+        return await _call(self.store.unmount_segment, *arguments) == 0
 
     @_answers
     async def handle_mount_shm(self, request):
@@ -354,7 +362,7 @@ class MooncakeStoreService:
     @_answers
     async def handle_unmount_local_disk(self, request):
         grace = _whole(await _body(request), "grace_period_seconds", 0, GRACE_MAX)
-        code = await asyncio.to_thread(self.store.unmount_local_disk_segment, grace)
+        code = await _call(self.store.unmount_local_disk_segment, grace)
         if code != 0:
             raise _Refused(500, f"Unmount of the local disk failed, ret={code}")
         return {"status": "success"}
@@ -393,7 +401,7 @@ class MooncakeStoreService:
     async def _to_prefill(self):
         async with self._state_lock:
             if self.mounted_segment_ids:
-                code = await asyncio.to_thread(self.store.unmount_segment, self.mounted_segment_ids)
+                code = await _call(self.store.unmount_segment, self.mounted_segment_ids)
                 if code != 0:
                     raise _Refused(500, f"Unmount failed, ret={code}")
             self.mounted_segment_ids = []

@@ -103,7 +103,7 @@ def test_bad_puts(service, body):
 
 
 def test_bodies_that_are_no_json(service):
-    for raw in (b"", b"{", b"\xff\xfe", b"nonsense"):
+    for raw in (b"", b"{", b"\xff\xfe", b"nonsense", b"[" * 100000, b'{"size":' + b"9" * 5000 + b"}"):
         for method, path in (("PUT", "/api/put"), ("POST", "/api/mount"), ("POST", "/api/unmount"), ("POST", "/api/reconfigure")):
             status, answer, _ = service.ask(method, path, raw=raw)
             assert status == 400 and "JSON" in answer["error"], (path, raw)
@@ -165,6 +165,30 @@ def test_mount_and_unmount(service):
 @pytest.mark.parametrize("body", [{}, {"size": 0}, {"size": -1}, {"size": "1MB"}, {"size": True}, {"size": 1.5}])
 def test_bad_mounts(service, body):
     assert service.ask("POST", "/api/mount", body)[:2] == (400, {"error": "Invalid size, must be a positive integer"})
+
+
+@pytest.mark.parametrize("method, path, body", [
+    ("PUT", "/api/put", {"key": "\ud800", "value": "v"}),
+    ("PUT", "/api/put", {"key": "k", "value": "\ud800"}),
+    ("POST", "/api/mount", {"size": 2**64}),
+    ("POST", "/api/mount", {"size": 1 << 20, "protocol": 5}),
+    ("POST", "/api/mount", {"size": 1 << 20, "location": None}),
+    ("POST", "/api/mount_shm", {"name": "n", "size": 4096, "offset": 2**64}),
+    ("POST", "/api/unmount", {"segment_ids": ["\ud800"]}),
+    ("POST", "/api/unmount", {"segment_ids": ["1-2"], "grace_period_seconds": 2**64}),
+    ("POST", "/api/reconfigure", {"mode": "decode", "path": "/dev/shm/a\0b", "size": 4096}),
+])
+def test_what_the_store_takes_in_no_way_is_the_requests_fault(service, method, path, body):
+    status, answer, _ = service.ask(method, path, body)
+    assert status == 400 and set(answer) == {"error"}, answer
+
+
+def test_a_charset_that_is_none(service):
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=60)
+    connection.request("PUT", "/api/put", b"{}", {"Content-Type": "application/json; charset=none-such"})
+    answer = connection.getresponse()
+    assert answer.status == 400 and "JSON" in json.loads(answer.read())["error"]
+    connection.close()
 
 
 @pytest.mark.parametrize("path", ["/api/unmount", "/api/unmount_shm"])
