@@ -32,6 +32,9 @@ static int borrow(void *object, mcs_dl_tensor_t *out)
         return -1;
     }
     mpy_tensor_t *tensor = mpy_tensor_of(object);
+    if (!mpy_tensor_is_here(object)) {
+        return -1;
+    }
     if (tensor->readonly) {
         PyErr_SetString(PyExc_BufferError, "the tensor is read-only, which a lent one cannot say");
         return -1;

@@ -89,7 +89,7 @@ static exported_t *export(PyObject *tensor)
 
 mcs_dl_versioned_t *mpy_tensor_managed(PyObject *self, bool copied)
 {
-    exported_t *exported = export(self);
+    exported_t *exported = mpy_tensor_is_here(self) ? export(self) : NULL;
     if (exported == NULL) {
         return NULL;
     }
@@ -233,7 +233,8 @@ PyObject *mpy_tensor_dlpack(PyObject *self, PyObject *const *args, Py_ssize_t na
         PyErr_SetString(PyExc_TypeError, "__dlpack__() takes keywords only");
         return NULL;
     }
-    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !take_wanted(mpy_tensor_of(self), given, &wanted)) {
+    if (!mpy_bind(&sig, args, nargs, kwnames, given) || !take_wanted(mpy_tensor_of(self), given, &wanted) ||
+        !mpy_tensor_is_here(self)) {
         return NULL;
     }
     bool unmarked = mpy_tensor_of(self)->readonly && !wanted.versioned;

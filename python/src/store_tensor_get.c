@@ -4,6 +4,7 @@
 #include "python/src/tensor_device.h"
 
 #include "core/base/alloc.h"
+#include "core/base/thread.h"
 
 /* None, or a torch tensor, for each of `tensors` (taken over). */
 static PyObject *answer_list(mpy_store_t *self, PyObject **tensors, size_t count)
@@ -195,6 +196,9 @@ static bool view_of(mpy_store_t *self, mcs_bytes_t key, PyObject **tensor_out)
     }
     if (is_tensor) {
         *tensor_out = mpy_tensor_new(mpy_store_state(self), &header, bytes + MCS_TENSOR_HEADER_SIZE, readonly, owner);
+        if (*tensor_out != NULL) {
+            mpy_tensor_of(*tensor_out)->process = mcs_process_token();
+        }
     }
     Py_DECREF(owner);
     return !is_tensor || *tensor_out != NULL;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/alloc.h"
+#include "core/base/thread.h"
 
 static char g_empty; /* the memory of tensors without elements */
 
@@ -92,6 +93,16 @@ PyObject *mpy_tensor_new_on(mpy_state_t *state, const mcs_tensor_header_t *heade
         mpy_tensor_of(self)->device = device;
     }
     return self;
+}
+
+bool mpy_tensor_is_here(PyObject *self)
+{
+    uint64_t process = mpy_tensor_of(self)->process;
+    if (process == 0 || process == mcs_process_token()) {
+        return true;
+    }
+    PyErr_SetString(PyExc_BufferError, "the tensor's memory is that of the process that this one was forked from");
+    return false;
 }
 
 /* ---- copies ---- */
@@ -213,6 +224,10 @@ static int tensor_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     mpy_tensor_t *tensor = mpy_tensor_of(self);
     const char *problem = NULL;
+    if (!mpy_tensor_is_here(self)) {
+        view->obj = NULL;
+        return -1;
+    }
     if (tensor->device != MPY_ON_HOST) {
         problem = "the tensor is in GPU memory: use DLPack";
     } else if (tensor->readonly && (flags & PyBUF_WRITABLE) != 0) {
@@ -303,6 +318,9 @@ static PyObject *get_data(PyObject *self, void *closure)
     }
     PyObject *bytes =
         mpy_tensor_new(mpy_state_of_module(module), &header, tensor->data, tensor->readonly, tensor->owner);
+    if (bytes != NULL) {
+        mpy_tensor_of(bytes)->process = tensor->process;
+    }
     PyObject *view = bytes != NULL ? PyMemoryView_FromObject(bytes) : NULL;
     Py_XDECREF(bytes);
     return view;

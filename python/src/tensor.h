@@ -17,7 +17,8 @@ typedef struct mpy_tensor {
     void *data; /* never NULL of host memory; no address for the processor on a GPU */
     int device; /* MPY_ON_HOST, or CUDA's ordinal */
     bool readonly;
-    PyObject *owner; /* keeps the memory (a capsule, a BufferHandle); NULL: it is the caller's own */
+    uint64_t process; /* whose memory it is, when a forked child has not got it; 0: anybody's */
+    PyObject *owner;  /* keeps the memory (a capsule, a BufferHandle); NULL: it is the caller's own */
 } mpy_tensor_t;
 
 #define MPY_ON_HOST (-1)
@@ -33,6 +34,8 @@ PyObject *mpy_tensor_new(mpy_state_t *state, const mcs_tensor_header_t *header, 
 /* The same of GPU memory, which is writable. */
 PyObject *mpy_tensor_new_on(mpy_state_t *state, const mcs_tensor_header_t *header, void *data, int device,
                             PyObject *owner);
+/* False, with a BufferError: a forked child looks at a tensor on memory that is its parent's alone. */
+bool mpy_tensor_is_here(PyObject *self);
 /* A capsule that owns GPU memory (taken over; NULL with an exception, and the memory is freed). */
 PyObject *mpy_device_owner(mcs_device_memory_t *memory);
 /* A tensor of the same elements in new memory, of the host with `to_host`, else of where they are. `self` must be of

@@ -208,6 +208,46 @@ for way in ('_exit', 'exit'):
     assert one("bytes(view)") == b"hello" and one("store.get('k')") == b"hello" and one("store.health_check()") == 0
 
 
+def test_what_was_shown_before_a_fork_is_not_shown_in_the_child(master, worker):
+    pytest.importorskip("numpy")
+    one = worker()
+    assert one(f"connect({master.address!r})") == 0
+    one("import numpy, mooncake.store as module; elements = numpy.arange(1000, dtype='float32')")
+    assert one("store.put_tensor('t', elements)") == 0
+    one("handle = store.get_buffer('t'); tensor = store.get_dlpack('t')")
+    one(
+        """
+def child():
+    assert len(handle) == handle.size() == 0 and bytes(handle) == b'', handle
+    assert tensor.shape == (1000,) and 'float32' in repr(tensor)
+    for show in (memoryview, bytes, numpy.from_dlpack, lambda it: it.data, lambda it: it.__dlpack__(), lambda it: it.__dlpack__(max_version=(1, 0), copy=True)):
+        try:
+            show(tensor)
+        except BufferError as error:
+            assert 'forked' in str(error), error
+        else:
+            raise AssertionError(show)
+    try:
+        module._serialize_tensor(tensor)
+    except (BufferError, ValueError):
+        pass
+    else:
+        raise AssertionError('serialized')
+pid = os.fork()
+if pid == 0:
+    try:
+        child()
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+    )
+    assert one("status") == 0, one.log()
+    assert one("bytes(tensor) == elements.tobytes() == bytes(handle)[304:]")
+
+
 # ---- bad input ----
 
 
