@@ -161,7 +161,8 @@ static PyMethodDef store_methods[] = {
         "The dict has the same names; values become text, sizes may be '512MB', '4 GB', '25%'; only local_hostname "
         "and\n"
         "metadata_server are required. Other keys are ignored.\n\n"
-        "Returns 0; -600 for bad values or an unreachable master or metadata server; -1 when no port worked. The "
+        "Returns 0; -600 for bad values, and for any failure where local_hostname has a port; -1 for others (no "
+        "master, no port). The "
         "log says what and\n"
         "where. A store that is set up already is closed first."),
     METHOD(init_all, "($self, protocol, device_name, mount_segment_size)",
