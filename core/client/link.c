@@ -43,7 +43,8 @@ struct mcs_link {
     mcs_link_config_t config;
     char *address;
     uint64_t spin_ns;
-    uint32_t cancel; /* atomic */
+    uint32_t cancel;  /* atomic */
+    uint64_t lost_ns; /* atomic; since when the control connection is lost, 0 = it is not */
 
     mcs_mutex_t lock; /* guards everything below; held for list moves only */
     mcs_cond_t changed;
@@ -133,6 +134,7 @@ void mcs_link_set_session(mcs_link_t *link, const mcs_hello_result_t *hello, boo
     }
     link->session = *hello;
     link->ready = ready;
+    __atomic_store_n(&link->lost_ns, 0, __ATOMIC_RELAXED); /* its answer: a hint, nothing hangs on its order */
     mcs_cond_broadcast(&link->changed);
     mcs_mutex_unlock(&link->lock);
 }
@@ -143,6 +145,11 @@ void mcs_link_drop_session(mcs_link_t *link)
     link->serial = 0;
     link->ready = false;
     mcs_mutex_unlock(&link->lock);
+}
+
+void mcs_link_lost(mcs_link_t *link)
+{
+    __atomic_store_n(&link->lost_ns, mcs_now_ns(), __ATOMIC_RELAXED);
 }
 
 /* ---- waiting ---- */
@@ -185,10 +192,12 @@ MCS_NO_TSA static mcs_status_t wait_changed_locked(mcs_link_t *link, const attem
 static mcs_status_t back_off(mcs_link_t *link, attempt_t *attempt)
 {
     uint64_t now = mcs_now_ns();
+    uint64_t lost_ns = __atomic_load_n(&link->lost_ns, __ATOMIC_RELAXED);
     if (attempt->down_since_ns == 0) {
-        attempt->down_since_ns = now;
+        attempt->down_since_ns = lost_ns != 0 && lost_ns < now ? lost_ns : now;
         attempt->backoff_ns = BACKOFF_MIN;
-    } else if (now - attempt->down_since_ns >= MCS_LINK_DOWN_MS * MCS_NS_PER_MS) {
+    }
+    if (now - attempt->down_since_ns >= MCS_LINK_DOWN_MS * MCS_NS_PER_MS) {
         return MCS_ERR_RPC_FAIL;
     }
     uint64_t until = MCS_MIN(now + attempt->backoff_ns, attempt->io.deadline_ns);

@@ -21,8 +21,9 @@
 #include "core/client/hello.h"
 #include "core/wire/mcs.pb-c.h"
 
-/* Calls fail with MCS_ERR_RPC_FAIL after the master could not be reached for this long: a restart is survived, a dead
- * master does not cost the RPC timeout each time. */
+/* Calls fail with MCS_ERR_RPC_FAIL after the master could not be reached for this long, by them or before by the
+ * control connection: a restart is survived, and of a dead master it is only the first calls that cost that long. Each
+ * call tries once all the same, so that none fails after a restart. */
 #define MCS_LINK_DOWN_MS 3000
 
 typedef struct mcs_link mcs_link_t;
@@ -48,6 +49,8 @@ void mcs_link_close(mcs_link_t *link);
 /* The session of a control connection: sequences start anew when its id is new. `ready` false: only calls with
  * MCS_CALL_EARLY go on, others wait. unix_path: of the master, "" = none. */
 void mcs_link_set_session(mcs_link_t *link, const mcs_hello_result_t *hello, bool ready);
+/* The control connection is lost, and somebody tries to get it back until there is a session again. */
+void mcs_link_lost(mcs_link_t *link);
 /* Calls wait for the next session (the master refused this one). */
 void mcs_link_drop_session(mcs_link_t *link);
 

@@ -534,6 +534,7 @@ static void control_main(void *arg)
         mcs_warn(AREA, "control connection to the master at %s lost: %s", session->config.address,
                  mcs_status_name(status));
         disconnect(session);
+        mcs_link_lost(session->link);
         if (session->config.lost != NULL) {
             session->config.lost(session->config.arg);
         }

@@ -208,6 +208,17 @@ def test_calls_without_a_master_fail_in_time(how, master, start_peer):
         assert peer.call("put", "new2", b"y") == 0 and peer.call("get", "other") == b"x" * 1000
 
 
+def test_a_master_that_is_gone_costs_its_clients_seconds_once_and_not_each_call(master, start_peer):
+    peer = start_peer("client").setup(master)
+    master.kill()
+    assert peer.call("is_exist", "k") == -900
+    with Stopwatch() as watch:
+        assert {peer.call("is_exist", f"k{i}") for i in range(30)} == {-900}
+    assert watch.seconds < 30, "they would be 90 seconds"
+    master.restart()
+    wait_until(lambda: peer.call("put", "k", b"x") == 0, "puts work again", 30)
+
+
 def test_master_back_finds_its_clients_by_itself(master, start_peer):
     peers = [start_peer(f"client{i}", env={"MC_RPC_TIMEOUT_MS": str(RPC_MS)}).setup(master) for i in range(3)]
     names = sorted(peer.hostname() for peer in peers)

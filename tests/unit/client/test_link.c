@@ -502,6 +502,38 @@ static void a_master_that_never_says_hello_is_a_timeout(void **state)
     fake_master_stop(dumb);
 }
 
+static uint64_t ms_until_it_fails(mcs_link_t *link, int64_t timeout_ms, mcs_status_t expected)
+{
+    Mcs__Wire__RemoveAll request = MCS__WIRE__REMOVE_ALL__INIT;
+    mcs_call_t call = {.verb = MCS_VERB_REMOVE_ALL,
+                       .request = &request.base,
+                       .reply_type = &mcs__wire__count_reply__descriptor,
+                       .timeout_ms = timeout_ms};
+    mcs_reply_t reply;
+    uint64_t began = mcs_now_ns();
+    assert_int_equal(mcs_link_call(link, &call, &reply), expected);
+    return (mcs_now_ns() - began) / MCS_NS_PER_MS;
+}
+
+static void a_master_that_is_known_to_be_gone_costs_nothing_more(void **state)
+{
+    fixture_t *f = *state;
+    mcs_link_t *link;
+    mcs_link_config_t config = {
+        .address = "127.0.0.1:1", .config = &f->config, .self = &f->self, .counters = &f->counters};
+    assert_int_equal(mcs_link_create(&config, &link), MCS_OK);
+    mcs_link_set_session(link, &f->session, true);
+    mcs_link_lost(link);
+    assert_in_range(ms_until_it_fails(link, 20000, MCS_ERR_RPC_FAIL), MCS_LINK_DOWN_MS - 100, 15000);
+    for (int i = 0; i < 10; i++) {
+        assert_in_range(ms_until_it_fails(link, 20000, MCS_ERR_RPC_FAIL), 0, MCS_LINK_DOWN_MS / 2);
+    }
+    mcs_link_set_session(link, &f->session, true);
+    ms_until_it_fails(link, 300, MCS_ERR_RPC_TIMEOUT); /* it was there again: a restart is waited for */
+    mcs_link_close(link);
+    mcs_link_destroy(link);
+}
+
 static void addresses_that_lead_nowhere_fail(void **state)
 {
     (void)state;
@@ -543,6 +575,7 @@ int main(void)
         TEST(no_allocation_that_fails_loses_the_link),
         TEST(no_system_call_that_fails_once_fails_a_call),
         TEST(a_master_that_never_says_hello_is_a_timeout),
+        TEST(a_master_that_is_known_to_be_gone_costs_nothing_more),
         TEST(addresses_that_lead_nowhere_fail),
     };
     return cmocka_run_group_tests_name("link", tests, NULL, NULL);
