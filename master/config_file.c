@@ -4,13 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <yaml.h>
 
 #include "core/base/log.h"
+
+#define PIPE_WAIT_MS 5000
 
 typedef struct loader {
     const char *path;
@@ -174,6 +178,19 @@ static mcs_status_t load_yaml(const loader_t *l, const mcs_buf_t *text)
     return status;
 }
 
+static bool is_pipe(int fd)
+{
+    struct stat about;
+    return fstat(fd, &about) == 0 && S_ISFIFO(about.st_mode);
+}
+
+/* A shell's <(command) may not have written yet. */
+static bool comes(int fd)
+{
+    struct pollfd event = {.fd = fd, .events = POLLIN};
+    return poll(&event, 1, PIPE_WAIT_MS) > 0;
+}
+
 static mcs_status_t read_file(const loader_t *l, mcs_buf_t *text)
 {
     int fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
@@ -190,10 +207,12 @@ static mcs_status_t read_file(const loader_t *l, mcs_buf_t *text)
         }
         ssize_t n = read(fd, at, 4096);
         text->len -= 4096 - (n > 0 ? (size_t)n : 0);
-        if (n < 0 && errno == EINTR) {
+        if (n < 0 && (errno == EINTR || (errno == EAGAIN && comes(fd)))) {
             continue;
         }
-        if (n < 0) {
+        if (n == 0 && text->len == 0 && is_pipe(fd)) {
+            status = fail(l, MCS_ERR_INVALID_PARAMS, "a pipe that nobody writes to", 0);
+        } else if (n < 0) {
             status = fail(l, MCS_ERR_FILE_READ_FAIL, strerror(errno), 0);
         }
         if (n <= 0) {

@@ -1,4 +1,6 @@
 /* Configuration files: JSON and YAML, good and bad. */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "core/base/alloc.h"
@@ -209,6 +212,45 @@ static void files_that_are_none_are_refused(void **state)
     assert_int_equal(mkfifo(path, 0600), 0); /* nobody writes: must not block */
     assert_int_equal(mcs_config_file_load(path, &mcs_master_config_table, &g_config, &g_why), MCS_ERR_INVALID_PARAMS);
     unlink(path);
+    snprintf(path, sizeof(path), "%s/fifo", g_folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(mcs_config_file_load(path, &mcs_master_config_table, &g_config, &g_why), MCS_ERR_INVALID_PARAMS);
+    assert_non_null(strstr(mcs_buf_cstr(&g_why), "a pipe that nobody writes to"));
+    unlink(path);
+}
+
+/* The second half of the file, once the first has been read: the reader finds an empty pipe in between. */
+static void *write_late(void *arg)
+{
+    static const char text[] = "lients: 77\n";
+    int *ends = arg;
+    int left = 1;
+    while (left > 0 && ioctl(ends[0], FIONREAD, &left) == 0) {
+        sched_yield();
+    }
+    ssize_t written = write(ends[1], text, sizeof(text) - 1);
+    close(ends[1]);
+    return written == (ssize_t)sizeof(text) - 1 ? arg : NULL;
+}
+
+/* As --config_path=<(command) of a shell, which opens the pipe before the command has written to it. */
+static void a_pipe_is_waited_for(void **state)
+{
+    (void)state;
+    int ends[2];
+    pthread_t writer;
+    void *result = NULL;
+    char path[64];
+    assert_int_equal(pipe(ends), 0);
+    snprintf(path, sizeof(path), "/dev/fd/%d", ends[0]);
+    assert_int_equal(write(ends[1], "max_c", 5), 5);
+    assert_int_equal(pthread_create(&writer, NULL, write_late, ends), 0);
+    mcs_status_t status = mcs_config_file_load(path, &mcs_master_config_table, &g_config, &g_why);
+    pthread_join(writer, &result);
+    close(ends[0]);
+    assert_ptr_equal(result, ends);
+    assert_int_equal(status, MCS_OK);
+    assert_int_equal(g_config.max_clients, 77);
 }
 
 static void deep_nesting_is_refused(void **state)
@@ -283,6 +325,7 @@ int main(void)
         TEST(what_is_wrong_is_named),
         TEST(a_key_with_a_zero_byte_or_of_endless_length_is_refused),
         TEST(files_that_are_none_are_refused),
+        TEST(a_pipe_is_waited_for),
         TEST(deep_nesting_is_refused),
         TEST(mutated_files_are_loaded_or_refused),
         TEST(loading_survives_every_lost_allocation),
