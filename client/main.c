@@ -320,6 +320,7 @@ int main(int argc, char **argv)
 {
     mcs_daemon_config_t config;
     mcs_buf_t why;
+    mcs_log_hold_descriptors();
     if (mcs_config_asks_for(argc, argv, "help", "-h")) {
         return print_help();
     }

@@ -162,6 +162,7 @@ int main(int argc, char **argv)
 {
     mcs_master_config_t config;
     mcs_buf_t why;
+    mcs_log_hold_descriptors();
     if (mcs_config_asks_for(argc, argv, "help", "-h") || mcs_config_asks_for(argc, argv, "helpfull", NULL) ||
         mcs_config_asks_for(argc, argv, "helpshort", NULL)) {
         return print_help();

@@ -1,6 +1,7 @@
 /* See log.h. A line is formatted on the stack and written with one write(2), so that lines of threads never mix. */
 #include "core/base/log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,19 @@ void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg)
 {
     g_sink = sink;
     g_sink_arg = arg;
+}
+
+void mcs_log_hold_descriptors(void)
+{
+    for (int number = STDIN_FILENO; number <= STDERR_FILENO; number++) {
+        if (fcntl(number, F_GETFD) >= 0) {
+            continue;
+        }
+        int fd = open("/dev/null", O_RDWR); /* the lowest that is free; children have it, too */
+        if (fd > STDERR_FILENO) {           /* another thread was faster */
+            close(fd);
+        }
+    }
 }
 
 static size_t format_prefix(char *line, size_t size, mcs_log_level_t level, const char *area)

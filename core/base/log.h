@@ -31,6 +31,10 @@ const char *mcs_log_level_text(void);
 /* Replaces the sink; NULL restores stderr. Set before threads start. */
 void mcs_log_set_sink(mcs_log_sink_fn sink, void *arg);
 
+/* /dev/null in place of each standard descriptor that the program was started without: else the next socket, event or
+ * file would get the number, and with it every line that is written there. Before anything is opened. */
+void mcs_log_hold_descriptors(void);
+
 /* At most `MCS_LOG_LINE_MAX` bytes; longer lines are cut and end in "...". */
 #define MCS_LOG_LINE_MAX 4096
 void mcs_log_write(mcs_log_level_t level, const char *area, const char *fmt, ...) MCS_PRINTF(3, 4);

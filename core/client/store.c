@@ -287,6 +287,7 @@ int mcs_store_setup(mcs_store_t *store, const mcs_setup_t *given)
     bool named_port = true;
     t_depth++;
     mcs_interrupt_begin();
+    mcs_log_hold_descriptors();
     mcs_status_t status = mcs_client_open(&setup, &live->client, &named_port);
     t_depth--;
     if (status == MCS_OK) {

@@ -1,10 +1,14 @@
 """Processes that may have little: descriptors, address space, file sizes. A code says so; nobody else notices."""
 
+import ast
+import inspect
+import os
 import socket
+import subprocess
 
 import pytest
 
-from tests.support.processes import MIB
+from tests.support.processes import MIB, find_build_dir, free_ports, run_python
 from tests.support.waiting import wait_until
 
 
@@ -81,3 +85,42 @@ def test_a_master_out_of_descriptors_serves_those_it_has(start_master, start_pee
             connection.close()
     new = start_peer("new")
     wait_until(lambda: new.call("setup", "127.0.0.1", "P2PHANDSHAKE", 0, MIB, "tcp", "", master.address) == 0, "others are let in again", 30)
+
+
+def standard_descriptors(pid):
+    return [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)]
+
+
+def use_without_descriptors(master_address):
+    import os
+
+    from mooncake.store import MooncakeDistributedStore
+
+    store = MooncakeDistributedStore()
+    codes = [store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 24, 1 << 24, "tcp", "", master_address)]
+    values = {f"k{n}": os.urandom(100_000 + n) for n in range(50)}
+    codes += [store.put(key, value) for key, value in values.items()]
+    right = all(store.get(key) == value for key, value in values.items())
+    return set(codes), right, [os.readlink(f"/proc/self/fd/{number}") for number in range(3)], store.close()
+
+
+def test_programs_without_standard_descriptors_log_into_nothing_of_theirs(master, scratch, start_peer):
+    """Without 0, 1 and 2 the first sockets and files would get these numbers, and the lines of the log with them."""
+    bare = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bare"]
+    ports = free_ports(2)
+    command = [str(find_build_dir() / "master" / "mooncake_master"), "--rpc_address=127.0.0.1", f"--rpc_port={ports[0]}", "--metrics_host=127.0.0.1",
+               f"--metrics_port={ports[1]}", f"--ipc_dir={scratch.folder('ipc')}", f"--journal_dir={scratch.folder('journal')}", "--log_level=TRACE"]
+    other = subprocess.Popen([*bare, *command])
+    try:
+        peer = start_peer()
+        wait_until(lambda: peer.call("setup", "127.0.0.1", "P2PHANDSHAKE", 16 * MIB, 16 * MIB, "tcp", "", f"127.0.0.1:{ports[0]}") == 0, "it serves", 30)
+        assert standard_descriptors(other.pid) == ["/dev/null"] * 3
+        assert peer.call("put", "k", b"x" * 1000) == 0 and peer.call("get", "k") == b"x" * 1000
+    finally:
+        other.terminate()
+        assert other.wait(20) == 0
+    assert (scratch.folder("journal") / "lock").read_bytes() == b""
+    program = inspect.getsource(use_without_descriptors) + "\nimport sys\nfound = use_without_descriptors(sys.argv[1])\nopen(sys.argv[2], 'w').write(repr(found))"
+    result = scratch.path / "result"
+    assert run_python(program, scratch, env={"MC_LOG_LEVEL": "TRACE"}, prefix=bare, args=[master.address, str(result)]).returncode == 0
+    assert ast.literal_eval(result.read_text()) == ({0}, True, ["/dev/null"] * 3, 0)

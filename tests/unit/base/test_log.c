@@ -2,6 +2,9 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/support/unit.h"
 
@@ -97,6 +100,40 @@ static void names_and_numbers_set_the_level(void **state)
     }
 }
 
+static bool is_null_device(int fd)
+{
+    struct stat its;
+    struct stat null;
+    return fstat(fd, &its) == 0 && stat("/dev/null", &null) == 0 && its.st_rdev == null.st_rdev;
+}
+
+/* In a child, whose descriptors are its own. */
+static void missing_standard_descriptors_are_held(void **state)
+{
+    (void)state;
+    static const int closed[][3] = {{0, 1, 2}, {2, -1, -1}, {0, 2, -1}};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(closed); i++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            bool fine = true;
+            for (int k = 0; k < 3 && closed[i][k] >= 0; k++) {
+                close(closed[i][k]);
+            }
+            mcs_log_hold_descriptors();
+            mcs_log_hold_descriptors(); /* again: nothing is left to do */
+            for (int k = 0; k < 3 && closed[i][k] >= 0; k++) {
+                fine = fine && is_null_device(closed[i][k]);
+            }
+            int next = open("/", O_RDONLY);
+            _exit(fine && next > STDERR_FILENO ? 0 : 1);
+        }
+        int status = -1;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+    }
+}
+
 static void *write_lines(void *arg)
 {
     for (int i = 0; i < 200; i++) {
@@ -150,6 +187,7 @@ int main(void)
         cmocka_unit_test_teardown(control_characters_cannot_forge_lines, restore),
         cmocka_unit_test_teardown(long_lines_are_cut_with_dots, restore),
         cmocka_unit_test_teardown(names_and_numbers_set_the_level, restore),
+        cmocka_unit_test_teardown(missing_standard_descriptors_are_held, restore),
         cmocka_unit_test_teardown(lines_of_threads_do_not_mix, restore),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
