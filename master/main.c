@@ -16,8 +16,9 @@
 #include "master/journal/journal.h"
 #include "master/master.h"
 
-#define AREA         "main"
-#define STOP_SECONDS 4
+#define AREA            "main"
+#define STOP_SECONDS    4
+#define FEW_DESCRIPTORS 80 /* the journal of an idle master included */
 
 static const mcs_config_table_t *const g_table = &mcs_master_config_table;
 
@@ -118,6 +119,11 @@ static void raise_descriptor_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < FEW_DESCRIPTORS) {
+        /* Not each place that then fails says why; libuv aborts. */
+        mcs_warn(AREA, "this process may open %llu files only (ulimit -n): too few",
+                 (unsigned long long)limit.rlim_cur);
     }
 }
 

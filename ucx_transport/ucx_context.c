@@ -13,6 +13,7 @@
 #include "core/base/config.h"
 #include "core/base/fault.h"
 #include "core/base/log.h"
+#include "ucx_transport/ucx_fds.h"
 
 #define AREA "ucx"
 
@@ -311,6 +312,9 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, const
     }
     if (status != MCS_OK) {
         return status;
+    }
+    if (!ucxt_fds_left()) {
+        return MCS_ERR_NO_MEMORY;
     }
     quieten(dl);
     ucp_config_t *config = NULL;

@@ -6,12 +6,14 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "core/base/log.h"
 
-#define AREA "ucx"
+#define AREA       "ucx"
+#define WORKER_FDS 8
 /* Ports of all workers of this process, 0 = free. Lock-free: a child reads them between fork and exec. */
 #define PORTS_MAX 256
 static uint16_t g_ports[PORTS_MAX];
@@ -107,6 +109,24 @@ static void forget(uint16_t port)
             return;
         }
     }
+}
+
+bool ucxt_fds_left(void)
+{
+    int held[WORKER_FDS];
+    uint32_t count = 0;
+    while (count < WORKER_FDS && (held[count] = eventfd(0, EFD_CLOEXEC)) >= 0) {
+        count++;
+    }
+    bool enough = count == WORKER_FDS;
+    if (!enough) {
+        mcs_error(AREA, "%u file descriptors are left to this process (ulimit -n), UCX needs %d: NO_MEMORY", count,
+                  WORKER_FDS);
+    }
+    while (count > 0) {
+        close(held[--count]);
+    }
+    return enough;
 }
 
 void ucxt_fds_look(ucxt_fds_seen_t *seen_out)

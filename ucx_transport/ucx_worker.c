@@ -6,6 +6,7 @@
 
 #include "core/base/fault.h"
 #include "core/base/log.h"
+#include "ucx_transport/ucx_fds.h"
 
 #define AREA "ucx"
 /* Calls of ucp_worker_progress in one go: the caller looks at its own queues in between. */
@@ -15,6 +16,9 @@ mcs_status_t ucxt_worker_open(const ucxt_context_t *context, unsigned am_id, ucp
                               ucxt_worker_t *worker_out)
 {
     const ucxt_dl_t *dl = context->dl;
+    if (!ucxt_fds_left()) {
+        return MCS_ERR_NO_MEMORY;
+    }
     ucxt_worker_t worker = {.dl = dl, .efd = -1};
     ucp_worker_params_t params = {
         .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,

@@ -87,6 +87,14 @@ def test_a_master_out_of_descriptors_serves_those_it_has(start_master, start_pee
     wait_until(lambda: new.call("setup", "127.0.0.1", "P2PHANDSHAKE", 0, MIB, "tcp", "", master.address) == 0, "others are let in again", 30)
 
 
+@pytest.mark.parametrize("count", [6, 9, 12, 16])
+def test_a_master_without_descriptors_says_why_it_does_not_start(count, scratch):
+    done = subprocess.run([*limited(f"-n {count}"), str(find_build_dir() / "master" / "mooncake_master"), "--rpc_address=127.0.0.1", "--rpc_port=1",
+                           "--metrics_host=127.0.0.1", "--metrics_port=0", f"--ipc_dir={scratch.folder('ipc')}"], capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert f"this process may open {count} files only (ulimit -n)" in done.stderr, done.stderr
+
+
 def standard_descriptors(pid):
     return [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)]
 
@@ -124,3 +132,26 @@ def test_programs_without_standard_descriptors_log_into_nothing_of_theirs(master
     result = scratch.path / "result"
     assert run_python(program, scratch, env={"MC_LOG_LEVEL": "TRACE"}, prefix=bare, args=[master.address, str(result)]).returncode == 0
     assert ast.literal_eval(result.read_text()) == ({0}, True, ["/dev/null"] * 3, 0)
+
+
+def set_up_with(left, master_address):
+    """setup in a process that may open so many files more."""
+    import os
+    import resource
+
+    from mooncake.store import MooncakeDistributedStore
+
+    limit = len(os.listdir("/proc/self/fd")) - 1 + left
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    store = MooncakeDistributedStore()
+    return store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 22, 1 << 22, "tcp", "", master_address), store.close()
+
+
+def test_a_setup_that_runs_out_of_descriptors_does_not_end_the_process(master, scratch):
+    """Wherever they end: UCX has assertions of its own there."""
+    program = inspect.getsource(set_up_with) + "\nimport sys\nprint(set_up_with(int(sys.argv[1]), sys.argv[2]))"
+    for left in range(30):
+        done = run_python(program, scratch, args=[str(left), master.address])
+        assert done.returncode == 0, f"{left} descriptors: {done.stderr[-2000:]}"
+        code, closed = ast.literal_eval(done.stdout)
+        assert code in (0, -1, -600) and closed == 0, left
