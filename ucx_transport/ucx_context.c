@@ -313,7 +313,7 @@ mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, const
     if (status != MCS_OK) {
         return status;
     }
-    if (!ucxt_fds_left()) {
+    if (!ucxt_worker_has_room()) {
         return MCS_ERR_NO_MEMORY;
     }
     quieten(dl);

@@ -111,7 +111,7 @@ static void forget(uint16_t port)
     }
 }
 
-bool ucxt_fds_left(void)
+static bool descriptors_left(void)
 {
     int held[WORKER_FDS];
     uint32_t count = 0;
@@ -127,6 +127,29 @@ bool ucxt_fds_left(void)
         close(held[--count]);
     }
     return enough;
+}
+
+static void *do_nothing(void *arg)
+{
+    return arg;
+}
+
+/* As UCX starts it: with the stack that is usual. */
+static bool thread_left(void)
+{
+    pthread_t thread;
+    int rc = pthread_create(&thread, NULL, do_nothing, NULL);
+    if (rc != 0) {
+        mcs_error(AREA, "no thread can be started for UCX, %s: NO_MEMORY", strerror(rc));
+        return false;
+    }
+    pthread_join(thread, NULL);
+    return true;
+}
+
+bool ucxt_worker_has_room(void)
+{
+    return descriptors_left() && thread_left();
 }
 
 void ucxt_fds_look(ucxt_fds_seen_t *seen_out)

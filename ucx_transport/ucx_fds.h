@@ -33,9 +33,9 @@ void ucxt_listeners_close(ucxt_listeners_t *listeners);
 /* Sets close-on-exec on the connections that were accepted. */
 void ucxt_listeners_protect(const ucxt_listeners_t *listeners);
 
-/* Are as many descriptors free as UCX opens for a worker? Without them it fails an assertion of its own (1.22) and ends
- * the process. Says so when not. */
-bool ucxt_fds_left(void);
+/* Are as many descriptors free as UCX opens for a worker, and can its thread be started? Without them it fails an
+ * assertion of its own (1.22) and ends the process. Says so when not. */
+bool ucxt_worker_has_room(void);
 
 /* Calls `visit` with each connected socket between us and the worker with this address (or an endpoint that has it):
  * what leads to its port and, with listeners, what those accepted from its host. */

@@ -16,7 +16,7 @@ mcs_status_t ucxt_worker_open(const ucxt_context_t *context, unsigned am_id, ucp
                               ucxt_worker_t *worker_out)
 {
     const ucxt_dl_t *dl = context->dl;
-    if (!ucxt_fds_left()) {
+    if (!ucxt_worker_has_room()) {
         return MCS_ERR_NO_MEMORY;
     }
     ucxt_worker_t worker = {.dl = dl, .efd = -1};

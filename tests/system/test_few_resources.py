@@ -155,3 +155,27 @@ def test_a_setup_that_runs_out_of_descriptors_does_not_end_the_process(master, s
         assert done.returncode == 0, f"{left} descriptors: {done.stderr[-2000:]}"
         code, closed = ast.literal_eval(done.stdout)
         assert code in (0, -1, -600) and closed == 0, left
+
+
+def set_up_with_threads(left, master_address):
+    """setup in a process of a user who may start so many threads more."""
+    import os
+    import resource
+
+    os.setgid(54321)
+    os.setuid(54321)
+    from mooncake.store import MooncakeDistributedStore
+
+    resource.setrlimit(resource.RLIMIT_NPROC, (1 + left, 1 + left))
+    store = MooncakeDistributedStore()
+    return store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 22, 1 << 22, "tcp", "", master_address), store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="limits of threads hold for users other than root")
+def test_a_setup_that_runs_out_of_threads_does_not_end_the_process(master, scratch):
+    program = inspect.getsource(set_up_with_threads) + "\nimport sys\nprint(set_up_with_threads(int(sys.argv[1]), sys.argv[2]))"
+    for left in range(8):
+        done = run_python(program, scratch, args=[str(left), master.address], env={"MC_STORE_IPC_DIR": "none"})
+        assert done.returncode == 0, f"{left} threads: {done.stderr[-2000:]}"
+        code, closed = ast.literal_eval(done.stdout)
+        assert code in (0, -1, -600) and closed == 0, left
