@@ -162,10 +162,10 @@ def set_up_with_threads(left, master_address):
     import os
     import resource
 
+    from mooncake.store import MooncakeDistributedStore  # while it may still read the folder, which can be root's alone
+
     os.setgid(54321)
     os.setuid(54321)
-    from mooncake.store import MooncakeDistributedStore
-
     resource.setrlimit(resource.RLIMIT_NPROC, (1 + left, 1 + left))
     store = MooncakeDistributedStore()
     return store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 22, 1 << 22, "tcp", "", master_address), store.close()
