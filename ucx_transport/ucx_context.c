@@ -300,21 +300,29 @@ bool ucxt_rdma_is_emulated(const mcs_transport_rdma_t *rdma)
     return strcmp(text_or(rdma->transports, ""), "tcp") == 0;
 }
 
+/* The names of the interface and, with `rdma`, of the devices. */
+static mcs_status_t find_devices(ucxt_context_t *context, const char *bind_host, const mcs_transport_rdma_t *rdma,
+                                 bool *ipv6_out)
+{
+    mcs_status_t status = ucxt_find_device(bind_host, context->device, sizeof(context->device), ipv6_out);
+    if (status != MCS_OK || rdma == NULL || ucxt_rdma_is_emulated(rdma)) {
+        return status;
+    }
+    return ucxt_rdma_devices("/sys", text_or(rdma->devices, ""), text_or(rdma->filter, ""), rdma->port,
+                             context->rdma_devices, sizeof(context->rdma_devices));
+}
+
 mcs_status_t ucxt_context_open(const ucxt_dl_t *dl, const char *bind_host, const mcs_transport_rdma_t *rdma,
                                ucxt_context_t *context_out)
 {
     ucxt_context_t context = {.dl = dl, .rdma = rdma != NULL};
     bool ipv6;
-    mcs_status_t status = ucxt_find_device(bind_host, context.device, sizeof(context.device), &ipv6);
-    if (status == MCS_OK && rdma != NULL && !ucxt_rdma_is_emulated(rdma)) {
-        status = ucxt_rdma_devices("/sys", text_or(rdma->devices, ""), text_or(rdma->filter, ""), rdma->port,
-                                   context.rdma_devices, sizeof(context.rdma_devices));
+    mcs_status_t status = find_devices(&context, bind_host, rdma, &ipv6);
+    if (status == MCS_OK && !ucxt_worker_has_room()) {
+        status = MCS_ERR_NO_MEMORY;
     }
     if (status != MCS_OK) {
         return status;
-    }
-    if (!ucxt_worker_has_room()) {
-        return MCS_ERR_NO_MEMORY;
     }
     quieten(dl);
     ucp_config_t *config = NULL;

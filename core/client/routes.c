@@ -287,10 +287,10 @@ static mcs_status_t ask(mcs_routes_t *routes, uint32_t *handles, size_t count, u
     mcs_reply_t reply;
     uint64_t masters = masters_so_far(client->peers);
     mcs_status_t status = mcs_link_call(client->link, &call, &reply);
-    for (size_t i = 0; status == MCS_OK && i < count; i++) {
-        route_slot(routes->table, routes->capacity, handles[i])->asked = true; /* it is there */
-    }
     if (status == MCS_OK) {
+        for (size_t i = 0; i < count; i++) {
+            route_slot(routes->table, routes->capacity, handles[i])->asked = true; /* it is there */
+        }
         const Mcs__Wire__SegmentList *list = (const Mcs__Wire__SegmentList *)(const void *)reply.message;
         for (size_t i = 0; i < list->n_segments; i++) {
             mcs_route_t *route = mcs_routes_find(routes, list->segments[i]->handle);
