@@ -172,23 +172,10 @@ threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     assert one("failures") == []
 
 
-def test_a_forked_child_gets_codes_and_leaves_the_parent_alone(master, worker):
-    one = worker()
-    assert one(f"connect({master.address!r})") == 0
-    assert one("store.put('k', b'hello')") == 0
-    one("view = memoryview(store.get_buffer('k'))")
-    one(
-        """
+# For a worker: the exit status of a forked child that ran `child`, and then `end`; 1 with the reason in the log when `child` fails.
+IN_A_CHILD = """
 import sys
-def child():
-    out = (ctypes.c_char * 5)()
-    assert store.put('a', b'b') == -600 and store.get('k') == b'' and store.is_exist('k') == -600
-    assert store.get_buffer('k') is None and store.get_into('k', ctypes.addressof(out), 5) == -600
-    assert store.close() == 0 and store.health_check() == 1
-    other = MooncakeDistributedStore()
-    assert other.get('k') == b''
-status = []
-for way in ('_exit', 'exit'):
+def in_a_child(child, end=lambda: None):
     pid = os.fork()
     if pid == 0:
         try:
@@ -196,12 +183,29 @@ for way in ('_exit', 'exit'):
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
-        if way == '_exit':
-            os._exit(0)
-        import atexit
-        atexit._run_exitfuncs()
+        end()
         os._exit(0)
-    status.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_a_forked_child_gets_codes_and_leaves_the_parent_alone(master, worker):
+    one = worker()
+    assert one(f"connect({master.address!r})") == 0
+    assert one("store.put('k', b'hello')") == 0
+    one("view = memoryview(store.get_buffer('k'))")
+    one(IN_A_CHILD)
+    one(
+        """
+def child():
+    out = (ctypes.c_char * 5)()
+    assert store.put('a', b'b') == -600 and store.get('k') == b'' and store.is_exist('k') == -600
+    assert store.get_buffer('k') is None and store.get_into('k', ctypes.addressof(out), 5) == -600
+    assert store.close() == 0 and store.health_check() == 1
+    other = MooncakeDistributedStore()
+    assert other.get('k') == b''
+import atexit
+status = [in_a_child(child), in_a_child(child, atexit._run_exitfuncs)]
 """
     )
     assert one("status") == [0, 0]
@@ -215,6 +219,7 @@ def test_what_was_shown_before_a_fork_is_not_shown_in_the_child(master, worker):
     one("import numpy, mooncake.store as module; elements = numpy.arange(1000, dtype='float32')")
     assert one("store.put_tensor('t', elements)") == 0
     one("handle = store.get_buffer('t'); tensor = store.get_dlpack('t')")
+    one(IN_A_CHILD)
     one(
         """
 def child():
@@ -233,15 +238,7 @@ def child():
         pass
     else:
         raise AssertionError('serialized')
-pid = os.fork()
-if pid == 0:
-    try:
-        child()
-    except BaseException as error:
-        print(repr(error), file=sys.stderr)
-        os._exit(1)
-    os._exit(0)
-status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+status = in_a_child(child)
 """
     )
     assert one("status") == 0, one.log()

@@ -134,48 +134,38 @@ def test_programs_without_standard_descriptors_log_into_nothing_of_theirs(master
     assert ast.literal_eval(result.read_text()) == ({0}, True, ["/dev/null"] * 3, 0)
 
 
-def set_up_with(left, master_address):
-    """setup in a process that may open so many files more."""
-    import os
-    import resource
-
-    from mooncake.store import MooncakeDistributedStore
-
-    limit = len(os.listdir("/proc/self/fd")) - 1 + left
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    store = MooncakeDistributedStore()
-    return store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 22, 1 << 22, "tcp", "", master_address), store.close()
-
-
-def test_a_setup_that_runs_out_of_descriptors_does_not_end_the_process(master, scratch):
-    """Wherever they end: UCX has assertions of its own there."""
-    program = inspect.getsource(set_up_with) + "\nimport sys\nprint(set_up_with(int(sys.argv[1]), sys.argv[2]))"
-    for left in range(30):
-        done = run_python(program, scratch, args=[str(left), master.address])
-        assert done.returncode == 0, f"{left} descriptors: {done.stderr[-2000:]}"
-        code, closed = ast.literal_eval(done.stdout)
-        assert code in (0, -1, -600) and closed == 0, left
-
-
-def set_up_with_threads(left, master_address):
-    """setup in a process of a user who may start so many threads more."""
+def set_up_with(what, left, master_address):
+    """setup in a process that may open so many files more, or whose user may start so many threads more."""
     import os
     import resource
 
     from mooncake.store import MooncakeDistributedStore  # while it may still read the folder, which can be root's alone
 
-    os.setgid(54321)
-    os.setuid(54321)
-    resource.setrlimit(resource.RLIMIT_NPROC, (1 + left, 1 + left))
+    if what == "descriptors":
+        limit = len(os.listdir("/proc/self/fd")) - 1 + left
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    else:
+        os.setgid(54321)
+        os.setuid(54321)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1 + left, 1 + left))
     store = MooncakeDistributedStore()
     return store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 22, 1 << 22, "tcp", "", master_address), store.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="limits of threads hold for users other than root")
-def test_a_setup_that_runs_out_of_threads_does_not_end_the_process(master, scratch):
-    program = inspect.getsource(set_up_with_threads) + "\nimport sys\nprint(set_up_with_threads(int(sys.argv[1]), sys.argv[2]))"
-    for left in range(8):
-        done = run_python(program, scratch, args=[str(left), master.address], env={"MC_STORE_IPC_DIR": "none"})
-        assert done.returncode == 0, f"{left} threads: {done.stderr[-2000:]}"
+def expect_a_code(what, most, master, scratch, env=None):
+    """Wherever they end: UCX has assertions of its own there."""
+    program = inspect.getsource(set_up_with) + "\nimport sys\nprint(set_up_with(sys.argv[1], int(sys.argv[2]), sys.argv[3]))"
+    for left in range(most):
+        done = run_python(program, scratch, args=[what, str(left), master.address], env=env)
+        assert done.returncode == 0, f"{left} {what}: {done.stderr[-2000:]}"
         code, closed = ast.literal_eval(done.stdout)
         assert code in (0, -1, -600) and closed == 0, left
+
+
+def test_a_setup_that_runs_out_of_descriptors_does_not_end_the_process(master, scratch):
+    expect_a_code("descriptors", 30, master, scratch)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="limits of threads hold for users other than root")
+def test_a_setup_that_runs_out_of_threads_does_not_end_the_process(master, scratch):
+    expect_a_code("threads", 8, master, scratch, {"MC_STORE_IPC_DIR": "none"})

@@ -428,6 +428,17 @@ static void store_many_small(rpc_client_t *client, int count, const rpc_put_opti
     }
 }
 
+/* On demand, over in fewer turns than `most`. */
+static void run_a_round(fixture_t *f, int most)
+{
+    svc_evict_demand(f->world.service, OBJECT);
+    int turns = 1;
+    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < most) {
+        turns++;
+    }
+    assert_true(turns < most);
+}
+
 /* More of them than a turn looks at, and nothing else: the round is over when it has seen each. */
 static void a_round_that_frees_nothing_ends(void **state)
 {
@@ -451,12 +462,7 @@ static void a_round_that_frees_nothing_ends(void **state)
         assert_int_equal(rpc_store(&other, key, OBJECT, &hard), MCS_OK);
     }
     other.idle = NULL; /* no turn but those below */
-    svc_evict_demand(f->world.service, OBJECT);
-    int turns = 1;
-    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < 1000) {
-        turns++;
-    }
-    assert_true(turns < 1000);
+    run_a_round(f, 1000);
     assert_false(evict->in_round);
     assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 1);
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
@@ -473,12 +479,7 @@ static void a_large_group_with_a_pin_costs_a_round_no_time(void **state)
     rpc_mount(&f->owner, "host-a:2", 2 * SEGMENT);
     store_many_small(&f->writer, 8000, &plain);
     assert_int_equal(rpc_store(&f->writer, "hard", 64, &hard), MCS_OK);
-    svc_evict_demand(f->world.service, OBJECT);
-    int turns = 1;
-    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < 400) {
-        turns++;
-    }
-    assert_true(turns < 400);
+    run_a_round(f, 400);
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 0);
     assert_int_equal(rpc_remove(&f->writer, "hard", false), MCS_OK);
     unit_wait(&f->world);

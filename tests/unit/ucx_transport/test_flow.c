@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "tests/unit/ucx_transport/fake_registration.h"
 #include "ucx_transport/flow_internal.h"
 
 #define LEN ((size_t)256 << 10)
@@ -33,28 +34,13 @@ static ucs_status_t fake_unmap(ucp_context_h ucp MCS_UNUSED, ucp_mem_h memh MCS_
     return UCS_OK;
 }
 
-static ucs_status_t fake_pack(ucp_context_h ucp MCS_UNUSED, ucp_mem_h memh MCS_UNUSED, void **key_out, size_t *len_out)
-{
-    static char key[8];
-    *key_out = key;
-    *len_out = sizeof(key);
-    return UCS_OK;
-}
-
-static void fake_release(void *key MCS_UNUSED)
-{
-}
-
 /* One store of registered memory, which is to be asked for by places. */
 static int setup(void **state)
 {
     static one_t storage;
     one_t *one = &storage;
     memset(one, 0, sizeof(*one));
-    one->dl.ucp_mem_map = fake_map;
-    one->dl.ucp_mem_unmap = fake_unmap;
-    one->dl.ucp_rkey_pack = fake_pack;
-    one->dl.ucp_rkey_buffer_release = fake_release;
+    fake_registration(&one->dl, fake_map, fake_unmap);
     one->iov = (struct iovec){calloc(1, LEN), LEN};
     assert_non_null(one->iov.iov_base);
     one->shared.context = (ucxt_context_t){.dl = &one->dl, .rdma = true};

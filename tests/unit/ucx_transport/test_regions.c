@@ -1,7 +1,7 @@
 /* Regions over a UCX that registers when the test lets it. */
 #include "tests/support/unit.h"
 
-#include "ucx_transport/regions.h"
+#include "tests/unit/ucx_transport/fake_registration.h"
 
 #define WINDOWS 8
 #define BASE    ((void *)(uintptr_t)(UINT64_C(1) << 40)) /* never touched */
@@ -37,18 +37,6 @@ static ucs_status_t fake_unmap(ucp_context_h ucp MCS_UNUSED, ucp_mem_h memh MCS_
     mcs_cond_broadcast(&g_ucx.changed);
     mcs_mutex_unlock(&g_ucx.lock);
     return UCS_OK;
-}
-
-static ucs_status_t fake_pack(ucp_context_h ucp MCS_UNUSED, ucp_mem_h memh MCS_UNUSED, void **key_out, size_t *len_out)
-{
-    static char key[8];
-    *key_out = key;
-    *len_out = sizeof(key);
-    return UCS_OK;
-}
-
-static void fake_release(void *key MCS_UNUSED)
-{
 }
 
 static void allow(uint32_t windows)
@@ -111,10 +99,7 @@ static void removing_waits_for_the_window_that_is_being_registered_alone(void **
     ucxt_context_t context = {.dl = &dl, .rdma = true};
     ucxt_regions_t regions;
     mcs_thread_t remover = {0};
-    dl.ucp_mem_map = fake_map;
-    dl.ucp_mem_unmap = fake_unmap;
-    dl.ucp_rkey_pack = fake_pack;
-    dl.ucp_rkey_buffer_release = fake_release;
+    fake_registration(&dl, fake_map, fake_unmap);
     mcs_mutex_init(&g_ucx.lock, MCS_RANK_LEAF, "fake ucx");
     mcs_cond_init(&g_ucx.changed);
     ucxt_regions_init(&regions, &context);
