@@ -29,8 +29,8 @@ typedef struct world {
     mcs_id_t instance;
     mcs_id_t session;
     mcs_mac_key_t key;
-    pthread_mutex_t lock;
-    uint64_t *released; /* in the order of the answers */
+    pthread_mutex_t lock; /* of the next four: the owner's thread answers, too, so an answer is waited for */
+    uint64_t *released;   /* in the order of the answers */
     uint32_t released_count;
     uint32_t struck_count;
     uint64_t last_struck;
@@ -87,6 +87,15 @@ MCS_UNUSED static uint32_t world_times_released(world_t *world, uint64_t generat
     for (uint32_t i = 0; i < world->released_count; i++) {
         times += world->released[i] == generation;
     }
+    pthread_mutex_unlock(&world->lock);
+    return times;
+}
+
+/* How many strikes were answered, when the last was of this generation. */
+MCS_UNUSED static uint32_t world_times_struck(world_t *world, uint64_t generation)
+{
+    pthread_mutex_lock(&world->lock);
+    uint32_t times = world->last_struck == generation ? world->struck_count : 0;
     pthread_mutex_unlock(&world->lock);
     return times;
 }
