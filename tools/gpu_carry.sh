@@ -57,4 +57,4 @@ for package in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
             shutil.copy(file.locate(), target / file)
 PY
 find "$out" -name __pycache__ -prune -exec rm -rf {} +
-echo "gpu_carry: $out: $(du -sh "$out" | cut -f1), $kernels, $(find "$out/carry/lib" -name '*.so*' | wc -l) libraries; needs glibc $(ldd --version | sed -n '1s/.* //p') or newer, Python 3.11 or newer"
+echo "gpu_carry: $out: $(du -sh "$out" | cut -f1), $kernels, $(find "$out/carry/lib" -name '*.so*' | wc -l) libraries; needs glibc $(ldd --version | sed -n '1s/.* //p') or newer, Python 3.10 or newer"

@@ -5,9 +5,20 @@
 
 #include "core/base/alloc.h"
 
+PyObject *mpy_type_name(PyObject *object)
+{
+    PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+    if (name == NULL || !PyUnicode_Check(name)) { /* a metaclass may say anything */
+        PyErr_Clear();
+        Py_XDECREF(name);
+        name = PyUnicode_FromString("?");
+    }
+    return name;
+}
+
 bool mpy_wrong_type(const char *name, const char *param, const char *want, PyObject *got)
 {
-    PyObject *type_name = PyType_GetName(Py_TYPE(got));
+    PyObject *type_name = mpy_type_name(got);
     if (type_name != NULL) {
         PyErr_Format(PyExc_TypeError, "%s(): argument '%s' must be %s, not %U", name, param, want, type_name);
         Py_DECREF(type_name);

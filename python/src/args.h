@@ -22,6 +22,9 @@ bool mpy_bind(const mpy_sig_t *sig, PyObject *const *args, Py_ssize_t nargs, PyO
 /* The same for a method called with a tuple and a dict (constructors). */
 bool mpy_bind_tuple(const mpy_sig_t *sig, PyObject *args, PyObject *kwargs, PyObject **values_out);
 
+/* The name of the object's type (PyType_GetName is not in CPython 3.10). New reference. */
+PyObject *mpy_type_name(PyObject *object);
+
 /* TypeError "name(): argument 'param' must be <want>, not <type>". Returns false. */
 bool mpy_wrong_type(const char *name, const char *param, const char *want, PyObject *got);
 

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "python/src/args.h"
+
 /* ---- capsules ---- */
 
 static const char owner_legacy_name[] = "mooncake.store.dltensor";
@@ -274,7 +276,7 @@ static int is_torch(PyObject *object, bool *genuine_out)
     if (answer != 0) {
         return answer;
     }
-    PyObject *type_name = PyType_GetName(Py_TYPE(object));
+    PyObject *type_name = mpy_type_name(object);
     const char *text = type_name != NULL ? PyUnicode_AsUTF8AndSize(type_name, NULL) : NULL;
     answer = text == NULL ? -1 : strstr(text, "Tensor") != NULL;
     Py_XDECREF(type_name);

@@ -1,8 +1,9 @@
 /* What all files of the module share: the limited API, the module's state, and one line about each type.
  *
- * The module is built once for CPython 3.11 and later (Py_LIMITED_API): no macros that look into objects, heap types
- * only, multi-phase initialisation, and no global Python state; what there is lives in mpy_state_t. Every object that
- * needs the state holds a reference to the module, because during garbage collection a type may have lost its own.
+ * The module is built once for CPython 3.10 and later (Py_LIMITED_API of 3.11, for the buffer protocol, but nothing
+ * that 3.10 does not have): no macros that look into objects, heap types only, multi-phase initialisation, and no
+ * global Python state; what there is lives in mpy_state_t. Every object that needs the state holds a reference to the
+ * module, because during garbage collection a type may have lost its own.
  *
  * Rules of the folder:
  *  1. Between mpy_call_begin and mpy_call_end no Python API is used; everything that the library reads or writes there

@@ -5,6 +5,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "python/src/args.h"
 #include "python/src/dlpack_import.h"
 
 void mpy_source_drop(mpy_source_t *source)
@@ -183,7 +184,7 @@ mpy_take_t mpy_source_take(const char *name, mcs_store_t *store, PyObject *objec
         }
     }
     if (taken == MPY_REFUSED) {
-        PyObject *type_name = PyType_GetName(Py_TYPE(object));
+        PyObject *type_name = mpy_type_name(object);
         const char *text = type_name != NULL ? PyUnicode_AsUTF8AndSize(type_name, NULL) : NULL;
         mcs_warn("python", "%s refused: an object of type %s is no tensor of a kind that can be stored: %s", name,
                  text != NULL ? text : "?", mcs_code_name(MCS_INVALID_PARAMS));

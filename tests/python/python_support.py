@@ -14,6 +14,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEADLINE_S = 30
+NO_CWD = ["-P"] if sys.version_info >= (3, 11) else []  # the working folder is not on the path
 
 
 def _find_build_dir():
@@ -117,7 +118,7 @@ def run_python(code, package="fake", timeout=60, env=None, check=True):
     path = {"fake": FAKE_PATH, "real": REAL_PATH}[package]
     environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONFAULTHANDLER": "1", **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-P", "-X", "dev", "-c", code], capture_output=True, text=True, timeout=timeout, env=environment
+        [sys.executable, *NO_CWD, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=timeout, env=environment
     )
     if check:
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

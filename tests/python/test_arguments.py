@@ -146,6 +146,14 @@ def test_a_wrong_type_is_a_type_error_that_names_the_argument(fake, store, metho
     assert method in str(caught.value) and parameters[index][0] in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [lambda cls: 5, lambda cls: 1 // 0], ids=["no text", "raises"])
+def test_a_type_without_a_name_is_refused_like_others(store, name):
+    nameless = type("Meta", (type,), {"__name__": property(name)})("Nameless", (), {})()
+    with pytest.raises(TypeError, match=r"put\(\): argument 'key' must be str or bytes"):
+        store.put(nameless, b"v")
+    assert store.put_tensor("k", nameless) == -600
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_right_arguments_are_taken_by_position_and_by_keyword(fake, store, method):
     parameters = METHODS[method]

@@ -128,7 +128,7 @@ def test_another_interpreter_is_refused(fake):
     run_python(script)
 
 
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_one_file_serves_every_python(fake, version):
     import glob
     import os

@@ -155,15 +155,20 @@ def test_nothing_stays_behind(fake, store, name):
     call = calls(fake, store)[name]
     for _ in range(50):
         call()
-    gc.collect()
-    blocks, counters, pages = sys.getallocatedblocks(), store.counters(), rss_pages()
-    for _ in range(2000):
-        call()
-    gc.collect()
+    counters, blocks, pages = store.counters(), [], []
+    for _ in range(3):  # the interpreter's own lists of free objects grow at first
+        gc.collect()
+        blocks.append(-sys.getallocatedblocks())
+        pages.append(-rss_pages())
+        for _ in range(2000):
+            call()
+        gc.collect()
+        blocks[-1] += sys.getallocatedblocks()
+        pages[-1] += rss_pages()
     after = store.counters()
-    assert sys.getallocatedblocks() - blocks < 500, "a block a call would be 2000"
+    assert min(blocks) < 500, "a block a call would be 2000"
     if "PYTHONMALLOC" not in os.environ:  # a sanitizer's allocator keeps freed memory for a while
-        assert (rss_pages() - pages) * 4096 < 8 << 20
+        assert min(pages) * 4096 < 8 << 20
     assert {n: after[n] for n in ("gets", "handles", "registered")} == {n: counters[n] for n in ("gets", "handles", "registered")}
 
 
