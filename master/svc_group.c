@@ -2,14 +2,15 @@
  * evicted together, and only when none is leased or pinned.
  *
  * A group is found by name in a table; member records hold a reference and a pointer, so that a lease of the group
- * costs one atomic. The list of members (hash and first generation: what finds a record again) is looked at by eviction
- * alone. The last member's end is the group's. */
+ * costs one atomic. The members (hash and first generation: what finds a record again) are a table by generation, which
+ * eviction alone looks through. The last member's end is the group's. */
 #include <string.h>
 
 #include "core/base/alloc.h"
 #include "master/svc_internal.h"
 
-#define MEMBERS_MAX ((size_t)1 << 16)
+#define MEMBERS_MAX (UINT32_C(1) << 16)
+#define FIRST_CAP   4u /* many groups have one or two members */
 #define CHAINS      4096u
 
 struct svc_group {
@@ -18,8 +19,10 @@ struct svc_group {
     uint64_t lease_until_ns; /* atomic */
     uint64_t kept_by;        /* eviction's: what could not take it last */
     uint32_t refs;           /* table lock */
-    mcs_mutex_t lock;        /* rank GROUP: members */
-    mcs_buf_t members;       /* svc_member_t */
+    mcs_mutex_t lock;        /* rank GROUP: the table of members */
+    svc_member_t *members;   /* linear probing by generation, 0 = empty; at most three quarters full */
+    uint32_t cap;            /* a power of two, or 0 */
+    uint32_t count;
     uint32_t len;
     char id[];
 };
@@ -55,7 +58,6 @@ static svc_group_t *create_group(uint64_t hash, const char *id, uint32_t len)
     group->len = len;
     memcpy(group->id, id, len);
     mcs_mutex_init(&group->lock, MCS_RANK_GROUP, "group");
-    mcs_buf_init(&group->members, MEMBERS_MAX * sizeof(svc_member_t));
     return group;
 }
 
@@ -107,7 +109,7 @@ void svc_group_put(mcs_service_t *service, svc_group_t *group)
     }
     mcs_mutex_unlock(&groups->lock);
     if (dead) {
-        mcs_buf_fini(&group->members);
+        mcs_free(group->members);
         mcs_mutex_fini(&group->lock);
         mcs_free(group);
     }
@@ -147,35 +149,91 @@ void svc_group_keep(svc_group_t *group, uint64_t pass)
     group->kept_by = pass;
 }
 
-mcs_status_t svc_group_join(svc_group_t *group, uint64_t hash, uint64_t generation)
+/* ---- the table of members ---- */
+
+static uint32_t home_of(uint64_t generation, uint32_t cap)
 {
-    svc_member_t member = {hash, generation};
-    mcs_mutex_lock(&group->lock);
-    group->members.failed = MCS_OK;
-    mcs_buf_append(&group->members, &member, sizeof(member));
-    mcs_status_t status = mcs_buf_status(&group->members);
-    mcs_mutex_unlock(&group->lock);
-    return status;
+    return (uint32_t)((generation * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & (cap - 1);
 }
 
-static svc_member_t *find_locked(svc_group_t *group, uint64_t generation)
+/* Where the generation is, or the empty place that ends the search for it. */
+static svc_member_t *place_of(svc_member_t *members, uint32_t cap, uint64_t generation)
 {
-    svc_member_t *members = (svc_member_t *)(void *)group->members.bytes;
-    for (size_t i = 0; i < group->members.len / sizeof(svc_member_t); i++) {
-        if (members[i].generation == generation) {
-            return &members[i];
+    uint32_t at = home_of(generation, cap);
+    while (members[at].generation != 0 && members[at].generation != generation) {
+        at = (at + 1) & (cap - 1);
+    }
+    return &members[at];
+}
+
+static mcs_status_t resize_locked(svc_group_t *group, uint32_t cap)
+{
+    svc_member_t *members = MCS_NEW_ARRAY(svc_member_t, cap);
+    if (members == NULL) {
+        return MCS_ERR_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < group->cap; i++) {
+        if (group->members[i].generation != 0) {
+            *place_of(members, cap, group->members[i].generation) = group->members[i];
         }
     }
-    return NULL;
+    mcs_free(group->members);
+    group->members = members;
+    group->cap = cap;
+    return MCS_OK;
+}
+
+static mcs_status_t make_room_locked(svc_group_t *group)
+{
+    if (group->count == MEMBERS_MAX) {
+        return MCS_ERR_LIMIT;
+    }
+    return group->count < group->cap / 4 * 3 ? MCS_OK : resize_locked(group, MCS_MAX(group->cap * 2, FIRST_CAP));
+}
+
+/* Takes it out, and pulls down what lies behind it and was kept from its place. Generation 0: it is no member. */
+static svc_member_t remove_locked(svc_group_t *group, uint64_t generation)
+{
+    if (group->cap == 0) {
+        return (svc_member_t){0};
+    }
+    uint32_t mask = group->cap - 1;
+    svc_member_t *hole = place_of(group->members, group->cap, generation);
+    svc_member_t removed = *hole;
+    if (removed.generation == 0) {
+        return removed;
+    }
+    for (uint32_t at = (uint32_t)(hole - group->members + 1) & mask; group->members[at].generation != 0;
+         at = (at + 1) & mask) {
+        uint32_t from_home = (at - home_of(group->members[at].generation, group->cap)) & mask;
+        if (from_home >= ((at - (uint32_t)(hole - group->members)) & mask)) {
+            *hole = group->members[at];
+            hole = &group->members[at];
+        }
+    }
+    *hole = (svc_member_t){0};
+    group->count--;
+    return removed;
+}
+
+mcs_status_t svc_group_join(svc_group_t *group, uint64_t hash, uint64_t generation)
+{
+    mcs_mutex_lock(&group->lock);
+    mcs_status_t status = make_room_locked(group);
+    if (status == MCS_OK) {
+        *place_of(group->members, group->cap, generation) = (svc_member_t){hash, generation};
+        group->count++;
+    }
+    mcs_mutex_unlock(&group->lock);
+    return status;
 }
 
 void svc_group_leave(svc_group_t *group, uint64_t generation)
 {
     mcs_mutex_lock(&group->lock);
-    svc_member_t *member = find_locked(group, generation);
-    if (member != NULL) {
-        group->members.len -= sizeof(svc_member_t);
-        memmove(member, group->members.bytes + group->members.len, sizeof(svc_member_t));
+    (void)remove_locked(group, generation);
+    if (group->cap > 16 * FIRST_CAP && group->count < group->cap / 8) {
+        (void)resize_locked(group, group->cap / 4); /* without memory it stays large */
     }
     mcs_mutex_unlock(&group->lock);
 }
@@ -183,9 +241,10 @@ void svc_group_leave(svc_group_t *group, uint64_t generation)
 void svc_group_rename(svc_group_t *group, uint64_t from, uint64_t to)
 {
     mcs_mutex_lock(&group->lock);
-    svc_member_t *member = find_locked(group, from);
-    if (member != NULL) {
-        member->generation = to;
+    svc_member_t member = remove_locked(group, from);
+    if (member.generation != 0) {
+        *place_of(group->members, group->cap, to) = (svc_member_t){member.hash, to};
+        group->count++;
     }
     mcs_mutex_unlock(&group->lock);
 }
@@ -194,7 +253,11 @@ bool svc_group_members(svc_group_t *group, mcs_buf_t *out)
 {
     mcs_buf_reset(out);
     mcs_mutex_lock(&group->lock);
-    mcs_buf_append(out, group->members.bytes, group->members.len);
+    for (uint32_t i = 0; i < group->cap; i++) {
+        if (group->members[i].generation != 0) {
+            mcs_buf_append(out, &group->members[i], sizeof(group->members[i]));
+        }
+    }
     mcs_mutex_unlock(&group->lock);
     return mcs_buf_status(out) == MCS_OK;
 }
