@@ -57,16 +57,20 @@ mcs_status_t mcs_client_create_task(mcs_client_t *client, int type, mcs_bytes_t 
     return status;
 }
 
+/* Of the master's numbers, which are also those of its journal. */
+static const int public_status[] = {MCS_TASK_PENDING, MCS_TASK_PROCESSING, MCS_TASK_SUCCESS, MCS_TASK_FAILED};
+
 static mcs_status_t take_info(const Mcs__Wire__TaskInfo *reply, mcs_task_info_t *info_out)
 {
-    if (reply->id == NULL || reply->client == NULL || reply->type > MCS_TASK_MOVE || reply->status > MCS_TASK_FAILED) {
+    if (reply->id == NULL || reply->client == NULL || reply->type > MCS_TASK_MOVE ||
+        reply->status >= MCS_ARRAY_LEN(public_status)) {
         return MCS_ERR_PROTOCOL;
     }
     memset(info_out, 0, sizeof(*info_out));
     info_out->id = (mcs_task_id_t){reply->id->hi, reply->id->lo};
     info_out->client = (mcs_task_id_t){reply->client->hi, reply->client->lo};
     info_out->type = (int)reply->type;
-    info_out->status = (int)reply->status;
+    info_out->status = public_status[reply->status];
     info_out->created_ms = reply->created_ms;
     info_out->updated_ms = reply->updated_ms;
     snprintf(info_out->message, sizeof(info_out->message), "%s", reply->message);

@@ -71,8 +71,8 @@ class TaskType(_Enum):
 class TaskStatus(_Enum):
     PENDING: TaskStatus
     PROCESSING: TaskStatus
-    SUCCESS: TaskStatus
     FAILED: TaskStatus
+    SUCCESS: TaskStatus
 
 UNKNOWN: ObjectDataType
 KVCACHE: ObjectDataType
@@ -92,8 +92,8 @@ REPLICA_COPY: TaskType
 REPLICA_MOVE: TaskType
 PENDING: TaskStatus
 PROCESSING: TaskStatus
-SUCCESS: TaskStatus
 FAILED: TaskStatus
+SUCCESS: TaskStatus
 
 class ReplicateConfig:
     replica_num: int

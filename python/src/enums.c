@@ -29,7 +29,7 @@ static const enum_row_t enum_rows[MPY_ENUM_COUNT] = {
     [MPY_TASK_STATUS] = {"mooncake.store.TaskStatus",
                          "TaskStatus",
                          true,
-                         {"PENDING", "PROCESSING", "SUCCESS", "FAILED"}},
+                         {"PENDING", "PROCESSING", "FAILED", "SUCCESS"}},
 };
 
 typedef struct mpy_enum {

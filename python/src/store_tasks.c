@@ -71,6 +71,22 @@ static PyObject *task_message(PyObject *self, void *closure)
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)__builtin_strlen(text), "replace");
 }
 
+static PyObject *task_repr(PyObject *self)
+{
+    const mcs_task_info_t *info = info_of(self);
+    PyObject *message = task_message(self, NULL);
+    PyObject *text = message != NULL
+                         ? PyUnicode_FromFormat(
+                               "QueryTaskResponse(id=%llu-%llu, type=%d, status=%d, created_at=%llu, "
+                               "last_updated_at=%llu, assigned_client=%llu-%llu, message=\"%U\")",
+                               (unsigned long long)info->id.hi, (unsigned long long)info->id.lo, info->type,
+                               info->status, (unsigned long long)info->created_ms, (unsigned long long)info->updated_ms,
+                               (unsigned long long)info->client.hi, (unsigned long long)info->client.lo, message)
+                         : NULL;
+    Py_XDECREF(message);
+    return text;
+}
+
 static PyGetSetDef task_getset[] = {
     {"id", task_id, NULL, "Two ints.", NULL},
     {"type", task_type, NULL, "A TaskType.", NULL},
@@ -88,6 +104,7 @@ static PyType_Slot task_slots[] = {
     {Py_tp_doc, (void *)task_doc},
     {Py_tp_dealloc, (void *)mpy_free_object},
     {Py_tp_getset, (void *)task_getset},
+    {Py_tp_repr, (void *)task_repr},
     {0, NULL},
 };
 

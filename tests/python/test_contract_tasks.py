@@ -119,6 +119,7 @@ def test_a_response_is_a_plain_object(real):
     assert response.id == (0, 0) and response.assigned_client == (0, 0)
     assert response.status == real.TaskStatus.PENDING and response.type == real.TaskType.REPLICA_COPY
     assert response.message == "" and response.created_at_ms_epoch == response.last_updated_at_ms_epoch == 0
+    assert str(response) == 'QueryTaskResponse(id=0-0, type=0, status=0, created_at=0, last_updated_at=0, assigned_client=0-0, message="")'
     with pytest.raises(AttributeError):
         response.status = real.TaskStatus.FAILED
 
@@ -128,6 +129,7 @@ def test_an_object_can_be_removed_when_its_task_is_over(real, trio):
     put_on(real, trio[0], key, b"value")
     task, code = trio[0].create_copy_task(key, names(trio)[1:2])
     assert code == 0
-    assert end_of(real, trio[0], task).status == real.TaskStatus.SUCCESS
+    response = end_of(real, trio[0], task)
+    assert (response.status, response.status.value) == (real.TaskStatus.SUCCESS, 3) and real.TaskStatus.FAILED.value == 2
     assert trio[0].remove(key) == 0
     assert trio[1].get(key) == b""

@@ -292,8 +292,8 @@ typedef struct mcs_task_id {
 
 #define MCS_TASK_PENDING    0
 #define MCS_TASK_PROCESSING 1
-#define MCS_TASK_SUCCESS    2
-#define MCS_TASK_FAILED     3
+#define MCS_TASK_FAILED     2 /* this and SUCCESS: a task that is over */
+#define MCS_TASK_SUCCESS    3
 typedef struct mcs_task_info {
     mcs_task_id_t id;
     int type;            /* MCS_TASK_COPY, MCS_TASK_MOVE */

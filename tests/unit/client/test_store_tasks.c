@@ -52,7 +52,7 @@ static mcs_task_info_t query(mcs_store_t *store, mcs_task_id_t id)
 static mcs_task_info_t wait_end(mcs_store_t *store, mcs_task_id_t id)
 {
     mcs_task_info_t info = query(store, id);
-    for (int i = 0; i < 60000 && info.status < MCS_TASK_SUCCESS; i++) {
+    for (int i = 0; i < 60000 && info.status < MCS_TASK_FAILED; i++) {
         poll(NULL, 0, 1);
         info = query(store, id);
     }
