@@ -158,7 +158,7 @@ static PyMethodDef store_methods[] = {
         "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
         "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n"
         "device_segment       'cuda:0=4GB': a segment in the memory of that GPU as well; '' = none\n\n"
-        "The dict has the same names; values become text, sizes may be '512MB', '4 GB', '25%'; only local_hostname "
+        "The dict has the same names; values become text, sizes may be '512MB', '4 GB'; only local_hostname "
         "and\n"
         "metadata_server are required. Other keys are ignored.\n\n"
         "Returns 0; -600 for bad values, and for any failure where local_hostname has a port; -1 for others (no "

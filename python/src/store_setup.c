@@ -1,8 +1,7 @@
 /* setup in its forms, close, and what is asked about the store itself.
  *
  *   setup(local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol, rdma_devices,
- * master_server_addr, ...) setup({"local_hostname": ..., ...})          values become text; sizes are "16MB", "1.5 GB",
- * "50%" of the machine's memory, ...
+ * master_server_addr, ...) setup({"local_hostname": ..., ...})          values become text; sizes are "16MB", "1.5 GB"
  *
  * Both spellings of the engines are taken: device_name for rdma_devices, master_server_address for master_server_addr.
  */
@@ -319,31 +318,12 @@ static const char *text_or(const dict_texts_t *d, int index, int alias, const ch
     return alias >= 0 && d->texts[alias] != NULL ? d->texts[alias] : fallback;
 }
 
-/* "50%": of the machine's memory. */
-static bool parse_percent(const char *text, uint64_t *bytes_out)
-{
-    double percent;
-    char number[32];
-    const char *sign = strchr(text, '%');
-    if (sign == NULL || (size_t)(sign - text) >= sizeof(number) || sign[1 + strspn(sign + 1, " \t")] != '\0') {
-        return false;
-    }
-    snprintf(number, sizeof(number), "%.*s", (int)(sign - text), text);
-    if (mcs_parse_double(number, 0, 100, &percent) != MCS_OK) {
-        return false;
-    }
-    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    *bytes_out = (uint64_t)(memory * percent / 100) & ~UINT64_C(4095);
-    return true;
-}
-
 static bool parse_dict_size(const dict_texts_t *d, int index, uint64_t min, uint64_t max, uint64_t *out)
 {
     const char *text = text_or(d, index, -1, DICT_SIZE);
-    if ((!parse_percent(text, out) && mcs_parse_size(text, out) != MCS_OK) ||
-        (*out != 0 && (*out < min || *out > max))) {
+    if (mcs_parse_size(text, out) != MCS_OK || (*out != 0 && (*out < min || *out > max))) {
         mcs_error("python",
-                  "setup refused: %s '%s' is not a size in bounds (like 512MB, 4 GB, a number of bytes or 25%%): %s",
+                  "setup refused: %s '%s' is not a size in bounds (like 512MB, 4 GB or a number of bytes): %s",
                   setup_params[index], text, mcs_code_name(MCS_INVALID_PARAMS));
         return false;
     }

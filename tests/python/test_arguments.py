@@ -376,14 +376,7 @@ def test_dict_sizes_are_texts(fake, name, text, bytes_):
         assert store._local_buffer_size() == bytes_
 
 
-def test_dict_sizes_may_be_parts_of_the_memory(fake):
-    store = fake.MooncakeDistributedStore()
-    assert store.setup({**KWARGS, "local_buffer_size": "0.5%"}) == 0
-    assert store._local_buffer_size() > 0
-    assert store.setup({**KWARGS, "global_segment_size": "50%"}) == 0
-
-
-@pytest.mark.parametrize("bad", ["", "x", "5 XB", "-1", "-1MB", "1e2", "1e", "101%", "-1%", "%", "5%5", "0x10", "nan", "inf", "1 2", 1.5j, [1]])
+@pytest.mark.parametrize("bad", ["", "x", "5 XB", "-1", "-1MB", "1e2", "1e", "50%", "50 %", "%", "0x10", "nan", "inf", "1 2", 1.5j, [1]])
 def test_dict_sizes_that_are_none_are_refused(fake, bad):
     assert fake.MooncakeDistributedStore().setup({**KWARGS, "global_segment_size": bad}) == -600
 

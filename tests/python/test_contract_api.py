@@ -119,7 +119,7 @@ def test_setup_needs_seven_arguments_and_names_what_it_does_not_know(real):
         real.MooncakeDistributedStore().setup("a", "b", 1, 1, "tcp", "", "c", no_such_option=1)
 
 
-@pytest.mark.parametrize("size", ["50", "1.5 GB", "4g", "16mb", "50%"])
+@pytest.mark.parametrize("size", ["50", "1.5 GB", "4g", "16mb"])
 def test_size_strings(real, master, size):
     store = real.MooncakeDistributedStore()
     config = {"local_hostname": "127.0.0.1", "metadata_server": "P2PHANDSHAKE", "master_server_addr": master.address}
@@ -128,7 +128,7 @@ def test_size_strings(real, master, size):
     store.close()
 
 
-@pytest.mark.parametrize("size", ["", "x", "-1", "4X", "1e", "4 G B", "nan"])
+@pytest.mark.parametrize("size", ["", "x", "-1", "4X", "1e", "4 G B", "nan", "50%"])
 def test_size_strings_that_are_none(real, master, size):
     config = {"local_hostname": "127.0.0.1", "metadata_server": "P2PHANDSHAKE", "master_server_addr": master.address}
     assert real.MooncakeDistributedStore().setup({**config, "global_segment_size": size}) == -600
