@@ -39,8 +39,8 @@ class KVPoll(enum.Enum):
     Success = 4
 
 
-def _reply(text, status=200):
-    return web.Response(text=text, status=status, content_type="application/json")
+def _reply(text, status=200, kind="application/json"):
+    return web.Response(text=text, status=status, content_type=kind)
 
 
 class KVBootstrapServer:
@@ -67,9 +67,9 @@ class KVBootstrapServer:
     async def _handle_metadata(self, request):
         key = request.query.get("key", "").strip()
         if not key:
-            return _reply("metadata key is required", 400)
+            return _reply("metadata key is required", 400, "text/plain")
         if len(key.encode(errors="surrogatepass")) > KEY_MAX:
-            return _reply("metadata key is too long", 400)
+            return _reply("metadata key is too long", 400, "text/plain")
         if request.method == "GET":
             return self._get(key)
         if request.method == "PUT":
@@ -113,7 +113,11 @@ class KVBootstrapServer:
         startup = concurrent.futures.Future()
         self.thread = threading.Thread(target=self._run_server, args=(startup,), name="metadata-server", daemon=True)
         self.thread.start()
-        startup.result()
+        try:
+            startup.result()
+        except OSError as error:
+            log.error("port %d of %s is not served: %s", self.port, self.host, error.strerror or error)
+            raise
         log.info("HTTP Metadata Server started on %s:%d", self.host, self.port)
         return self.thread
 
@@ -172,8 +176,7 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
         server.run()
-    except OSError as error:
-        log.error("port %d of %s is not served: %s", arguments.port, arguments.host, error.strerror or error)
+    except OSError:  # run() has said so
         return 1
     log.info("signal %d: stopping", signal.sigwait(stops))
     timer = threading.Timer(STOP_SECONDS, os._exit, (0,))
