@@ -270,14 +270,15 @@ class MooncakeStoreService:
     @_answers
     async def handle_get(self, request):
         key = request.match_info["key"]
-        # get() gives b"" for whatever went wrong; whether the key is there tells a miss from a failure.
-        if await self._exists(key):
+        # get() gives b"" for whatever went wrong; whether the key is there tells a miss from a failure. Asked twice: it
+        # may have been put after the first time.
+        for _ in range(2):
             value = await _call(self.store.get, key)
             if value:
                 return web.Response(status=200, body=value, content_type="application/octet-stream")
-            if await self._exists(key):
-                raise _Refused(500, "GET operation failed")
-        raise _Refused(404, "Key not found")
+            if not await self._exists(key):
+                raise _Refused(404, "Key not found")
+        raise _Refused(500, "GET operation failed")
 
     @_answers
     async def handle_exist(self, request):

@@ -246,6 +246,36 @@ def test_a_master_that_dies_is_an_error_and_no_end(start_master, scratch):
     service.stop()
 
 
+@pytest.mark.parametrize("values, exists, status, asked", [
+    ([b"v"], [], 200, "get"),
+    ([b""], [0], 404, "get exist"),
+    ([b"", b"v"], [1], 200, "get exist get"),
+    ([b"", b""], [1, 0], 404, "get exist get exist"),
+    ([b"", b""], [1, 1], 500, "get exist get exist"),
+    ([b""], [-900], 500, "get exist"),
+])
+def test_a_get_asks_what_it_needs(values, exists, status, asked):
+    """A value costs one call of the store; an empty answer is a miss, a failure, or a put that came in between."""
+    sys.path.insert(0, str(find_build_dir() / "python"))
+    from mooncake.mooncake_store_service import MooncakeStoreService
+
+    calls = []
+
+    class Store:
+        def get(self, key):
+            calls.append("get")
+            return values[calls.count("get") - 1]
+
+        def is_exist(self, key):
+            calls.append("exist")
+            return exists[calls.count("exist") - 1]
+
+    service = MooncakeStoreService.__new__(MooncakeStoreService)
+    service.store = Store()
+    answer = asyncio.run(service.handle_get(types.SimpleNamespace(match_info={"key": "k"})))
+    assert (answer.status, " ".join(calls)) == (status, asked)
+
+
 # ---- starting and stopping ----
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
