@@ -113,12 +113,23 @@ static mcs_status_t discover(const char *root, const char *filter, unsigned port
     return status;
 }
 
+bool ucxt_rdma_is_any(const char *wanted)
+{
+    return wanted[strspn(wanted, ", ")] == '\0' || strcmp(wanted, "auto-discovery") == 0;
+}
+
+bool ucxt_rdma_is_there(const char *root)
+{
+    char names[DEVICES_MAX][DEVICE_NAME];
+    return list_devices(root, names) > 0;
+}
+
 mcs_status_t ucxt_rdma_devices(const char *root, const char *wanted, const char *filter, unsigned port, char *out,
                                size_t size)
 {
     char name[DEVICE_NAME];
     out[0] = '\0';
-    if (wanted[strspn(wanted, ", ")] == '\0' || strcmp(wanted, "auto-discovery") == 0) {
+    if (ucxt_rdma_is_any(wanted)) {
         return discover(root, filter, port, out, size);
     }
     while (ucxt_next_name(&wanted, name, sizeof(name))) {

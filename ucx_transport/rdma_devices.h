@@ -13,6 +13,11 @@
 mcs_status_t ucxt_rdma_devices(const char *root, const char *wanted, const char *filter, unsigned port, char *out,
                                size_t size) MCS_MUST_CHECK;
 
+/* Is any device asked for, and none by its name? */
+bool ucxt_rdma_is_any(const char *wanted);
+/* Has the machine a device, up or not? */
+bool ucxt_rdma_is_there(const char *root);
+
 /* Takes the next name off a list with commas or blanks between them; false at its end. What does not fit is cut off. */
 bool ucxt_next_name(const char **list, char *name, size_t size);
 

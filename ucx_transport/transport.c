@@ -275,6 +275,7 @@ static void describe(const mcs_transport_t *transport, mcs_transport_info_t *inf
     const ucxt_dl_t *dl = transport->shared.context.dl;
     memset(info_out, 0, sizeof(*info_out));
     info_out->data_port = ucxt_server_port(transport->server);
+    info_out->rdma = transport->shared.context.rdma;
     info_out->endpoint = *ucxt_server_endpoint(transport->server);
     snprintf(info_out->wire, sizeof(info_out->wire), "%s", ucxt_dl_wire(dl));
     snprintf(info_out->library, sizeof(info_out->library), "UCX %u.%u.%u %.100s", dl->major, dl->minor, dl->release,
@@ -323,11 +324,25 @@ static void free_transport(mcs_transport_t *transport)
     mcs_free(transport);
 }
 
+/* What is asked of the RDMA devices; NULL: nothing. Devices that nobody named need not be there. */
+static const mcs_transport_rdma_t *rdma_of(const mcs_transport_config_t *config)
+{
+    const mcs_transport_rdma_t *rdma = config->rdma;
+    bool any = rdma != NULL && (rdma->devices == NULL || ucxt_rdma_is_any(rdma->devices)) &&
+               (rdma->filter == NULL || rdma->filter[0] == '\0');
+    if (!any || ucxt_rdma_is_emulated(rdma) || ucxt_rdma_is_there("/sys")) {
+        return rdma;
+    }
+    mcs_warn(AREA, "protocol rdma: this machine has no RDMA device, data moves by TCP");
+    return NULL;
+}
+
 static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_transport_t **transport_out)
 {
+    const mcs_transport_rdma_t *rdma = rdma_of(config);
     const ucxt_dl_t *dl;
-    mcs_status_t status = ucxt_dl_load(config->library != NULL ? config->library : "",
-                                       config->rdma != NULL && !ucxt_rdma_is_emulated(config->rdma), &dl);
+    mcs_status_t status =
+        ucxt_dl_load(config->library != NULL ? config->library : "", rdma != NULL && !ucxt_rdma_is_emulated(rdma), &dl);
     if (status != MCS_OK) {
         return status;
     }
@@ -356,8 +371,8 @@ static mcs_status_t open_transport(const mcs_transport_config_t *config, mcs_tra
     mcs_list_init(&transport->hints);
     ucxt_pool_init(&transport->pool, &transport->shared, config->max_workers);
     ucxt_regions_init(&transport->regions, &transport->shared.context);
-    status = ucxt_context_open(dl, config->bind_host != NULL ? config->bind_host : "", config->rdma,
-                               &transport->shared.context);
+    status =
+        ucxt_context_open(dl, config->bind_host != NULL ? config->bind_host : "", rdma, &transport->shared.context);
     if (status == MCS_OK) {
         status = start_parts(transport, config);
     }

@@ -83,7 +83,8 @@ typedef struct mcs_client {
     mcs_mem_space_t *space;
     const uint32_t *device_active; /* see device.h; never NULL in a client that is set up */
     char *rdma_devices;
-    bool rdma;           /* the data plane has it */
+    bool rdma;           /* the data plane has it; until it is open: is to have it */
+    bool rdma_segments;  /* the protocol of set-up was rdma, whatever became of it */
     bool wants_rdma;     /* set-up asked for it */
     bool device_exposed; /* atomic: device memory has been registered that RDMA devices may reach */
     bool direct_warned;  /* atomic: that they did not */

@@ -83,7 +83,7 @@ static const mcs_config_row_t g_rows[] = {
         "label cluster_id of the client's metrics"),
     ROW("force_tcp", "MC_FORCE_TCP", "0", PRESENCE, 0, force_tcp, 0, 0, "protocol rdma is tcp"),
     ROW("rdma_auto_discovery", "MC_MS_AUTO_DISC", "1", BOOL, 0, rdma_auto, 0, 0,
-        "protocol rdma without rdma_devices: 1 = every device that is up, 0 = an error"),
+        "protocol rdma without rdma_devices: 1 = every device that is up, TCP where there is none; 0 = an error"),
     ROW("rdma_filter", "MC_MS_FILTERS", "", STRING, 0, rdma_filter, 0, 0,
         "the only RDMA devices that are used without rdma_devices, with commas between them; empty = all"),
     ROW("rdma_transports", "MC_STORE_RDMA_TRANSPORTS", "rc", STRING, 0, rdma_transports, 0, 0,

@@ -264,6 +264,10 @@ static mcs_status_t open_transport(mcs_client_t *client)
     }
     client->transport_ops = parts->transport;
     parts->transport->describe(client->transport, &client->transport_info);
+    if (client->rdma && !client->transport_info.rdma) {
+        client->rdma = false;
+        memcpy(client->protocol, "tcp", sizeof("tcp"));
+    }
     if (client->rdma && mcs_bufpool_size(client->pool) > 0) {
         client->transport_ops->expose(client->transport, mcs_bufpool_keep(client->pool), mcs_bufpool_size(client->pool),
                                       MCS_EXPOSED_BY_USE);
@@ -465,8 +469,8 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
         return status;
     }
     client->rdma = strcmp(protocol_of(setup), "rdma") == 0 && !client->config.force_tcp;
-    bool forced = strcmp(protocol_of(setup), "rdma") == 0 && !client->rdma;
-    client->protocol = mcs_strdup(forced ? "tcp" : protocol_of(setup));
+    client->rdma_segments = strcmp(protocol_of(setup), "rdma") == 0;
+    client->protocol = mcs_strdup(client->rdma_segments && !client->rdma ? "tcp" : protocol_of(setup));
     client->master_address = mcs_strdup(setup->master_server_addr);
     client->metadata_url = mcs_strdup(strcmp(setup->metadata_server, P2P) == 0 ? "" : setup->metadata_server);
     client->tenant = mcs_strdup(setup->tenant_id != NULL && setup->tenant_id[0] != '\0' ? setup->tenant_id : "default");

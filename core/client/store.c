@@ -899,7 +899,7 @@ int mcs_has_rdma(mcs_store_t *store)
     if (live == NULL) {
         return 0;
     }
-    int has = live->client->rdma ? 1 : 0;
+    int has = live->client->rdma_segments ? 1 : 0;
     leave(live);
     return has;
 }

@@ -24,6 +24,7 @@ typedef struct mcs_transport_info {
     char wire[32];           /* wire generation: processes of different text cannot talk ("ucx-1.13", "ucx-1.20") */
     char library[128];       /* for people: version and path of what was loaded */
     uint16_t data_port;      /* TCP port of the data plane when it is known, else 0 */
+    bool rdma;               /* it has RDMA devices */
 } mcs_transport_info_t;
 
 /* Counters, relaxed atomics; owned by the client, read by metrics. */

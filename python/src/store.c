@@ -140,31 +140,31 @@ static void store_dealloc(PyObject *self)
 #define QUERY(name, text)             MPY_NOARGS(#name, mpy_store_##name, #name "($self, /)\n--\n\n" text)
 
 static PyMethodDef store_methods[] = {
-    METHOD(
-        setup,
-        "($self, local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol, rdma_devices, "
-        "master_server_addr, engine=None, enable_ssd_offload=False, ssd_offload_path='', tenant_id='default', "
-        "enable_client_http_server=False, client_http_port=9300, *, device_segment='')",
-        "Joins a cluster, contributing global_segment_size bytes of memory. Also setup(dict).\n\n"
-        "local_hostname       host, host:port, [v6]:port; without a port one in 12300..14300 is picked\n"
-        "metadata_server      'P2PHANDSHAKE' or 'http://host:port/metadata'\n"
-        "global_segment_size  bytes for the cluster's objects, 0 = none\n"
-        "local_buffer_size    bytes for staging and for get_buffer, 0 = none\n"
-        "protocol             'tcp', 'rdma' or 'rpc_only'\n"
-        "rdma_devices         of protocol rdma: 'mlx5_0,mlx5_1'; '' = every one that is up; also spelled device_name\n"
-        "master_server_addr   'host:port', or 'embedded' for a master inside this process; also spelled "
-        "master_server_address\n"
-        "engine               accepted, not used\n"
-        "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
-        "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n"
-        "device_segment       'cuda:0=4GB': a segment in the memory of that GPU as well; '' = none\n\n"
-        "The dict has the same names; values become text, sizes may be '512MB', '4 GB'; only local_hostname "
-        "and\n"
-        "metadata_server are required. Other keys are ignored.\n\n"
-        "Returns 0; -600 for bad values, and for any failure where local_hostname has a port; -1 for others (no "
-        "master, no port). The "
-        "log says what and\n"
-        "where. A store that is set up already is closed first."),
+    METHOD(setup,
+           "($self, local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol, rdma_devices, "
+           "master_server_addr, engine=None, enable_ssd_offload=False, ssd_offload_path='', tenant_id='default', "
+           "enable_client_http_server=False, client_http_port=9300, *, device_segment='')",
+           "Joins a cluster, contributing global_segment_size bytes of memory. Also setup(dict).\n\n"
+           "local_hostname       host, host:port, [v6]:port; without a port one in 12300..14300 is picked\n"
+           "metadata_server      'P2PHANDSHAKE' or 'http://host:port/metadata'\n"
+           "global_segment_size  bytes for the cluster's objects, 0 = none\n"
+           "local_buffer_size    bytes for staging and for get_buffer, 0 = none\n"
+           "protocol             'tcp', 'rdma' or 'rpc_only'\n"
+           "rdma_devices         of protocol rdma: 'mlx5_0,mlx5_1'; '' = every one that is up (TCP where there is "
+           "none); also spelled device_name\n"
+           "master_server_addr   'host:port', or 'embedded' for a master inside this process; also spelled "
+           "master_server_address\n"
+           "engine               accepted, not used\n"
+           "enable_ssd_offload, ssd_offload_path   there is no SSD tier: True is refused with -600\n"
+           "enable_client_http_server, client_http_port   serve /health and /metrics of this store\n"
+           "device_segment       'cuda:0=4GB': a segment in the memory of that GPU as well; '' = none\n\n"
+           "The dict has the same names; values become text, sizes may be '512MB', '4 GB'; only local_hostname "
+           "and\n"
+           "metadata_server are required. Other keys are ignored.\n\n"
+           "Returns 0; -600 for bad values, and for any failure where local_hostname has a port; -1 for others (no "
+           "master, no port). The "
+           "log says what and\n"
+           "where. A store that is set up already is closed first."),
     METHOD(init_all, "($self, protocol, device_name, mount_segment_size)",
            "setup with the original's fixed addresses. Returns 0 or a negative code."),
     QUERY(close,

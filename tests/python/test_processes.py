@@ -287,6 +287,24 @@ def test_unreachable_masters_and_metadata_servers_are_refused_in_seconds(master,
     assert one("store.close()") == 0
 
 
+@pytest.mark.skipif(os.path.isdir("/sys/class/infiniband") and bool(os.listdir("/sys/class/infiniband")), reason="RDMA devices here")
+def test_protocol_rdma_without_a_device_is_tcp_unless_a_device_is_named(master):
+    def script(devices, calls):
+        return (
+            "from mooncake.store import MooncakeDistributedStore\n"
+            "store = MooncakeDistributedStore()\n"
+            f"assert store.setup('127.0.0.1', 'P2PHANDSHAKE', 32 << 20, 16 << 20, 'rdma', {devices!r}, {master.address!r}) {calls}\n"
+        )
+
+    works = "== 0\nassert store.put('rdma', b'v') == 0 and store.get('rdma') == b'v'\nassert len(store.allocate_and_mount_segment(1 << 20, protocol='rdma')) > 0\nprint(store.counters()['transport_rdma_bytes'])"
+    for devices in ("", "auto-discovery"):
+        done = run_python(script(devices, works), package="real", env={"MC_STORE_MEMCPY": "0"})
+        assert done.stdout.strip() == "0" and done.stderr.count("no RDMA device, data moves by TCP") == 1, done
+    for devices, env in (("mlx5_0", {}), ("", {"MC_MS_AUTO_DISC": "0"}), ("", {"MC_MS_FILTERS": "mlx5_0"})):
+        done = run_python(script(devices, "== -600"), package="real", env=env)
+        assert "protocol rdma" in done.stderr, done.stderr
+
+
 WILD = [0, 1, 4096, 0xDEADBEEF, (1 << 47) - 1, 1 << 63, (1 << 64) - 1]
 
 

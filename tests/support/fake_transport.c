@@ -138,6 +138,7 @@ static void fake_describe(const mcs_transport_t *transport, mcs_transport_info_t
     snprintf(info_out->wire, sizeof(info_out->wire), "fake-1");
     snprintf(info_out->library, sizeof(info_out->library), "fake transport");
     info_out->data_port = 4242;
+    info_out->rdma = transport->rdma;
 }
 
 /* ---- transfers ---- */

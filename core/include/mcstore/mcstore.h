@@ -317,7 +317,8 @@ MCSTORE_API int mcs_query_task(mcs_store_t *store, mcs_task_id_t id, mcs_task_in
 
 /* ---- segments of run time ---- */
 
-/* 1: set up with RDMA devices in the data plane; 0: not, or not set up. */
+/* 1: set up with the protocol rdma, so that segments may be of it (on a machine without RDMA devices their data moves
+ * by TCP all the same); 0: not, or not set up. */
 MCSTORE_API int mcs_has_rdma(mcs_store_t *store);
 
 typedef struct mcs_segment_id {

@@ -535,10 +535,12 @@ static void devices_are_those_that_are_up_or_those_that_are_named(void **state)
     rig_install_log();
     assert_non_null(mkdtemp(g_root));
     assert_int_equal(ucxt_rdma_devices(g_root, "", "", 0, found, sizeof(found)), MCS_ERR_INVALID_PARAMS);
+    assert_false(ucxt_rdma_is_there(g_root));
     add_port("mlx5_0", 1, "4: ACTIVE\n");
     add_port("mlx5_1", 1, "1: DOWN\n");
     add_port("mlx5_1", 2, "4: ACTIVE\n");
     add_port("rxe0", 1, "1: DOWN\n");
+    assert_true(ucxt_rdma_is_there(g_root));
     static const struct {
         const char *wanted, *filter;
         unsigned port;
@@ -571,6 +573,16 @@ static void devices_are_those_that_are_up_or_those_that_are_named(void **state)
     assert_int_equal(nftw(g_root, drop, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
+static void any_device_is_one_without_a_name(void **state)
+{
+    (void)state;
+    assert_true(ucxt_rdma_is_any(""));
+    assert_true(ucxt_rdma_is_any(" , "));
+    assert_true(ucxt_rdma_is_any("auto-discovery"));
+    assert_false(ucxt_rdma_is_any("mlx5_0"));
+    assert_false(ucxt_rdma_is_any(",auto-discovery"));
+}
+
 #define RDMA(test) cmocka_unit_test_setup_teardown(test, open_sides, close_sides)
 
 int main(void)
@@ -593,6 +605,7 @@ int main(void)
         cmocka_unit_test(places_are_read_as_they_were_written_and_nothing_else_is),
         cmocka_unit_test(crumbs_are_refused),
         cmocka_unit_test(devices_are_those_that_are_up_or_those_that_are_named),
+        cmocka_unit_test(any_device_is_one_without_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
