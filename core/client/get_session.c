@@ -6,6 +6,9 @@
  * because a caller that reads layer after layer must not get half of each. A renewal that fails for want of the master
  * changes nothing: reads whose lease runs out meanwhile ask themselves.
  *
+ * Callers forget sessions (a start that found not every key, and is given up): one that nobody reads from rests after
+ * UNREAD_RENEWALS renewals, else its object could never be evicted. The next read wakes it.
+ *
  * Lock: MCS_RANK_CLIENT_KEYS, never held over I/O or a copy of payload. */
 #include <string.h>
 
@@ -24,10 +27,13 @@
 #define MISSING_MS   1000
 #define RENEW_MIN_MS 10
 
+#define UNREAD_RENEWALS 16U /* since the last read: eight leases */
+
 typedef struct session {
     mcs_keymap_node_t node;
     bool gone;         /* its value is */
     uint64_t renew_ns; /* half the lease is over */
+    uint32_t unread;   /* renewals since the last read */
     mcs_found_t found; /* replicas: of this struct's */
     mcs_col_replica_t replicas[MCS_REPLICAS_MAX];
     char key[];
@@ -209,7 +215,7 @@ static mcs_status_t collect_locked(mcs_get_sessions_t *sessions, mcs_arena_t *ar
     MCS_LIST_FOR_EACH(entry, &sessions->map.order)
     {
         session_t *session = session_of(MCS_CONTAINER_OF(entry, mcs_keymap_node_t, order));
-        if (session->gone) {
+        if (session->gone || session->unread >= UNREAD_RENEWALS) {
             continue;
         }
         if (session->renew_ns > now_ns || out->count == MCS_BATCH_KEYS) {
@@ -242,6 +248,7 @@ static void take_renewal_locked(mcs_get_sessions_t *sessions, const renewal_t *r
         }
         if (found->status == MCS_OK && mcs_found_is_same_value(found, &session->found)) {
             take_found(session, found, now_ns);
+            session->unread++;
         } else if (found->status == MCS_OK) {
             session->gone = true;
         } else if (found->status == MCS_ERR_OBJECT_NOT_FOUND) {
@@ -360,7 +367,7 @@ static mcs_status_t preset_session(mcs_get_sessions_t *sessions, mcs_arena_t *ar
 {
     mcs_status_t status = MCS_ERR_INVALID_PARAMS;
     mcs_mutex_lock(&sessions->lock);
-    const session_t *session = session_of(mcs_keymap_find(&sessions->map, &item->key));
+    session_t *session = session_of(mcs_keymap_find(&sessions->map, &item->key));
     if (session != NULL && session->gone) {
         status = MCS_ERR_OBJECT_NOT_FOUND;
     } else if (session != NULL) {
@@ -376,6 +383,10 @@ static mcs_status_t preset_session(mcs_get_sessions_t *sessions, mcs_arena_t *ar
             item->found = *bound;
             item->lookups = 1;
         }
+        if (session->unread >= UNREAD_RENEWALS) {
+            mcs_cond_signal(&sessions->changed);
+        }
+        session->unread = 0;
     }
     mcs_mutex_unlock(&sessions->lock);
     return status;

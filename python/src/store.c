@@ -359,7 +359,9 @@ static PyMethodDef store_methods[] = {
     METHOD(batch_get_session_start, "($self, keys)",
            "Looks the keys up once, for reads piece by piece: a list of 0 or -704. Until batch_get_session_end the "
            "leases are\n"
-           "renewed, and reads are of the value that was there at the start. [] when not set up."),
+           "renewed (unless nothing is read for about eight of them), and reads are of the value that was there at the "
+           "start. []\n"
+           "when not set up."),
     METHOD(
         batch_get_into_multi_buffer_ranges, "($self, keys, all_buffer_ptrs, all_sizes, all_src_offsets)",
         "Pieces of values whose keys are in a get session, into registered buffers: a list of bytes read, -600 (not "

@@ -164,6 +164,27 @@ def test_a_get_session_asks_the_master_once_and_keeps_its_lease(pair, memory):
     wait_until(lambda: writer.remove(key) == 0, "the lease runs out after the end of the session")
 
 
+def test_a_get_session_that_nobody_reads_from_lets_go_and_wakes_up(pair, memory):
+    writer, reader = pair
+    keys = [fresh(), fresh()]
+    assert writer.put(keys[0], b"0123456789") == writer.put(keys[1], b"abcdefghij") == 0
+    # As a caller leaves it that wanted every key.
+    assert reader.batch_get_session_start([*keys, fresh()]) == [0, 0, -704]
+    wait_until(lambda: writer.remove(keys[0]) == 0, "the forgotten session lets its object go", deadline_s=30 * LEASE_S)
+    assert read(reader, keys[0], memory, (0, 0, 3)) == [-704]
+    assert read(reader, keys[1], memory, (0, 2, 3)) == [3], "a session that rested goes on"
+    assert memory[:3] == b"cde"
+    leased = []
+
+    def past_two_leases():
+        leased.append(writer.remove(keys[1]))
+        return len(leased) > 1 and (len(leased) * 0.01) > 2.5 * LEASE_S
+
+    wait_until(past_two_leases, "two leases are over")
+    assert set(leased) == {-706}, "and its lease is renewed again"
+    assert reader.batch_get_session_end(keys) == 0
+
+
 def test_a_get_session_never_reads_another_value(pair, memory):
     writer, reader = pair
     key = fresh()

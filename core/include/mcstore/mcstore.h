@@ -183,10 +183,11 @@ MCSTORE_API int mcs_get_parts(mcs_store_t *store, const mcs_bytes_t *keys, const
                               size_t count);
 
 /* Sessions for callers that read objects piece by piece (layer by layer): start looks the keys up once and keeps what
- * it found; until the end the leases are renewed in the background at half their life. A read of a key in session
- * asks the master nothing. It is of the value that was there at the start: when that is gone (removed by force,
- * replaced, its owner lost) reads are -704, never of another value. A key that is started again is looked up again; it
- * ends once. Sessions belong to the store and end with close. */
+ * it found; until the end the leases are renewed in the background at half their life, for as long as the session is
+ * read from at least once in about eight leases. A read of a key in session asks the master nothing; one after a longer
+ * pause does, and has the lease renewed again. It is of the value that was there at the start: when that is gone
+ * (removed, evicted in such a pause, replaced, its owner lost) reads are -704, never of another value. A key that is
+ * started again is looked up again; it ends once. Sessions belong to the store and end with close. */
 /* results[i]: 0 or negative (-704). */
 MCSTORE_API int mcs_get_session_start(mcs_store_t *store, const mcs_bytes_t *keys, size_t count, int *results);
 /* As mcs_get_parts; a key that is not in session is MCS_INVALID_PARAMS. */
