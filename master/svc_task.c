@@ -307,7 +307,6 @@ static bool is_worth_another(mcs_status_t status)
     switch ((int)status) {
     case MCS_ERR_OBJECT_NOT_FOUND:
     case MCS_ERR_REPLICA_NOT_FOUND:
-    case MCS_ERR_REPLICA_ALREADY_EXISTS:
     case MCS_ERR_INVALID_PARAMS:
     case MCS_ERR_UNAVAILABLE_IN_CURRENT_STATUS: return false;
     default: return true;

@@ -112,8 +112,8 @@ mcs_status_t svc_task_describe(mcs_service_t *service, mcs_id_t id, svc_task_tex
 
 /* svc_task_start.c: what a task finds in the index. */
 /* Whether the task makes sense now, and who is to execute it (referenced). MCS_ERR_OBJECT_NOT_FOUND,
- * MCS_ERR_REPLICA_IS_NOT_READY, MCS_ERR_REPLICA_NOT_FOUND (no source), MCS_ERR_REPLICA_ALREADY_EXISTS (every target has
- * one), MCS_ERR_OBJECT_HAS_REPLICATION_TASK (one is running), MCS_ERR_INVALID_PARAMS (too many replicas). */
+ * MCS_ERR_REPLICA_IS_NOT_READY, MCS_ERR_REPLICA_NOT_FOUND (no source), MCS_ERR_OBJECT_HAS_REPLICATION_TASK (one is
+ * running), MCS_ERR_INVALID_PARAMS (too many replicas). */
 mcs_status_t svc_task_resolve(mcs_service_t *service, const svc_task_t *task, svc_session_t **session_out)
     MCS_MUST_CHECK;
 /* Every target has a replica, and a move's source has none: there is nothing left to do. */

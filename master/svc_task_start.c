@@ -65,9 +65,6 @@ static mcs_status_t check_targets(const mcs_service_t *service, const svc_task_t
     if (task->job != NULL) {
         return MCS_OK; /* what can be done is seen when it is done */
     }
-    if (count == 0) {
-        return MCS_ERR_REPLICA_ALREADY_EXISTS;
-    }
     return record->replica_count + count > MCS_REPLICAS_MAX ? MCS_ERR_INVALID_PARAMS : MCS_OK;
 }
 
@@ -207,6 +204,25 @@ static void fill_offer(const mcs_service_t *service, const svc_pending_t *pendin
     }
 }
 
+/* Each target has a replica: a copy is done, and a move has the one in its source left to give up. */
+static mcs_status_t skip_locked(mcs_service_t *service, const svc_task_t *task, svc_shard_t *shard, svc_ref_t ref,
+                                uint32_t source, svc_task_offer_t *offer)
+{
+    const svc_record_t *record = svc_record(&service->index, ref);
+    offer->put_id = 0;
+    offer->payload_len = 0;
+    if (task->type == SVC_TASK_COPY) {
+        return MCS_OK;
+    }
+    for (uint32_t i = 0; i < record->replica_count; i++) {
+        const svc_segment_t *segment = segment_of(service, record, i);
+        if (segment != NULL && segment->name_hash == task->targets[0] && svc_segment_readable(segment, NULL)) {
+            return svc_copy_leave_locked(service, shard, ref, task->hash, record->replicas[source].generation);
+        }
+    }
+    return MCS_ERR_REPLICA_IS_NOT_READY; /* its owner is away: what stays would be what nobody can read */
+}
+
 static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc_session_t *session, svc_shard_t *shard,
                                    svc_ref_t ref, uint32_t source, svc_task_offer_t *offer)
 {
@@ -217,7 +233,7 @@ static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc
     uint64_t generation = record->replicas[source].generation;
     bool possible = false;
     if (want == 0) {
-        return MCS_ERR_REPLICA_ALREADY_EXISTS;
+        return skip_locked(service, task, shard, ref, source, offer);
     }
     uint64_t len = mcs_extent_len(record->payload_len);
     uint32_t count = svc_place_extents(&place, record->payload_len, want, extents, &possible);

@@ -82,7 +82,6 @@ ANSWERED = {
     "OBJECT_NOT_FOUND": lambda real, one, two: one.get_size(fresh()),
     "OBJECT_HAS_LEASE": lambda real, one, two: inside_a_lease(lambda: found(two), one.remove)[1],
     "REPLICA_NOT_FOUND": lambda real, one, two: moved_from_where_it_is_not(real, one, two),
-    "REPLICA_ALREADY_EXISTS": lambda real, one, two: one.create_copy_task(present(real, one, two), [two.get_hostname()])[1],
     "RPC_FAIL": lambda real, one, two: real.MooncakeDistributedStore().setup_dummy(MIB, MIB, f"127.0.0.1:{free_ports(1)[0]}"),
     "FILE_NOT_FOUND": lambda real, one, two: one.mount_segment("/no/such/file", 16 * MIB)["ret"],
     "TASK_NOT_FOUND": lambda real, one, two: one.query_task((1, 2))[1],

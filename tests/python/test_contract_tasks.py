@@ -97,12 +97,11 @@ def test_failed_creations_give_zeros_and_a_code(real, trio):
     assert store.create_copy_task(key, [""]) == (zeros, -600)
     assert store.create_copy_task(key, [there] * 5000) == (zeros, -600)
     assert store.create_copy_task("", [there]) == (zeros, -600)
-    assert store.create_copy_task(key, [here]) == (zeros, -711)
     assert store.create_move_task(key, here, here) == (zeros, -600)
     assert store.create_move_task(key, "nobody:1", there) == (zeros, -600)
     assert store.create_move_task(key, here, "nobody:1") == (zeros, -600)
     assert store.create_move_task(key, there, other) == (zeros, -710)
-    assert store.create_move_task(key, there, here) == (zeros, -711)
+    assert store.create_move_task(key, there, here) == (zeros, -710)
     assert store.query_task((1, 2)) == (None, -1400)
     assert store.query_task((0, 0)) == (None, -1400)
     assert store.query_task((2**64 - 1, 2**64 - 1)) == (None, -1400)
@@ -112,6 +111,23 @@ def test_failed_creations_give_zeros_and_a_code(real, trio):
         store.create_copy_task(key, there)
     with pytest.raises(TypeError):
         store.query_task(7)
+
+
+def test_targets_that_have_a_replica_already(real, trio):
+    """A copy has nothing to do there; a move gives up the replica in its source."""
+    key, value = fresh(), pattern(MIB)
+    here, there, other = names(trio)
+    put_on(real, trio[0], key, value)
+    for targets in ([here], [there, here], [there], [here, there]):
+        task, code = trio[2].create_copy_task(key, targets)
+        assert code == 0 and end_of(real, trio[2], task).status == real.TaskStatus.SUCCESS
+    assert segments_of(trio[2], key) == sorted([here, there])
+    view = trio[1].get_buffer(key)
+    task, code = trio[2].create_move_task(key, here, there)
+    assert code == 0 and end_of(real, trio[2], task).status == real.TaskStatus.SUCCESS
+    assert segments_of(trio[2], key) == [there]
+    assert [store.get(key) for store in trio] == [value] * 3 and bytes(view) == value
+    assert trio[2].create_move_task(key, here, other) == ((0, 0), -710)
 
 
 def test_a_response_is_a_plain_object(real):

@@ -307,10 +307,12 @@ typedef struct mcs_task_info {
 
 /* Asks for one more replica of the object in each of the segments of these names. The call returns when the task is
  * made; the object can be read all the time, also while and after a replica is moved. 0, or: -600 (names no segment
- * has, or twice; more than 16 replicas), -704, -703, -708 (a task works on it), -711 (all of them have one), -1401. */
+ * has, or twice; more than 16 replicas), -704, -703, -708 (a task works on it), -1401. Segments that have one already
+ * stay as they are. */
 MCSTORE_API int mcs_create_copy_task(mcs_store_t *store, mcs_bytes_t key, const char *const *targets, size_t count,
                                      mcs_task_id_t *id_out);
-/* Asks for the replica in segment `source` to be in segment `target`. As above, and -710: none in `source`. */
+/* Asks for the replica in segment `source` to be in segment `target`. As above, and -710: none in `source`.
+ * When `target` has one already, the one in `source` is given up. */
 MCSTORE_API int mcs_create_move_task(mcs_store_t *store, mcs_bytes_t key, const char *source, const char *target,
                                      mcs_task_id_t *id_out);
 /* -1400: unknown, or so long over that it was forgotten. */

@@ -146,6 +146,40 @@ static void a_value_that_moves_to_and_fro_is_never_hidden(void **state)
 
 /* ---- what is refused ---- */
 
+static void targets_that_have_a_replica_stay_and_a_move_gives_up_its_source(void **state)
+{
+    tasks_t *t = *state;
+    rpc_client_t *w = &t->f->writer;
+    const char *to_both[] = {C, A, NULL};
+    mcs_id_t id;
+    store_in(t, "k", 1000, A);
+    assert_int_equal(rpc_copy_task(w, "k", to_both, NULL), MCS_OK);
+    assert_int_equal(rpc_do_tasks(&t->f->owner), 1);
+    assert_string_equal(places(t, "k"), "ac");
+    assert_int_equal(rpc_copy_task(w, "k", to_both, &id), MCS_OK);
+    assert_int_equal(rpc_do_tasks(&t->f->owner) + rpc_do_tasks(&t->other), 0); /* nothing to write */
+    assert_int_equal(rpc_task_status(w, id), SUCCESS);
+    assert_string_equal(places(t, "k"), "ac");
+    /* What is in the target cannot be read: the source stays, until it can. */
+    assert_int_equal(rpc_move_task(w, "k", A, C, &id), MCS_OK);
+    rpc_client_drop_control(&t->other);
+    for (int i = 0; i < 2000 && world_totals(&t->f->world).suspect_segments == 0; i++) {
+        unit_wait(&t->f->world);
+    }
+    assert_int_equal(rpc_do_tasks(&t->f->owner), 0);
+    assert_int_equal(rpc_task_status(w, id), PENDING);
+    assert_int_equal(rpc_exist(w, "k"), 1);
+    assert_int_equal(rpc_client_open(&t->other), MCS_OK);
+    for (int i = 0; i < 200 && rpc_task_status(w, id) == PENDING; i++) {
+        pass(t, 100);
+        assert_int_equal(rpc_do_tasks(&t->f->owner), 0);
+    }
+    assert_int_equal(rpc_task_status(w, id), SUCCESS);
+    assert_string_equal(places(t, "k"), "c");
+    pass(t, 11000);
+    assert_int_equal(tasks_settle(t), mcs_extent_len(1000));
+}
+
 static void bad_tasks_are_refused_by_their_codes(void **state)
 {
     tasks_t *t = *state;
@@ -154,7 +188,6 @@ static void bad_tasks_are_refused_by_their_codes(void **state)
     const char *twice[] = {C, C, NULL};
     const char *nobody[] = {"nobody:1", NULL};
     const char *empty[] = {"", NULL};
-    const char *to_a[] = {A, NULL};
     char long_name[400];
     memset(long_name, 'x', sizeof(long_name) - 1);
     long_name[sizeof(long_name) - 1] = '\0';
@@ -172,12 +205,11 @@ static void bad_tasks_are_refused_by_their_codes(void **state)
     assert_int_equal(rpc_copy_task(w, "k", seventeen, NULL), MCS_ERR_INVALID_PARAMS);
     assert_int_equal(rpc_copy_task(w, "", to_c, NULL), MCS_ERR_INVALID_PARAMS);
     assert_int_equal(rpc_copy_task(w, "nothing", to_c, NULL), MCS_ERR_OBJECT_NOT_FOUND);
-    assert_int_equal(rpc_copy_task(w, "k", to_a, NULL), MCS_ERR_REPLICA_ALREADY_EXISTS);
     assert_int_equal(rpc_move_task(w, "k", A, A, NULL), MCS_ERR_INVALID_PARAMS);
     assert_int_equal(rpc_move_task(w, "k", "", C, NULL), MCS_ERR_INVALID_PARAMS);
     assert_int_equal(rpc_move_task(w, "k", "nobody:1", C, NULL), MCS_ERR_INVALID_PARAMS);
     assert_int_equal(rpc_move_task(w, "k", A, "nobody:1", NULL), MCS_ERR_INVALID_PARAMS);
-    assert_int_equal(rpc_move_task(w, "k", C, A, NULL), MCS_ERR_REPLICA_ALREADY_EXISTS);
+    assert_int_equal(rpc_move_task(w, "k", C, A, NULL), MCS_ERR_REPLICA_NOT_FOUND);
     assert_int_equal(rpc_move_task(w, "nothing", A, C, NULL), MCS_ERR_OBJECT_NOT_FOUND);
     rpc_mount(w, B, SEGMENT);
     assert_int_equal(rpc_move_task(w, "k", C, B, NULL), MCS_ERR_REPLICA_NOT_FOUND);
@@ -824,6 +856,7 @@ int main(void)
         TEST(a_moved_replica_lives_until_the_leases_on_it_are_over),
         TEST(a_replica_that_nobody_read_is_given_back_at_once),
         TEST(a_value_that_moves_to_and_fro_is_never_hidden),
+        TEST(targets_that_have_a_replica_stay_and_a_move_gives_up_its_source),
         TEST(bad_tasks_are_refused_by_their_codes),
         TEST(garbage_costs_the_connection_or_an_error),
         TEST(an_object_under_a_task_is_neither_removed_nor_evicted),
