@@ -42,7 +42,20 @@ static const mcs_config_row_t rows[] = {
     SKIP("alsologtostderr", "false", BOOL, ignored_bool, "the log always goes to stderr"),
     SKIP("minloglevel", "0", INT, ignored_int, "use log_level"),
     SKIP("v", "0", INT, ignored_int, "use log_level"),
+    SKIP("logtostdout", "false", BOOL, ignored_bool, "the log always goes to stderr"),
+    SKIP("colorlogtostderr", "false", BOOL, ignored_bool, "the log has no colours"),
+    SKIP("stderrthreshold", "2", INT, ignored_int, "the log always goes to stderr; use log_level"),
     SKIP("log_dir", "", STRING, ignored_string, "the log goes to stderr"),
+    SKIP("log_link", "", STRING, ignored_string, "the log goes to stderr"),
+    SKIP("log_prefix", "true", BOOL, ignored_bool, "every line has its prefix"),
+    SKIP("log_utc_time", "false", BOOL, ignored_bool, "times are local: set TZ"),
+    SKIP("log_backtrace_at", "", STRING, ignored_string, "no backtraces in the log"),
+    SKIP("logbufsecs", "30", INT, ignored_int, "lines are written at once"),
+    SKIP("logbuflevel", "0", INT, ignored_int, "lines are written at once"),
+    SKIP("logfile_mode", "436", INT, ignored_int, "the log goes to stderr"),
+    SKIP("max_log_size", "1800", UINT, ignored_uint, "the log goes to stderr"),
+    SKIP("stop_logging_if_full_disk", "false", BOOL, ignored_bool, "the log goes to stderr"),
+    SKIP("vmodule", "", STRING, ignored_string, "one level for all: use log_level"),
 };
 
 const mcs_config_table_t mcs_daemon_config_table = {

@@ -20,6 +20,9 @@ FLAGS = {
     "host": "0.0.0.0", "port": "50052", "global_segment_size": "4 GB", "local_buffer_size": "0", "master_server_address": "127.0.0.1:50051",
     "metadata_server": "http://127.0.0.1:8080/metadata", "protocol": "tcp", "device_names": '""', "threads": "1", "tenant_id": "default",
     "enable_offload": "false", "start_offload_rpc_server": "true", "enable_http_server": "false", "http_port": "9300",
+    "logtostderr": "true", "alsologtostderr": "false", "minloglevel": "0", "v": "0", "logtostdout": "false", "colorlogtostderr": "false",
+    "stderrthreshold": "2", "log_dir": '""', "log_link": '""', "log_prefix": "true", "log_utc_time": "false", "log_backtrace_at": '""', "logbufsecs": "30",
+    "logbuflevel": "0", "logfile_mode": "436", "max_log_size": "1800", "stop_logging_if_full_disk": "false", "vmodule": '""',
 }
 
 
