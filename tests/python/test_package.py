@@ -135,6 +135,30 @@ def test_other_folders_may_add_to_the_package(fake, tmp_path):
     run_python(script, env={"PYTHONPATH": f"{FAKE_PATH}{os.pathsep}{tmp_path}"})
 
 
+def test_the_engine_is_absent_as_if_no_mooncake_were_installed(fake):
+    script = (
+        "import importlib, importlib.util, mooncake, mooncake.store\n"
+        "def missing(do, name):\n"
+        "    try:\n"
+        "        do(name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        assert name in str(error), error\n"
+        "        return error.name\n"
+        "for module in ('engine', 'allocator', 'structured_object_store', 'dataproto_catalog', 'mooncake_connector_v1', 'ep', 'pg'):\n"
+        "    assert missing(importlib.import_module, f'mooncake.{module}') == 'mooncake', module\n"
+        "    assert missing(importlib.util.find_spec, f'mooncake.{module}') == 'mooncake', module\n"
+        "assert missing(importlib.import_module, 'mooncake.nothing') == 'mooncake.nothing'\n"
+        "assert importlib.util.find_spec('mooncake.nothing') is None\n"
+        "try:\n"
+        "    from mooncake import engine\n"
+        "except ImportError as error:\n"
+        "    assert error.name == 'mooncake'\n"
+        "else:\n"
+        "    raise AssertionError(engine)\n"
+    )
+    run_python(script)
+
+
 def test_async_methods_run_in_the_executor(fake):
     wrapper = importlib.import_module("mooncake_fake.async_store").MooncakeDistributedStoreAsync
 
