@@ -19,7 +19,7 @@ mcs_status_t ucxt_worker_open(const ucxt_context_t *context, unsigned am_id, ucp
     if (!ucxt_worker_has_room()) {
         return MCS_ERR_NO_MEMORY;
     }
-    ucxt_worker_t worker = {.dl = dl, .efd = -1};
+    ucxt_worker_t worker = {.dl = dl, .efd = -1, .device = context->device};
     ucp_worker_params_t params = {
         .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
         .thread_mode = UCS_THREAD_MODE_SERIALIZED,
@@ -95,6 +95,13 @@ mcs_status_t ucxt_ep_open(ucxt_worker_t *worker, const void *address, ucp_err_ha
     };
     ucs_status_t rc = mcs_fault_hit(MCS_FAULT_SYSCALL) ? UCS_ERR_UNREACHABLE
                                                        : worker->dl->ucp_ep_create(worker->ucp, &params, ep_out);
+    if (rc == UCS_ERR_UNREACHABLE && !worker->told) {
+        worker->told = true;
+        mcs_warn(AREA,
+                 "no way to the data port of another store from %s: transfers with it fail. local_hostname chooses the "
+                 "interface, loopback reaches no other host; MC_TCP_BIND_ADDRESS overrides it",
+                 worker->device[0] != '\0' ? worker->device : "any interface");
+    }
     if (rc != UCS_OK) {
         mcs_debug(AREA, "endpoint: %s", worker->dl->ucs_status_string(rc));
         return MCS_ERR_TRANSFER_FAIL;

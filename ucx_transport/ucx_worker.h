@@ -7,8 +7,10 @@
 
 typedef struct ucxt_worker {
     const ucxt_dl_t *dl;
-    ucp_worker_h ucp; /* NULL = none */
-    int efd;          /* UCX's; readable when an armed worker has work */
+    ucp_worker_h ucp;   /* NULL = none */
+    int efd;            /* UCX's; readable when an armed worker has work */
+    const char *device; /* the context's */
+    bool told;          /* that another end is not on a network of ours */
 } ucxt_worker_t;
 
 /* `handler` gets whole messages of `am_id`. Nothing is left after a failure. */

@@ -1,5 +1,6 @@
 """The real store in several processes: what one puts another gets, over shared memory and over UCX; deaths, signals, forks and bad input."""
 
+import ast
 import os
 import signal
 import socket
@@ -306,6 +307,34 @@ def test_protocol_rdma_without_a_device_is_tcp_unless_a_device_is_named(master):
 
 
 WILD = [0, 1, 4096, 0xDEADBEEF, (1 << 47) - 1, 1 << 63, (1 << 64) - 1]
+
+
+def address_of_this_host():
+    """An address that is no loopback; none is sent anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        try:
+            udp.connect(("203.0.113.1", 9))
+        except OSError:
+            pytest.skip("this machine has no network")
+        return udp.getsockname()[0]
+
+
+@pytest.mark.parametrize("bind", ["", "0.0.0.0"])
+def test_a_store_named_localhost_says_why_it_does_not_reach_another_host(master, bind):
+    script = (
+        "from mooncake.store import MooncakeDistributedStore\n"
+        "owner, store = MooncakeDistributedStore(), MooncakeDistributedStore()\n"
+        f"assert owner.setup({address_of_this_host()!r}, 'P2PHANDSHAKE', 32 << 20, 16 << 20, 'tcp', '', {master.address!r}) == 0\n"
+        f"assert store.setup('localhost', 'P2PHANDSHAKE', 0, 16 << 20, 'tcp', '', {master.address!r}) == 0\n"
+        "print([store.put(f'k{i}', bytes(100000)) for i in range(10)])\n"
+    )
+    done = run_python(script, package="real", env={"MC_STORE_MEMCPY": "0", "MC_TCP_BIND_ADDRESS": bind})
+    codes = ast.literal_eval(done.stdout)
+    lines = [line for line in done.stderr.splitlines() if "no way to the data port" in line]
+    if bind:
+        assert codes == [0] * 10 and not lines
+    else:
+        assert codes == [-800] * 10 and 1 <= len(lines) <= 4 and " from lo: " in lines[0], done.stderr
 
 
 def test_wild_addresses_do_not_harm_the_real_store(master, worker):
