@@ -42,7 +42,8 @@ static const mcs_config_row_t g_rows[] = {
     ROW("metadata_cluster_id", "MC_METADATA_CLUSTER_ID", "", STRING, 0, metadata_cluster_id, 0, 0,
         "prefix of the keys in the metadata server"),
     ROW("bind_address", "MC_TCP_BIND_ADDRESS", "", STRING, 0, bind_address, 0, 0,
-        "address that the data plane and the held port bind; empty = that of local_hostname"),
+        "address that the data plane and the held port bind; empty = that of local_hostname (every interface when that "
+        "is loopback and the master is not)"),
     ROW("use_ipv6", "MC_USE_IPV6", "0", PRESENCE, 0, ipv6, 0, 0, "resolve names to IPv6 addresses"),
     ROW("log_level", "MC_LOG_LEVEL", "", STRING, 0, log_level, 0, 0, "TRACE, DEBUG, INFO, WARNING, ERROR or 0 to 4"),
     ROW("transfer_timeout", "MC_TRANSFER_TIMEOUT", "5", UINT, 0, transfer_timeout_s, 1, 86400,

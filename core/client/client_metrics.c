@@ -410,8 +410,8 @@ static mcs_status_t start_http(mcs_client_t *client, uint16_t port)
 {
     const mcs_client_http_ops_t *ops = mcs_parts()->http;
     const mcs_client_config_t *config = &client->config;
-    const char *address =
-        config->bind_address[0] != '\0' ? config->bind_address : mcs_local_bind_host(client->local.host, config->ipv6);
+    const char *address = config->bind_address[0] != '\0' ? config->bind_address
+                                                          : mcs_local_bind_host(client->local.host, "", config->ipv6);
     const mcs_client_pages_t pages = {.arg = client, .health = page_health, .metrics = page_metrics};
     uint16_t bound = 0;
     if (ops == NULL) {

@@ -107,7 +107,25 @@ static bool is_literal(const char *host)
     return strchr(host, ':') != NULL || inet_pton(AF_INET, host, &v4) == 1;
 }
 
-const char *mcs_local_bind_host(const char *host, bool ipv6)
+/* Has the master an address that is no loopback? Not when that cannot be told. */
+static bool is_on_a_network(const char *master)
+{
+    mcs_hostport_t where;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    if (strncmp(master, "unix:", 5) == 0 || mcs_parse_hostport(master, &where) != MCS_OK ||
+        getaddrinfo(where.host, NULL, &hints, &list) != 0) {
+        return false;
+    }
+    bool found = false;
+    for (const struct addrinfo *at = list; at != NULL; at = at->ai_next) {
+        found = found || !is_loopback(at->ai_addr);
+    }
+    freeaddrinfo(list);
+    return found;
+}
+
+const char *mcs_local_bind_host(const char *host, const char *master, bool ipv6)
 {
     struct addrinfo hints = {.ai_family = ipv6 ? AF_INET6 : AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list = NULL;
@@ -116,7 +134,8 @@ const char *mcs_local_bind_host(const char *host, bool ipv6)
         mcs_warn(AREA, "local_hostname %.100s: %s: the data plane binds every interface", host, gai_strerror(rc));
         return "";
     }
-    bool meant = is_literal(host) || strcmp(host, "localhost") == 0 || !is_loopback(list->ai_addr);
+    bool loopback = is_loopback(list->ai_addr);
+    bool meant = is_literal(host) || strcmp(host, "localhost") == 0 || !loopback;
     int fd = meant ? bind_socket(list->ai_addr, list->ai_addrlen) : -1;
     freeaddrinfo(list);
     if (fd < 0) {
@@ -127,6 +146,13 @@ const char *mcs_local_bind_host(const char *host, bool ipv6)
         return "";
     }
     close(fd);
+    if (loopback && is_on_a_network(master)) {
+        mcs_warn(AREA,
+                 "local_hostname %.100s is loopback, but the master at %.100s is on a network: the data plane binds "
+                 "every interface (MC_TCP_BIND_ADDRESS=127.0.0.1 keeps it from others)",
+                 host, master);
+        return "";
+    }
     return host;
 }
 

@@ -238,8 +238,9 @@ static mcs_status_t open_transport(mcs_client_t *client)
         return status;
     }
     mcs_transport_config_t transport_config = {
-        .bind_host = config->bind_address[0] != '\0' ? config->bind_address
-                                                     : mcs_local_bind_host(client->local.host, config->ipv6),
+        .bind_host = config->bind_address[0] != '\0'
+                         ? config->bind_address
+                         : mcs_local_bind_host(client->local.host, client->master_address, config->ipv6),
         .library = config->ucx_lib[0] != '\0' ? config->ucx_lib : hint,
         .client = client->id,
         .cluster_token = config->cluster_token,

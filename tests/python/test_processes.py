@@ -319,22 +319,28 @@ def address_of_this_host():
         return udp.getsockname()[0]
 
 
-@pytest.mark.parametrize("bind", ["", "0.0.0.0"])
-def test_a_store_named_localhost_says_why_it_does_not_reach_another_host(master, bind):
+@pytest.mark.parametrize("bind, far_master", [("", False), ("0.0.0.0", False), ("", True)])
+def test_a_store_named_localhost_reaches_others_or_says_why_not(master_binary, tmp_path, bind, far_master):
+    """Of two stores the owner has an address of the network; the same host's path is off."""
+    address = address_of_this_host()
+    master = Master(tmp_path, "--rpc_address=0.0.0.0")
+    at = f"{address if far_master else '127.0.0.1'}:{master.rpc_port}"
     script = (
         "from mooncake.store import MooncakeDistributedStore\n"
         "owner, store = MooncakeDistributedStore(), MooncakeDistributedStore()\n"
-        f"assert owner.setup({address_of_this_host()!r}, 'P2PHANDSHAKE', 32 << 20, 16 << 20, 'tcp', '', {master.address!r}) == 0\n"
-        f"assert store.setup('localhost', 'P2PHANDSHAKE', 0, 16 << 20, 'tcp', '', {master.address!r}) == 0\n"
+        f"assert owner.setup({address!r}, 'P2PHANDSHAKE', 32 << 20, 16 << 20, 'tcp', '', {at!r}) == 0\n"
+        f"assert store.setup('localhost', 'P2PHANDSHAKE', 0, 16 << 20, 'tcp', '', {at!r}) == 0\n"
         "print([store.put(f'k{i}', bytes(100000)) for i in range(10)])\n"
     )
     done = run_python(script, package="real", env={"MC_STORE_MEMCPY": "0", "MC_TCP_BIND_ADDRESS": bind})
     codes = ast.literal_eval(done.stdout)
     lines = [line for line in done.stderr.splitlines() if "no way to the data port" in line]
-    if bind:
-        assert codes == [0] * 10 and not lines
+    if bind or far_master:
+        assert codes == [0] * 10 and not lines, done.stderr
     else:
         assert codes == [-800] * 10 and 1 <= len(lines) <= 4 and " from lo: " in lines[0], done.stderr
+    assert done.stderr.count("the data plane binds every interface") == (1 if far_master and not bind else 0), done.stderr
+    assert master.stop() == 0
 
 
 def test_wild_addresses_do_not_harm_the_real_store(master, worker):

@@ -77,8 +77,8 @@ static void a_bind_address_that_is_none_is_refused_by_name(void **state)
 static void addresses_and_localhost_bind_where_they_say(void **state)
 {
     (void)state;
-    assert_string_equal(mcs_local_bind_host("localhost", false), "localhost");
-    assert_string_equal(mcs_local_bind_host("127.0.0.1", false), "127.0.0.1");
+    assert_string_equal(mcs_local_bind_host("localhost", "", false), "localhost");
+    assert_string_equal(mcs_local_bind_host("127.0.0.1", "", false), "127.0.0.1");
 }
 
 static void what_is_no_address_of_this_machine_binds_everywhere_with_a_warning(void **state)
@@ -86,12 +86,31 @@ static void what_is_no_address_of_this_machine_binds_everywhere_with_a_warning(v
     (void)state;
     unit_log_t log;
     unit_log_capture(&log);
-    assert_string_equal(mcs_local_bind_host("192.0.2.77", false), "");
+    assert_string_equal(mcs_local_bind_host("192.0.2.77", "", false), "");
     assert_int_equal(log.lines, 1);
     assert_int_equal(log.level, MCS_LOG_WARN);
     assert_non_null(strstr(log.last, "192.0.2.77"));
-    assert_string_equal(mcs_local_bind_host("no-such-host.invalid", false), "");
+    assert_string_equal(mcs_local_bind_host("no-such-host.invalid", "", false), "");
     assert_int_equal(log.lines, 2);
+    unit_log_release();
+}
+
+static void loopback_beside_a_master_on_a_network_binds_everywhere(void **state)
+{
+    (void)state;
+    static const char *const near[] = {"127.0.0.1:50051",       "localhost:50051",        "[::1]:50051",
+                                       "unix:/tmp/master.sock", "no-such-host.invalid:1", ""};
+    static const char *const far[] = {"192.0.2.1:50051", "[2001:db8::1]:50051"};
+    for (size_t i = 0; i < MCS_ARRAY_LEN(near); i++) {
+        assert_string_equal(mcs_local_bind_host("127.0.0.1", near[i], false), "127.0.0.1");
+    }
+    unit_log_t log;
+    unit_log_capture(&log);
+    for (size_t i = 0; i < MCS_ARRAY_LEN(far); i++) {
+        assert_string_equal(mcs_local_bind_host("localhost", far[i], false), "");
+        assert_int_equal(log.level, MCS_LOG_WARN);
+        assert_non_null(strstr(log.last, far[i]));
+    }
     unit_log_release();
 }
 
@@ -103,6 +122,7 @@ int main(void)
         cmocka_unit_test(a_bind_address_that_is_none_is_refused_by_name),
         cmocka_unit_test(addresses_and_localhost_bind_where_they_say),
         cmocka_unit_test(what_is_no_address_of_this_machine_binds_everywhere_with_a_warning),
+        cmocka_unit_test(loopback_beside_a_master_on_a_network_binds_everywhere),
     };
     return cmocka_run_group_tests_name("local", tests, NULL, NULL);
 }
