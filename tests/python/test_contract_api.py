@@ -235,6 +235,7 @@ def test_put_batch(store):
 
 
 def test_values_larger_than_the_local_buffer_or_the_segment(real, master):
+    donor = new_store(real, master, segment=16 * MIB)
     small = new_store(real, master, segment=0, buffer=MIB)
     big = Memory(2 * MIB)
     assert small.put(fresh(), bytes(2 * MIB)) == -600
@@ -243,6 +244,7 @@ def test_values_larger_than_the_local_buffer_or_the_segment(real, master):
     config = real.ReplicateConfig()
     assert small.put_from(fresh(), huge.ptr, huge.size, config) == -200
     small.close()
+    donor.close()
     none = new_store(real, master, segment=16 * MIB, buffer=0)
     assert none.put(fresh(), b"x") == -600
     none.close()
