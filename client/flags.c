@@ -56,6 +56,8 @@ static const mcs_config_row_t rows[] = {
     SKIP("max_log_size", "1800", UINT, ignored_uint, "the log goes to stderr"),
     SKIP("stop_logging_if_full_disk", "false", BOOL, ignored_bool, "the log goes to stderr"),
     SKIP("vmodule", "", STRING, ignored_string, "one level for all: use log_level"),
+    SKIP("use_mmap_arena_allocator", "false", BOOL, ignored_bool, "segments are memory files"),
+    SKIP("mmap_arena_pool_size", "8589934592", UINT, ignored_uint, "segments are memory files"),
 };
 
 const mcs_config_table_t mcs_daemon_config_table = {

@@ -168,6 +168,8 @@ static const mcs_config_row_t rows[] = {
     SKIP("max_log_size", "1800", UINT, ignored_uint, "the log goes to stderr"),
     SKIP("stop_logging_if_full_disk", "false", BOOL, ignored_bool, "the log goes to stderr"),
     SKIP("vmodule", "", STRING, ignored_string, "one level for all: use log_level"),
+    SKIP("use_mmap_arena_allocator", "false", BOOL, ignored_bool, "the master holds no segments"),
+    SKIP("mmap_arena_pool_size", "8589934592", UINT, ignored_uint, "the master holds no segments"),
     /* Other tiers and services of the original. What switches one on is refused; what only tunes one that is off has no
      * effect there either, and says so. */
     NO_BOOL("enable_ha", "high availability through etcd, Redis or Kubernetes"),
@@ -193,6 +195,7 @@ static const mcs_config_row_t rows[] = {
     SKIP("snapshot_payload_store_type", "", STRING, ignored_string, "no snapshots"),
     SKIP("snapshot_payload_backend_type", "", STRING, ignored_string, "no snapshots"),
     SKIP("snapshot_catalog_store_type", "", STRING, ignored_string, "no snapshots"),
+    SKIP("snapshot_catalog_backend_connstring", "", STRING, ignored_string, "no snapshots"),
     SKIP("snapshot_catalog_backend_type", "", STRING, ignored_string, "no snapshots"),
     SKIP("snapshot_catalog_store_connstring", "", STRING, ignored_string, "no snapshots"),
     NO_BOOL("enable_offload", "SSD offload tier"),

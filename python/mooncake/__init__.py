@@ -13,7 +13,19 @@ __all__ = ["BufferPool", "RegisteredBufferPool"]
 # Modules of the original's package that are not here.
 _ABSENT = frozenset(
     f"{__name__}.{module}"
-    for module in ("allocator", "dataproto_catalog", "engine", "ep", "mooncake_connector_v1", "pg", "structured_object_store")
+    for module in (
+        "allocator",
+        "dataproto_catalog",
+        "engine",
+        "ep",
+        "mooncake_connector_v1",
+        "mooncake_elastic_buffer",
+        "mooncake_ep_buffer",
+        "pg",
+        "reshard",
+        "shared_segment",
+        "structured_object_store",
+    )
 )
 
 

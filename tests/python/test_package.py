@@ -144,7 +144,7 @@ def test_the_engine_is_absent_as_if_no_mooncake_were_installed(fake):
         "    except ModuleNotFoundError as error:\n"
         "        assert name in str(error), error\n"
         "        return error.name\n"
-        "for module in ('engine', 'allocator', 'structured_object_store', 'dataproto_catalog', 'mooncake_connector_v1', 'ep', 'pg'):\n"
+        "for module in ('engine', 'allocator', 'structured_object_store', 'dataproto_catalog', 'mooncake_connector_v1', 'ep', 'pg', 'mooncake_ep_buffer', 'mooncake_elastic_buffer', 'reshard', 'shared_segment'):\n"
         "    assert missing(importlib.import_module, f'mooncake.{module}') == 'mooncake', module\n"
         "    assert missing(importlib.util.find_spec, f'mooncake.{module}') == 'mooncake', module\n"
         "assert missing(importlib.import_module, 'mooncake.nothing') == 'mooncake.nothing'\n"

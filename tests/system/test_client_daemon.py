@@ -22,7 +22,7 @@ FLAGS = {
     "enable_offload": "false", "start_offload_rpc_server": "true", "enable_http_server": "false", "http_port": "9300",
     "logtostderr": "true", "alsologtostderr": "false", "minloglevel": "0", "v": "0", "logtostdout": "false", "colorlogtostderr": "false",
     "stderrthreshold": "2", "log_dir": '""', "log_link": '""', "log_prefix": "true", "log_utc_time": "false", "log_backtrace_at": '""', "logbufsecs": "30",
-    "logbuflevel": "0", "logfile_mode": "436", "max_log_size": "1800", "stop_logging_if_full_disk": "false", "vmodule": '""',
+    "logbuflevel": "0", "logfile_mode": "436", "max_log_size": "1800", "stop_logging_if_full_disk": "false", "vmodule": '""', "use_mmap_arena_allocator": "false", "mmap_arena_pool_size": "8589934592",
 }
 
 
