@@ -22,11 +22,12 @@ static bool is_source(const svc_task_t *task, const svc_segment_t *segment)
     return task->type == SVC_TASK_COPY || segment->name_hash == task->source;
 }
 
-static bool holds(const mcs_service_t *service, const svc_record_t *record, uint64_t name_hash)
+/* A replica in the segment of that name; `readable`: and one that can be read now. */
+static bool holds(const mcs_service_t *service, const svc_record_t *record, uint64_t name_hash, bool readable)
 {
     for (uint32_t i = 0; i < record->replica_count; i++) {
         const svc_segment_t *segment = segment_of(service, record, i);
-        if (segment != NULL && segment->name_hash == name_hash) {
+        if (segment != NULL && segment->name_hash == name_hash && (!readable || svc_segment_readable(segment, NULL))) {
             return true;
         }
     }
@@ -39,7 +40,7 @@ static uint32_t missing_targets(const mcs_service_t *service, const svc_task_t *
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < task->target_count; i++) {
-        if (!holds(service, record, task->targets[i])) {
+        if (!holds(service, record, task->targets[i], false)) {
             missing[count++] = task->targets[i];
         }
     }
@@ -60,11 +61,11 @@ static mcs_status_t find_locked(const mcs_service_t *service, const svc_task_t *
 
 static mcs_status_t check_targets(const mcs_service_t *service, const svc_task_t *task, const svc_record_t *record)
 {
-    uint64_t missing[MCS_REPLICAS_MAX];
-    uint32_t count = missing_targets(service, task, record, missing);
     if (task->job != NULL) {
         return MCS_OK; /* what can be done is seen when it is done */
     }
+    uint64_t missing[MCS_REPLICAS_MAX];
+    uint32_t count = missing_targets(service, task, record, missing);
     return record->replica_count + count > MCS_REPLICAS_MAX ? MCS_ERR_INVALID_PARAMS : MCS_OK;
 }
 
@@ -108,7 +109,7 @@ bool svc_task_is_done(mcs_service_t *service, const svc_task_t *task)
         uint64_t missing[MCS_REPLICAS_MAX];
         const svc_record_t *record = svc_record(&service->index, ref);
         done = missing_targets(service, task, record, missing) == 0 &&
-               (task->type == SVC_TASK_COPY || !holds(service, record, task->source));
+               (task->type == SVC_TASK_COPY || !holds(service, record, task->source, false));
     }
     mcs_mutex_unlock(&shard->lock);
     return done;
@@ -214,13 +215,10 @@ static mcs_status_t skip_locked(mcs_service_t *service, const svc_task_t *task, 
     if (task->type == SVC_TASK_COPY) {
         return MCS_OK;
     }
-    for (uint32_t i = 0; i < record->replica_count; i++) {
-        const svc_segment_t *segment = segment_of(service, record, i);
-        if (segment != NULL && segment->name_hash == task->targets[0] && svc_segment_readable(segment, NULL)) {
-            return svc_copy_leave_locked(service, shard, ref, task->hash, record->replicas[source].generation);
-        }
+    if (!holds(service, record, task->targets[0], true)) {
+        return MCS_ERR_REPLICA_IS_NOT_READY; /* its owner is away: what stays would be what nobody can read */
     }
-    return MCS_ERR_REPLICA_IS_NOT_READY; /* its owner is away: what stays would be what nobody can read */
+    return svc_copy_leave_locked(service, shard, ref, task->hash, record->replicas[source].generation);
 }
 
 static mcs_status_t reserve_locked(mcs_service_t *service, svc_task_t *task, svc_session_t *session, svc_shard_t *shard,
