@@ -168,6 +168,12 @@ static session_t *new_session(const mcs_key_t *key)
     return session;
 }
 
+/* Forgotten, as far as one can tell: its lease is renewed no more. */
+static bool is_resting(const session_t *session)
+{
+    return session->unread >= UNREAD_RENEWALS;
+}
+
 /* By which the value is known again when it was moved meanwhile. */
 static size_t count_known(const mcs_found_t *found)
 {
@@ -215,7 +221,7 @@ static mcs_status_t collect_locked(mcs_get_sessions_t *sessions, mcs_arena_t *ar
     MCS_LIST_FOR_EACH(entry, &sessions->map.order)
     {
         session_t *session = session_of(MCS_CONTAINER_OF(entry, mcs_keymap_node_t, order));
-        if (session->gone || session->unread >= UNREAD_RENEWALS) {
+        if (session->gone || is_resting(session)) {
             continue;
         }
         if (session->renew_ns > now_ns || out->count == MCS_BATCH_KEYS) {
@@ -383,7 +389,7 @@ static mcs_status_t preset_session(mcs_get_sessions_t *sessions, mcs_arena_t *ar
             item->found = *bound;
             item->lookups = 1;
         }
-        if (session->unread >= UNREAD_RENEWALS) {
+        if (is_resting(session)) {
             mcs_cond_signal(&sessions->changed);
         }
         session->unread = 0;

@@ -113,7 +113,7 @@ static bool is_on_a_network(const char *master)
     mcs_hostport_t where;
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list = NULL;
-    if (strncmp(master, "unix:", 5) == 0 || mcs_parse_hostport(master, &where) != MCS_OK ||
+    if (mcs_parse_hostport(master, &where) != MCS_OK || /* unix:/path is none either */
         getaddrinfo(where.host, NULL, &hints, &list) != 0) {
         return false;
     }

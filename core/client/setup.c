@@ -469,8 +469,8 @@ static mcs_status_t take_arguments(mcs_client_t *client, const mcs_setup_t *setu
     if (status != MCS_OK) {
         return status;
     }
-    client->rdma = strcmp(protocol_of(setup), "rdma") == 0 && !client->config.force_tcp;
     client->rdma_segments = strcmp(protocol_of(setup), "rdma") == 0;
+    client->rdma = client->rdma_segments && !client->config.force_tcp;
     client->protocol = mcs_strdup(client->rdma_segments && !client->rdma ? "tcp" : protocol_of(setup));
     client->master_address = mcs_strdup(setup->master_server_addr);
     client->metadata_url = mcs_strdup(strcmp(setup->metadata_server, P2P) == 0 ? "" : setup->metadata_server);
