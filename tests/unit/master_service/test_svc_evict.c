@@ -277,6 +277,16 @@ static void a_put_that_was_served_evicts_nothing_more(void **state)
     assert_int_equal(settle(f), 64 * 16384);
 }
 
+/* Until there is nothing more to do; false: not in fewer turns than `most`. */
+static bool take_turns(fixture_t *f, int most)
+{
+    int turns = 1;
+    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < most) {
+        turns++;
+    }
+    return turns < most;
+}
+
 /* What goes needs a little memory on its way. Where there is none, more tries are in vain: the next round is one. */
 static void without_memory_the_round_ends(void **state)
 {
@@ -290,14 +300,11 @@ static void without_memory_the_round_ends(void **state)
     svc_blocks_trim(f->world.service); /* what the first one has left */
     f->world.conf.eviction_high_watermark_ratio = 0.8;
     mcs_fault_arm(MCS_FAULT_ALLOC, 1);
-    int turns = 0; /* one, where nobody takes its slice away */
-    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < 1000) {
-        turns++;
-    }
+    bool over = take_turns(f, 1000); /* one, where nobody takes its slice away */
     bool fired = mcs_fault_fired(MCS_FAULT_ALLOC);
     mcs_fault_arm(MCS_FAULT_ALLOC, 0);
     assert_true(fired);
-    assert_true(turns < 1000);
+    assert_true(over);
     assert_false(evict->in_round);
     assert_int_equal(mcs_metric_get(&f->world.metrics, evictions_attempted), 2);
     assert_int_equal(mcs_metric_get(&f->world.metrics, evicted_keys), 4);
@@ -435,11 +442,7 @@ static void store_many_small(rpc_client_t *client, int count, const rpc_put_opti
 static void run_a_round(fixture_t *f, int most)
 {
     svc_evict_demand(f->world.service, OBJECT);
-    int turns = 1;
-    while (svc_evict_tick(f->world.service, mcs_now_ns()) && turns < most) {
-        turns++;
-    }
-    assert_true(turns < most);
+    assert_true(take_turns(f, most));
 }
 
 /* More of them than a turn looks at, and nothing else: the round is over when it has seen each. */
